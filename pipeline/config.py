@@ -1,0 +1,49 @@
+"""Configuration: one YAML file a data set, checked against config/schema.yaml, defaults filled in from there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from pipeline.errors import AVQAError
+
+SCHEMA = Path(__file__).parent.parent / "config" / "schema.yaml"
+
+
+def load_config(path: str | Path) -> dict:
+    """Read and check a configuration. Raises AVQAError naming the file and the field."""
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AVQAError(f"{path}: no such configuration; the ones that come with the project are in config/") from None
+    except yaml.YAMLError as error:
+        raise AVQAError(f"{path}: not YAML: {error}") from error
+    return check_config(config, path)
+
+
+def check_config(config: object, source: str | Path = "configuration") -> dict:
+    """The configuration with defaults filled in. Raises AVQAError naming `source` and every wrong field."""
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    errors = sorted(_Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
+    if errors:
+        lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {e.message}" for e in errors]
+        raise AVQAError(f"{source} does not fit config/schema.yaml:\n" + "\n".join(lines))
+    return config
+
+
+def results_dir(config: dict) -> Path:
+    """Where everything of the data set goes."""
+    return Path(config["results"]) / config["dataset"]
+
+
+def _fill_defaults(validator, properties: dict, instance: object, schema: dict) -> Iterator:
+    if isinstance(instance, dict):
+        for name, subschema in properties.items():
+            if "default" in subschema:
+                default = subschema["default"]
+                instance.setdefault(name, default.copy() if isinstance(default, dict | list) else default)
+    yield from jsonschema.Draft202012Validator.VALIDATORS["properties"](validator, properties, instance, schema)
+
+
+_Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"properties": _fill_defaults})
