@@ -4,6 +4,10 @@ from importlib import import_module
 from typing import NamedTuple
 
 
+class EncoderError(Exception):
+    """An encoder or its weights cannot be had; the message names the remedy."""
+
+
 class Spec(NamedTuple):
     """What an encoder reads from a segments file and the shape of each output for one second."""
 
@@ -31,7 +35,7 @@ def load_encoder(name: str, weights: str, *, sha256: str | None = None, seed: in
     """Load an encoder with the given weights onto the GPU if there is one.
 
     `weights` is a hub tag, a local .safetensors or .pt file, or `random` for seeded random numbers. Raises
-    extractors.base.EncoderError for unknown names and for weights that do not fit or have another sha256.
+    EncoderError for unknown names and for weights that do not fit or have another sha256.
     """
     module, _, attribute = spec(name).loader.partition(":")
     return getattr(import_module(module), attribute)(spec(name), weights, sha256, seed, dtype)
@@ -40,7 +44,5 @@ def load_encoder(name: str, weights: str, *, sha256: str | None = None, seed: in
 def spec(name: str) -> Spec:
     """The table's entry for an encoder. Raises EncoderError if there is none."""
     if name not in ENCODERS:
-        from extractors.base import EncoderError
-
         raise EncoderError(f"encoder {name!r} is not known; choose one of {', '.join(ENCODERS)}")
     return ENCODERS[name]

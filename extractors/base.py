@@ -9,11 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from extractors import Spec
-
-
-class EncoderError(Exception):
-    """An encoder or its weights cannot be had; the message names the remedy."""
+from extractors import EncoderError, Spec
 
 
 class Encoder(ABC):

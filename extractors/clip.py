@@ -7,7 +7,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 from torch import nn
 
-from extractors.base import Encoder, EncoderError
+from extractors import EncoderError
+from extractors.base import Encoder
 
 
 class CLIP(Encoder):

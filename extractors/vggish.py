@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torchvggish import torchvggish, vggish_input
 
-from extractors.base import Encoder, EncoderError
+from extractors import EncoderError
+from extractors.base import Encoder
 
 SAMPLE_RATE = 16000
 

@@ -1,5 +1,7 @@
 """Configuration: one YAML file a data set, checked against config/schema.yaml, defaults filled in from there."""
 
+import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,14 @@ def check_config(config: object, source: str | Path = "configuration") -> dict:
 def results_dir(config: dict) -> Path:
     """Where everything of the data set goes."""
     return Path(config["results"]) / config["dataset"]
+
+
+def videos_fingerprint(videos: dict) -> str:
+    """Changes when a file of the video folder appears, vanishes or is replaced: what makes the manifest due."""
+    folder = Path(videos["folder"])
+    entries = os.scandir(folder) if folder.is_dir() else []
+    files = sorted((e.name, info.st_size, info.st_mtime_ns) for e in entries if (info := e.stat(follow_symlinks=False)))
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def _fill_defaults(validator, properties: dict, instance: object, schema: dict) -> Iterator:

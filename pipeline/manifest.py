@@ -1,8 +1,6 @@
 """Annotations and videos to tables: who asks what about which file, and which videos make a shard."""
 
-import hashlib
 import json
-import os
 import re
 import stat
 from pathlib import Path
@@ -123,7 +121,8 @@ def fill_slots(template: str, values: list[str], where: str = "question") -> str
     slots = SLOT.findall(template)
     if len(slots) != len(values):
         raise AVQAError(
-            f"{where}: question_content has {len(slots)} slots, templ_values {len(values)} fillers: {template!r}, {values}"
+            f"{where}: question_content has {len(slots)} slots, templ_values {len(values)} fillers: "
+            f"{template!r}, {values}"
         )
     fillers = iter(values)
     # v2.0 has some full-width question marks, which CLIP's tokenizer would take for another word.
@@ -162,14 +161,6 @@ def index_answers(questions: pd.DataFrame) -> pd.Series:
     training = questions[questions["split"] == "train"]
     seen = (questions if training.empty else training)["answer"].unique()
     return questions["answer"].map({answer: n for n, answer in enumerate(seen)}).fillna(-1).astype("int64")
-
-
-def videos_fingerprint(videos: dict) -> str:
-    """Changes when a file of the video folder appears, vanishes or is replaced: what makes the manifest due."""
-    folder = Path(videos["folder"])
-    entries = os.scandir(folder) if folder.is_dir() else []
-    files = sorted((e.name, info.st_size, info.st_mtime_ns) for e in entries if (info := e.stat(follow_symlinks=False)))
-    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:

@@ -7,6 +7,7 @@ that were finished and goes on from there.
 """
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -111,6 +112,7 @@ class ShardWriter:
                 writer.write(n, {"audio": …, "status": 0})
 
     Leaving the block publishes the file under its name; an exception leaves the partial file to be resumed.
+    A finished file that was made from the same things is left as it is: all its rows are done.
     Raises AVQAError on leaving if rows are missing.
     """
 
@@ -137,6 +139,11 @@ class ShardWriter:
 
     def __enter__(self) -> "ShardWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = _lock(self.path.with_name(f".{self.path.name}.lock"))
+        self.published = self.path.exists() and self._is_same(self.path)
+        if self.published:
+            self.done[:] = True
+            return self
         fresh = self.path.with_name(f".{self.path.name}.fresh")
         self.file = h5py.File(fresh, "w", libver="latest")
         self._create()
@@ -166,15 +173,26 @@ class ShardWriter:
     def _resume(self) -> None:
         """Copy the finished rows of a killed run. A row that fails its checksum is simply not finished."""
         try:
+            if not self._is_same(self.partial):
+                return
             with h5py.File(self.partial, "r", libver="latest", swmr=True) as old:
-                if dict(old.attrs) != self.attributes:
-                    return
                 finished = np.flatnonzero(old[self.marker][:] != UNFINISHED)
                 for n in finished:
                     self.write(n, {name: old[name][n] for name in self.datasets})
         except (OSError, KeyError) as error:
             # What was copied so far is good; the rest is made again.
             print(f"{self.partial}: cannot be resumed fully ({error}); the remaining rows are made anew", flush=True)
+
+    def _is_same(self, path: Path) -> bool:
+        """Whether a file was made from the same things, and so holds the same rows."""
+        try:
+            with h5py.File(path, "r", libver="latest", swmr=True) as old:
+                return dict(old.attrs) == self.attributes and all(
+                    list(old[name].asstr()[:] if isinstance(value[0], str) else old[name][:]) == list(value)
+                    for name, value in self.constants.items()
+                )
+        except (OSError, KeyError):
+            return False
 
     def write(self, n, row: Mapping[str, object]) -> None:
         """Store row (or slice of rows) `n`; once this returns, a killed process does not lose it."""
@@ -188,12 +206,36 @@ class ShardWriter:
         self.done[n] = True
 
     def __exit__(self, kind, error, traceback) -> None:
-        self.file.close()
-        if kind is not None:
-            return
-        if not self.done.all():
-            raise AVQAError(f"{self.path}: {int((~self.done).sum())} of {self.rows} rows were never written")
-        _publish(self.partial, self.path)
+        try:
+            if self.published:
+                return
+            self.file.close()
+            if kind is not None:
+                return
+            if not self.done.all():
+                raise AVQAError(f"{self.path}: {int((~self.done).sum())} of {self.rows} rows were never written")
+            _publish(self.partial, self.path)
+        finally:
+            _unlock(self.lock, self.path.with_name(f".{self.path.name}.lock"))
+
+
+def _lock(path: Path) -> int:
+    """Wait until no other process writes the same file: one that a killed run left behind may still be at it."""
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{path}: another process is writing this file; waiting for it to end", flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
+            return descriptor
+        os.close(descriptor)  # the other process has removed the lock that this one waited for
+
+
+def _unlock(descriptor: int, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.close(descriptor)
 
 
 @contextmanager

@@ -1,0 +1,48 @@
+# Videos and questions in, aligned features, a trained model and its scores out.
+#
+#     snakemake --cores 8                                              the demo
+#     snakemake --cores 8 --configfile config/music_avqa.yaml         a real data set
+
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+sys.path.insert(0, workflow.basedir)
+
+from pipeline.config import check_config, results_dir
+
+# Not unconditionally: Snakemake would merge the demo's settings into those of --configfile.
+if "dataset" not in config:
+
+    configfile: workflow.source_path("config/config.yaml")
+
+
+include: "pipeline/rules/common.smk"
+include: "pipeline/rules/manifest.smk"
+include: "pipeline/rules/decode.smk"
+include: "pipeline/rules/extract.smk"
+include: "pipeline/rules/index.smk"
+include: "pipeline/rules/train.smk"
+include: "pipeline/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report.html",
+        f"{RESULTS}/summary.txt",
+
+
+rule features:
+    input:
+        f"{RESULTS}/features.h5",
+
+
+onstart:
+    hold_the_only_run()
+
+
+onsuccess:
+    if Path(f"{RESULTS}/summary.txt").exists():
+        print(Path(f"{RESULTS}/summary.txt").read_text())

@@ -1,0 +1,188 @@
+"""The `avqa` command: each stage of the workflow by hand.
+
+Stages import what they need when they run, so that those without a network do not wait for PyTorch.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from extractors import ENCODERS, EncoderError
+from pipeline.config import load_config
+from pipeline.errors import AVQAError
+from pipeline.shards import Video, read_shard
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; an error that a user can mend is printed without a traceback and ends in status 1."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (AVQAError, EncoderError) as error:
+        print(f"avqa {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"avqa {arguments.command}: stopped; run it again to go on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def synthesize(args: argparse.Namespace) -> None:
+    from pipeline.synthesize import synthesize
+
+    synthesize(args.out, clips=args.clips, seconds=args.seconds, seed=args.seed)
+
+
+def manifest(args: argparse.Namespace) -> None:
+    from pipeline.manifest import build_manifest
+
+    build_manifest(load_config(args.config))
+
+
+def decode(args: argparse.Namespace) -> None:
+    from pipeline.decode import decode_shard
+
+    if [Path(name).suffix for name in args.videos] == [".tsv"]:
+        videos = read_shard(args.videos[0])
+        shard = Path(args.videos[0]).stem
+    else:
+        videos, shard = [_video(name) for name in args.videos], ""
+    decode_shard(
+        videos,
+        args.out,
+        dataset=args.dataset,
+        shard=shard,
+        segments=args.segments,
+        sizes=tuple(args.size),
+        backend=args.backend,
+        pad=args.pad,
+        frame_at=args.frame_at,
+        accuracy=args.accuracy,
+        workers=args.workers,
+        failures=args.failures or f"{args.out}.failures.tsv",
+    )
+
+
+def _video(name: str) -> Video:
+    try:
+        info = Path(name).stat()
+    except FileNotFoundError:
+        raise AVQAError(f"{name}: no such video") from None
+    return Video(Path(name).stem, name, info.st_size, info.st_mtime_ns)
+
+
+def extract(args: argparse.Namespace) -> None:
+    from pipeline.extract import extract_shard
+
+    extract_shard(args.segments, args.out, outputs=args.outputs, **_weights(args))
+
+
+def text(args: argparse.Namespace) -> None:
+    from pipeline.text import encode_texts
+
+    encode_texts(args.questions, args.out, sentence=args.sentence, dataset=args.dataset, **_weights(args))
+
+
+def _weights(args: argparse.Namespace) -> dict:
+    return {name: getattr(args, name) for name in ("encoder", "weights", "sha256", "seed", "dtype", "batch_size")}
+
+
+def index(args: argparse.Namespace) -> None:
+    from pipeline.config import results_dir
+    from pipeline.index import build_index
+
+    config = load_config(args.config)
+    build_index(
+        results_dir(config), list(config["encoders"]), config["text"]["encoder"], config["max_failed_fraction"]
+    )
+
+
+def train(args: argparse.Namespace) -> None:
+    from pipeline.train import train
+
+    config = load_config(args.config)
+    train(config, args.model or next(iter(config["models"])), args.seed, args.out)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from pipeline.evaluate import evaluate, format_scores
+
+    print(format_scores(evaluate(args.folder, args.split)))
+
+
+def report(args: argparse.Namespace) -> None:
+    from pipeline.report import write_report
+
+    print(write_report(load_config(args.config)))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: a subcommand a stage."""
+    parser = argparse.ArgumentParser(prog="avqa", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(run, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            run.__name__, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter, description=help
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    def add_weights(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--encoder", required=True, choices=list(ENCODERS))
+        sub.add_argument("--weights", required=True, help="hub tag, local .safetensors or .pt file, or random")
+        sub.add_argument("--sha256", help="expected sha256 of the weights file")
+        sub.add_argument("--seed", type=int, default=0, help="seed of random weights")
+        sub.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+        sub.add_argument("--batch-size", type=int, default=32)
+        sub.add_argument("--out", required=True)
+
+    sub = command(synthesize, "Make the demo's clips and questions.")
+    sub.add_argument("--out", required=True, help="folder")
+    sub.add_argument("--clips", type=int, required=True)
+    sub.add_argument("--seconds", type=int, required=True)
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = command(manifest, "Turn annotations and a folder of videos into tables and shards.")
+    sub.add_argument("--config", required=True)
+
+    sub = command(decode, "Cut videos into one-second segments: frames and sound.")
+    sub.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or one shard's .tsv")
+    sub.add_argument("--out", required=True)
+    sub.add_argument("--size", type=int, nargs="+", default=[224], help="sides of the frames")
+    sub.add_argument("--backend", choices=["pyav", "decord"], default="pyav")
+    sub.add_argument("--segments", type=int, default=60, help="seconds a video")
+    sub.add_argument("--pad", choices=["repeat", "zero"], default="repeat")
+    sub.add_argument("--frame-at", type=float, default=0.5, help="moment of a second whose frame is taken")
+    sub.add_argument("--accuracy", choices=["exact", "reference", "keyframe"], default="exact")
+    sub.add_argument("--workers", type=int, default=2, help="videos decoded at a time")
+    sub.add_argument("--failures", help="where videos that cannot be decoded are listed (default: OUT.failures.tsv)")
+    sub.add_argument("--dataset", default="")
+
+    sub = command(extract, "Run a frozen encoder over a segments file.")
+    sub.add_argument("segments", metavar="SEGMENTS.h5")
+    add_weights(sub)
+    sub.add_argument("--outputs", nargs="+", help="outputs to keep (default: all)")
+
+    sub = command(text, "Encode each different question once.")
+    sub.add_argument("questions", metavar="QUESTIONS", help=".parquet of the manifest, or a text file, one a line")
+    add_weights(sub)
+    sub.add_argument("--sentence", choices=["eot", "first", "mean"], default="eot")
+    sub.add_argument("--dataset", default="")
+
+    sub = command(index, "Join a data set's shards into features.h5.")
+    sub.add_argument("--config", required=True)
+
+    sub = command(train, "Train a model on a data set's features.")
+    sub.add_argument("--config", required=True)
+    sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--out", required=True)
+
+    sub = command(evaluate, "Score a trained model.")
+    sub.add_argument("folder", metavar="DIR", help="what `avqa train` wrote")
+    sub.add_argument("--split", default="test")
+
+    sub = command(report, "Summarise a data set's scores as text and as report.html.")
+    sub.add_argument("--config", required=True)
+    return parser

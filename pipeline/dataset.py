@@ -1,0 +1,146 @@
+"""Features and questions as a model reads them."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+
+from pipeline.errors import AVQAError
+from pipeline.index import open_index
+
+STATISTICS_ROWS = 512
+
+
+class Batch(NamedTuple):
+    """What AV-Master's forward takes, and the questions' places in their table with their answers."""
+
+    audio: torch.Tensor  # B, T, audio dimension
+    visual: torch.Tensor  # B, T, visual dimension
+    words: torch.Tensor  # B, 77, text dimension
+    sentence: torch.Tensor  # B, text dimension
+    neg_audio: torch.Tensor | None
+    neg_visual: torch.Tensor | None
+    answer: torch.Tensor  # B int64; -1 where the answer never occurs in training
+    row: np.ndarray  # B
+
+
+class Features:
+    """N rows of features: on the device or in memory where they fit, else read from HDF5 as they are needed."""
+
+    def __init__(self, dataset: h5py.Dataset, device: torch.device):
+        self.device, self.dim = device, dataset.shape[-1]
+        self.mean = self.std = None
+        name, size = dataset.name.lstrip("/"), dataset.nbytes
+        on_device = device.type == "cuda" and size <= torch.cuda.mem_get_info()[0] / 4
+        self.in_memory = on_device or size <= psutil.virtual_memory().available / 4
+        self.values = torch.from_numpy(dataset[:]) if self.in_memory else dataset
+        if on_device:
+            self.values = self.values.to(device)
+        place = "on the GPU" if on_device else "in memory" if self.in_memory else "read as needed (too big for memory)"
+        print(f"{name} {dataset.shape}, {size / 1e9:.2f} GB: {place}")
+
+    def standardize(self, rows: np.ndarray) -> None:
+        """Bring each dimension to zero mean and unit variance over (a sample of) the given rows."""
+        step = max(1, len(rows) // STATISTICS_ROWS)
+        sample = self[np.sort(rows)[::step]].reshape(-1, self.dim).float()
+        self.mean, self.std = sample.mean(0), sample.std(0) + 1e-6
+
+    def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
+        if self.in_memory:
+            values = self.values[torch.from_numpy(rows).to(self.values.device)]
+        else:
+            unique, inverse = np.unique(rows, return_inverse=True)  # h5py wants rising row numbers
+            values = torch.from_numpy(self.values[unique][inverse])
+        values = values.to(self.device)
+        return values if self.mean is None else (values.float() - self.mean) / self.std
+
+
+class QuestionData:
+    """The questions of a data set with the features of their videos and texts.
+
+    `audio` and `visual` name the features ("encoder/output"). Questions about videos that could not be decoded
+    are left out of training. Raises AVQAError naming what is missing.
+    """
+
+    def __init__(self, folder: str | Path, audio: str, visual: str, standardize: bool, device: torch.device):
+        folder = Path(folder)
+        self.file = open_index(folder / "features.h5")
+        for name in (audio, visual):
+            if name not in self.file:
+                known = [f"{e}/{o}" for e in self.file if isinstance(self.file[e], h5py.Group) for o in self.file[e]]
+                raise AVQAError(f"{folder / 'features.h5'}: has no {name}; it has {', '.join(known)}")
+        self.provenance = {
+            name: {k: v.item() if isinstance(v, np.generic) else v for k, v in self.file[name].attrs.items()}
+            for name in dict.fromkeys((audio.split("/")[0], visual.split("/")[0], "text"))
+        }
+        self.audio, self.visual = Features(self.file[audio], device), Features(self.file[visual], device)
+        self.words = Features(self.file["text/words"], device)
+        self.sentence = Features(self.file["text/sentence"], device)
+
+        table = pd.read_parquet(folder / "questions.parquet")
+        row_of = {text: n for n, text in enumerate(self.file["text/text"].asstr()[:])}
+        table["text_row"] = table["question"].map(row_of)
+        if table["text_row"].isna().any():
+            raise AVQAError(f"{folder / 'features.h5'}: lacks some of the questions; run the workflow again")
+        table["failed"] = self.file["status"][:][table["video_row"]] != 0
+        self.questions = table
+        known = table[table["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
+        self.answers = known["answer"].tolist()
+        self.device = device
+        if standardize:
+            training = self.of("train")
+            for features in (self.audio, self.visual):
+                features.standardize(training["video_row"].unique())
+            for features in (self.words, self.sentence):
+                features.standardize(training["text_row"].unique().astype(np.int64))
+
+    def of(self, split: str) -> pd.DataFrame:
+        """The split's questions; those of training without failed videos. Raises AVQAError if there are none."""
+        part = self.questions[self.questions["split"] == split]
+        if split == "train":
+            part = part[~part["failed"]]
+        if part.empty:
+            raise AVQAError(f"questions.parquet: has no questions of split {split}; see annotations in the configuration")
+        return part
+
+    def batches(self, split: str, size: int, rng: np.random.Generator | None = None) -> Iterator[Batch]:
+        """The split in order; with `rng` shuffled, and with another question's video as each sample's negative."""
+        part = self.of(split)
+        order = np.arange(len(part)) if rng is None else rng.permutation(len(part))
+        video, text = part["video_row"].to_numpy(), part["text_row"].to_numpy(np.int64)
+        answer, row = part["answer_id"].to_numpy(), part.index.to_numpy()
+
+        def batch(at: np.ndarray, negative: np.ndarray | None) -> Batch:
+            others = (None, None) if negative is None else (self.audio[negative], self.visual[negative])
+            return Batch(
+                self.audio[video[at]],
+                self.visual[video[at]],
+                self.words[text[at]],
+                self.sentence[text[at]],
+                *others,
+                torch.from_numpy(answer[at]).to(self.device),
+                row[at],
+            )
+
+        def negatives(at: np.ndarray) -> np.ndarray:
+            chosen = video[rng.integers(len(part), size=len(at))]
+            while (same := chosen == video[at]).any() and (video != video[0]).any():
+                chosen[same] = video[rng.integers(len(part), size=same.sum())]
+            return chosen
+
+        # The next batch is read while the model works on this one; the draws stay in order.
+        with ThreadPoolExecutor(1) as pool:
+            ahead = None
+            for start in range(0, len(order), size):
+                at = order[start : start + size]
+                following = pool.submit(batch, at, None if rng is None else negatives(at))
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = following
+            yield ahead.result()

@@ -1,0 +1,106 @@
+"""Score a trained model: accuracy overall, by scenario and by question type."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+import yaml
+
+from pipeline.errors import AVQAError
+from pipeline.shards import atomic
+from pipeline.train import build_model, load_data, predict
+
+# The nine types in the order of the papers' tables.
+TYPES = (
+    ("Audio", "Counting"),
+    ("Audio", "Comparative"),
+    ("Visual", "Counting"),
+    ("Visual", "Location"),
+    ("Audio-Visual", "Existential"),
+    ("Audio-Visual", "Counting"),
+    ("Audio-Visual", "Location"),
+    ("Audio-Visual", "Comparative"),
+    ("Audio-Visual", "Temporal"),
+)
+
+
+def evaluate(folder: str | Path, split: str = "test") -> dict:
+    """Answer a split's questions with the model in `folder`; writes predictions.parquet and scores.json there.
+
+    For another split than test the files are named predictions-<split>.parquet and scores-<split>.json. Questions
+    whose video failed are answered too, from zeros. Returns the scores. Raises AVQAError if the folder holds no
+    trained model.
+    """
+    folder = Path(folder)
+    try:
+        about = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
+    except FileNotFoundError as error:
+        raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
+    config, model_name = about["config"], about["model"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = load_data(config, model_name, device)
+    if data.answers != about["answers"]:
+        raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than the data set has now; train again")
+    model = build_model(config["models"][model_name], data).to(device)
+    model.load_state_dict(state)
+    rows, scores = predict(model, data, split, config["train"]["batch_size"])
+
+    table = data.questions.loc[rows, ["question_id", "video_id", "question", "scenario", "type", "answer"]]
+    table["prediction"] = np.array(data.answers)[scores.argmax(-1)]
+    table["confidence"] = torch.from_numpy(scores).softmax(-1).amax(-1).numpy()
+    table["correct"] = table["prediction"] == table["answer"]
+    summary = {
+        **score(table),
+        "split": split,
+        "model": model_name,
+        "seed": about["seed"],
+        "questions_of_failed_videos": int(data.questions.loc[rows, "failed"].sum()),
+        "encoders": {n: {k: p[k] for k in ("weights", "pretrained")} for n, p in data.provenance.items()},
+    }
+    suffix = "" if split == "test" else f"-{split}"
+    with atomic(folder / f"predictions{suffix}.parquet") as partial:
+        table.to_parquet(partial, index=False)
+    with atomic(folder / f"scores{suffix}.json") as partial:
+        partial.write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def score(table: pd.DataFrame) -> dict:
+    """Accuracy and count of predictions: overall, by scenario, by scenario/type."""
+
+    def entry(part: pd.DataFrame) -> dict:
+        return {"accuracy": float(part["correct"].mean()), "count": len(part)}
+
+    kinds = sorted(
+        table[["scenario", "type"]].drop_duplicates().itertuples(index=False, name=None),
+        key=lambda kind: (TYPES.index(kind) if kind in TYPES else len(TYPES), kind),
+    )
+    return {
+        "overall": entry(table),
+        "scenario": {s: entry(table[table["scenario"] == s]) for s in dict.fromkeys(s for s, _ in kinds)},
+        "type": {f"{s}/{t}": entry(table[(table["scenario"] == s) & (table["type"] == t)]) for s, t in kinds},
+    }
+
+
+def format_scores(scores: dict) -> str:
+    """Scores as a table in the papers' order: each scenario's types, its average, then the whole."""
+    lines = [f"{'':36}{'accuracy':>9}{'questions':>11}"]
+    for scenario, average in scores["scenario"].items():
+        parts = {k: v for k, v in scores["type"].items() if k.rsplit("/", 1)[0] == scenario}
+        for name, entry in [*parts.items(), (f"{scenario} average", average)]:
+            lines.append(f"{name:36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
+    overall = scores["overall"]
+    lines.append(f"{'overall':36}{overall['accuracy']:>9.2%}{overall['count']:>11}")
+    if not all(e["pretrained"] for e in scores.get("encoders", {}).values()):
+        lines.append(RANDOM_WEIGHTS)
+    return "\n".join(lines)
+
+
+RANDOM_WEIGHTS = (
+    "NOTE: encoder weights are seeded random numbers, not pretrained ones; these scores show that the pipeline "
+    "works and say nothing about the model."
+)

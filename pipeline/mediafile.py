@@ -1,0 +1,98 @@
+"""What may be opened at all: files are hostile, so containers and codecs come from lists.
+
+The container is told by the file's first bytes, never by its name, and every reader is then made to use just
+that one. Playlists, concat scripts, subtitles and session descriptions are text; they begin like none of these
+and are refused before any library sees them. No reader may open anything but the file itself.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import AVQAError
+
+PROTOCOL = "file"
+VIDEO_CODECS = frozenset(
+    "h264 hevc vp8 vp9 libdav1d av1 libaom-av1 mpeg1video mpeg2video mpeg4 msmpeg4 msmpeg4v1 msmpeg4v2 h263 flv "
+    "wmv1 wmv2 wmv3 vc1 theora mjpeg dvvideo prores ffv1 libvpx libvpx-vp9".split()
+)
+AUDIO_CODECS = frozenset(
+    "aac aac_latm mp1 mp1float mp2 mp2float mp3 mp3float ac3 eac3 opus libopus vorbis libvorbis flac alac wmav1 "
+    "wmav2 wmapro amrnb amrwb libopencore_amrnb libopencore_amrwb adpcm_ms adpcm_ima_wav adpcm_ima_qt adpcm_swf "
+    "nellymoser speex pcm_alaw pcm_mulaw pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le "
+    "pcm_s32be pcm_f32le pcm_f32be pcm_f64le pcm_f64be pcm_dvd pcm_bluray".split()
+)
+
+
+class MediaError(AVQAError):
+    """A video file that cannot be read. `final`: no other backend may try it, because the file is refused."""
+
+    def __init__(self, path: str | os.PathLike, reason: str, final: bool = False):
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.reason, self.final = reason, final
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A regular file that begins like an allowed container."""
+
+    path: str  # absolute
+    container: str  # FFmpeg's name of the demuxer to use
+
+    @classmethod
+    def check(cls, path: str | os.PathLike) -> "MediaFile":
+        """Raises MediaError (final) for anything but a regular file in an allowed container."""
+        try:
+            # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except (OSError, ValueError) as error:
+            raise MediaError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})", True) from error
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise MediaError(path, "is not a regular file", True)
+            head = file.read(2048)
+        if not head:
+            raise MediaError(path, "is empty", True)
+        container = _container(head)
+        if container is None:
+            raise MediaError(
+                path, "does not begin like MP4/MOV, Matroska/WebM, AVI, FLV, MPEG, ASF or Ogg; convert it", True
+            )
+        return cls(os.fspath(Path(path).absolute()), container)
+
+    @property
+    def url(self) -> str:
+        """The name for FFmpeg: with the protocol, so that no file name can be taken for another protocol."""
+        return f"{PROTOCOL}:{self.path}"
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """FFmpeg's demuxer options that confine a reader to this file, this container and the allowed codecs."""
+        return {
+            "protocol_whitelist": PROTOCOL,
+            "format_whitelist": self.container,
+            "codec_whitelist": ",".join(sorted(VIDEO_CODECS | AUDIO_CODECS)),
+        }
+
+
+def _container(head: bytes) -> str | None:
+    """FFmpeg's demuxer for a file that begins with these bytes; None if it is not an allowed one."""
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"):
+        return "mov"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "matroska"
+    if head.startswith(b"RIFF") and head[8:12] in (b"AVI ", b"AVIX", b"AVI\x19"):
+        return "avi"
+    if head.startswith(b"FLV\x01"):
+        return "flv"
+    if head.startswith(b"OggS"):
+        return "ogg"
+    if head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"):
+        return "asf"
+    if head.startswith((b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")):
+        return "mpeg" if head[3] == 0xBA else "mpegvideo"
+    for size, skip in ((188, 0), (192, 4), (204, 0)):
+        if len(head) > skip + 4 * size and all(head[skip + n * size] == 0x47 for n in range(5)):
+            return "mpegts"
+    return None

@@ -1,0 +1,91 @@
+"""The sound of a video file: mono, 16 kHz, placed by its timestamps. Decoded and resampled by ffmpeg."""
+
+import io
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+
+from pipeline.mediafile import MediaError, MediaFile
+
+RATE = 16000
+_JITTER = RATE // 1000  # samples that a piece may be off the end of the one before and still follow on
+
+
+class Sound(NamedTuple):
+    """Samples float32 in −1…1 at 16 kHz from `start` on (presentation time in seconds); gaps are zeros."""
+
+    start: Fraction
+    samples: np.ndarray
+
+    @property
+    def end(self) -> Fraction:
+        return self.start + Fraction(len(self.samples), RATE)
+
+
+def read_sound(file: MediaFile, seconds: int, start: Fraction) -> Sound | None:
+    """The first `seconds` seconds of the sound track that ffmpeg chooses; None if there is no sound.
+
+    `start` is about where the sound starts. ffmpeg's own timestamps are kept: its Nut output carries them to
+    the sample. Raises MediaError if there is a sound track and nothing of it can be decoded.
+    """
+    # Nut has no negative timestamps. Whole seconds, so that the shift is exact.
+    shift = 10 - int(start // 1)
+    command = (
+        ffmpeg.input(file.url, f=file.container, copyts=None, threads=1, **file.limits)
+        .output(
+            "pipe:",
+            af=f"atrim=duration={seconds}",
+            ac=1,
+            ar=RATE,
+            acodec="pcm_f32le",
+            f="nut",
+            output_ts_offset=shift,
+            fs=2 * seconds * RATE * 4 + 2**20,  # a file whose timestamps stand still would never reach its end
+            threads=1,
+            map_metadata=-1,
+            vn=None,
+            sn=None,
+            dn=None,
+        )
+        .global_args("-nostdin", "-hide_banner", "-loglevel", "error")
+    )
+    process = command.run_async(cmd=imageio_ffmpeg.get_ffmpeg_exe(), pipe_stdout=True, pipe_stderr=True)
+    out, log = process.communicate()
+    pieces = _pieces(out, shift)
+    if not pieces and process.returncode:
+        reason = log.decode("utf-8", "replace").strip().splitlines() or [f"ffmpeg ended with {process.returncode}"]
+        raise MediaError(file.path, f"the sound cannot be decoded ({reason[-1]})")
+    return _join(pieces) if pieces else None
+
+
+def _pieces(nut: bytes, shift: int) -> list[tuple[int, np.ndarray]]:
+    """The packets of a Nut stream as (first sample's number counted from time 0, samples)."""
+    pieces = []
+    if nut:
+        with av.open(io.BytesIO(nut), format="nut") as container:
+            stream = container.streams.audio[0]
+            for packet in container.demux(stream):
+                if packet.size:
+                    at = round((packet.pts * stream.time_base - shift) * RATE)
+                    pieces.append((at, np.frombuffer(bytes(packet), "<f4")))
+    return pieces
+
+
+def _join(pieces: list[tuple[int, np.ndarray]]) -> Sound:
+    """Lay pieces out in time: what follows on within 1 ms is continuous, a gap is zeros, an overlap is cut off."""
+    first = pieces[0][0]
+    end, laid = first, []
+    for at, samples in pieces:
+        if at - end > _JITTER:
+            laid.append(np.zeros(at - end, np.float32))
+            end = at
+        elif end - at > _JITTER:
+            samples = samples[end - at :]
+        laid.append(samples)
+        end += len(samples)
+    # Lossy codecs overshoot full scale a little.
+    return Sound(Fraction(first, RATE), np.clip(np.concatenate(laid), -1, 1))

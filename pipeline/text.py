@@ -1,0 +1,66 @@
+"""Questions to word and sentence features, each different text once."""
+
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from extractors import load_encoder, spec
+from pipeline.errors import AVQAError
+from pipeline.shards import Dataset, ShardWriter
+
+TOKENS = 77
+
+
+def read_texts(path: str | Path) -> list[str]:
+    """The different questions of a questions.parquet or of a text file (one a line), in order of appearance."""
+    path = Path(path)
+    try:
+        if path.suffix == ".parquet":
+            lines = pd.read_parquet(path, columns=["question"])["question"].tolist()
+        else:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise AVQAError(f"{path}: no such file") from None
+    except (ValueError, KeyError) as error:
+        raise AVQAError(f"{path}: not a table of questions ({error})") from error
+    texts = list(dict.fromkeys(line for line in lines if line))
+    if not texts:
+        raise AVQAError(f"{path}: holds no question")
+    return texts
+
+
+def encode_texts(
+    questions: str | Path,
+    out: str | Path,
+    *,
+    encoder: str,
+    weights: str,
+    sentence: str = "eot",
+    dataset: str = "",
+    sha256: str | None = None,
+    seed: int = 0,
+    dtype: str = "bfloat16",
+    batch_size: int = 32,
+) -> None:
+    """Write text Q, words Q, 77, D, sentence Q, D (float16) and length Q (tokens) of the different questions."""
+    dim = spec(encoder).text_dim
+    if dim is None:
+        raise AVQAError(f"encoder {encoder} does not read text; use one of the CLIP encoders")
+    texts = read_texts(questions)
+    model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
+    attributes = {
+        "kind": "text",
+        "dataset": dataset,
+        "shard": "",
+        "encoder": encoder,
+        **model.provenance,
+        "config": {"dtype": dtype, "sentence": sentence},
+    }
+    datasets = {"words": Dataset((TOKENS, dim), "float16"), "sentence": Dataset((dim,), "float16")}
+    with ShardWriter(out, len(texts), datasets, attributes, {"text": texts}, marker="length") as writer:
+        for start in tqdm(range(0, len(texts), batch_size), desc=f"{encoder} text", unit="batch", mininterval=2):
+            rows = slice(start, start + batch_size)
+            if not writer.done[rows].all():
+                encoded = model.encode_text(texts[rows], sentence)
+                writer.write(rows, {name: values.cpu().numpy() for name, values in encoded.items()})
