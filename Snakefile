@@ -15,7 +15,7 @@ from pipeline.config import check_config, results_dir
 # Not unconditionally: Snakemake would merge the demo's settings into those of --configfile.
 if "dataset" not in config:
 
-    configfile: workflow.source_path("config/config.yaml")
+    configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "pipeline/rules/common.smk"

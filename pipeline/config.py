@@ -40,11 +40,13 @@ def results_dir(config: dict) -> Path:
 
 
 def videos_fingerprint(videos: dict) -> str:
-    """Changes when a file of the video folder appears, vanishes or is replaced: what makes the manifest due."""
-    folder = Path(videos["folder"])
-    entries = os.scandir(folder) if folder.is_dir() else []
-    files = sorted((e.name, info.st_size, info.st_mtime_ns) for e in entries if (info := e.stat(follow_symlinks=False)))
-    return hashlib.sha256(repr(files).encode()).hexdigest()
+    """Changes when a file of the video folder appears, vanishes or is replaced: what makes the manifest due.
+
+    Raises FileNotFoundError while the folder is not there.
+    """
+    with os.scandir(videos["folder"]) as entries:
+        stats = sorted((e.name, (info := e.stat()).st_size, info.st_mtime_ns) for e in entries)
+    return hashlib.sha256(repr(stats).encode()).hexdigest()
 
 
 def _fill_defaults(validator, properties: dict, instance: object, schema: dict) -> Iterator:

@@ -106,7 +106,7 @@ class QuestionData:
         if split == "train":
             part = part[~part["failed"]]
         if part.empty:
-            raise AVQAError(f"questions.parquet: has no questions of split {split}; see annotations in the configuration")
+            raise AVQAError(f"questions.parquet: has no questions of split {split}; add it under annotations:")
         return part
 
     def batches(self, split: str, size: int, rng: np.random.Generator | None = None) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from pipeline.errors import AVQAError
-from pipeline.shards import atomic
+from pipeline.files import atomic
 from pipeline.train import build_model, load_data, predict
 
 # The nine types in the order of the papers' tables.
@@ -44,7 +44,7 @@ def evaluate(folder: str | Path, split: str = "test") -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(config, model_name, device)
     if data.answers != about["answers"]:
-        raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than the data set has now; train again")
+        raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
     model = build_model(config["models"][model_name], data).to(device)
     model.load_state_dict(state)
     rows, scores = predict(model, data, split, config["train"]["batch_size"])

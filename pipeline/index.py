@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.errors import AVQAError
-from pipeline.shards import SCHEMA_VERSION, atomic, open_shard, read_shard
+from pipeline.files import atomic
+from pipeline.shards import SCHEMA_VERSION, open_shard, read_shard
 
 PROVENANCE = ("encoder", "weights", "weights_sha256", "pretrained", "config")
 FACTS = ("num_segments", "has_audio", "status")
@@ -55,7 +56,7 @@ def _link(index: h5py.File, encoder: str, files: list[Path], expected: list[list
             first = first or about
             if about != first:
                 differing = [name for name in PROVENANCE if about[name] != first[name]]
-                raise AVQAError(f"{path}: {', '.join(differing)} differ from {files[0]}; delete one of them and run again")
+                raise AVQAError(f"{path}: {', '.join(differing)} differ from {files[0]}; delete one and run again")
             source_of_all.update(shard.attrs["source"].encode())
             for name in FACTS:
                 facts[name].append(shard[name][:])

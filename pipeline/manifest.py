@@ -9,7 +9,8 @@ import pandas as pd
 
 from pipeline.config import results_dir
 from pipeline.errors import AVQAError
-from pipeline.shards import Video, atomic, read_shard, write_shard
+from pipeline.files import atomic
+from pipeline.shards import Video, read_shard, write_shard
 
 VIDEO_ID = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")  # one plain file name: no path, not hidden, no control characters
 SLOT = re.compile(r"<[^<>]+>")

@@ -22,6 +22,7 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.errors import AVQAError
+from pipeline.files import publish, write_if_changed
 
 SCHEMA_VERSION = 1
 UNFINISHED = -1
@@ -50,40 +51,6 @@ def write_shard(tsv: str | Path, videos: list[Video]) -> None:
     """Write a shard's TSV, unless it already says the same: an untouched file makes nothing due again."""
     lines = ["\t".join(TSV_FIELDS), *("\t".join(map(str, video)) for video in videos)]
     write_if_changed(tsv, "\n".join(lines) + "\n")
-
-
-def write_if_changed(path: str | Path, text: str) -> None:
-    """Write a text file as one step, and only when its content differs from what is there."""
-    path = Path(path)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    with atomic(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path`: renamed to it when the block ends well, removed when it does not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        _publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _publish(partial: Path, path: Path) -> None:
-    """Rename once the content is on the disk, so that a power cut cannot leave an empty file under the name."""
-    for name, target in ((partial, None), (path.parent, (partial, path))):
-        if target:
-            os.replace(*target)
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def digest(videos: list[Video]) -> str:
@@ -214,7 +181,7 @@ class ShardWriter:
                 return
             if not self.done.all():
                 raise AVQAError(f"{self.path}: {int((~self.done).sum())} of {self.rows} rows were never written")
-            _publish(self.partial, self.path)
+            publish(self.partial, self.path)
         finally:
             _unlock(self.lock, self.path.with_name(f".{self.path.name}.lock"))
 

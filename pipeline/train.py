@@ -21,8 +21,8 @@ from pipeline import __version__
 from pipeline.config import results_dir
 from pipeline.dataset import QuestionData
 from pipeline.errors import AVQAError
+from pipeline.files import atomic, write_if_changed
 from pipeline.models.av_master import AVMaster
-from pipeline.shards import atomic, write_if_changed
 
 MODELS = {"av_master": AVMaster}
 

@@ -1,0 +1,62 @@
+# The configuration as every rule sees it, and how rules call the pipeline's commands.
+
+import fcntl
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+from extractors import EncoderError, spec
+from pipeline.config import videos_fingerprint
+from pipeline.errors import AVQAError
+from pipeline.files import write_if_changed
+
+try:
+    config = check_config(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
+    READS = {encoder: spec(encoder).reads for encoder in config["encoders"]}
+    FRAME_SIZES = sorted({int(reads.split("/")[1]) for reads in READS.values() if "/" in reads})
+except (AVQAError, EncoderError) as error:
+    raise WorkflowError(str(error))
+
+RESULTS = str(results_dir(config))
+CONFIG = f"{RESULTS}/config.yaml"
+
+# Commands read the configuration as this run sees it, --config overrides included. It is no rule's input: what a
+# job depends on is among its params, so that a change makes due what it concerns and nothing else.
+write_if_changed(CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+
+wildcard_constraints:
+    shard=r"\d{5}",
+    encoder="|".join(config["encoders"]),
+    model="|".join(map(re.escape, config["models"])),
+    seed=r"\d+",
+
+
+# The code beside this file serves environments in which it is not installed; progress goes to the console and
+# into the job's log.
+shell.prefix(f"set -o pipefail; export PYTHONPATH={workflow.basedir} TQDM_MININTERVAL=5; ")
+AVQA = "python -m pipeline"
+LOG = "2>&1 | tee {log}"
+
+
+def hold_the_only_run():
+    """Refuse a second run on the same results. Unlike Snakemake's own lock this one ends with its process."""
+    global RUN_LOCK
+    RUN_LOCK = open(f"{RESULTS}/.run.lock", "w")
+    try:
+        fcntl.flock(RUN_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkflowError(f"{RESULTS}: another run is at work here; wait for it to end, or stop it first")
+
+
+def flags(**values):
+    """Command line options of the values that are given."""
+    words = []
+    for name, value in values.items():
+        if value is not None:
+            listed = value if isinstance(value, list | tuple) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, listed)]
+    return " ".join(shlex.quote(word) for word in words)
