@@ -13,16 +13,18 @@ from pathlib import Path
 from pipeline.errors import AVQAError
 
 PROTOCOL = "file"
-VIDEO_CODECS = frozenset(
-    "h264 hevc vp8 vp9 libdav1d av1 libaom-av1 mpeg1video mpeg2video mpeg4 msmpeg4 msmpeg4v1 msmpeg4v2 h263 flv "
-    "wmv1 wmv2 wmv3 vc1 theora mjpeg dvvideo prores ffv1 libvpx libvpx-vp9".split()
+# Decoders, by FFmpeg's names.
+_VIDEO = (
+    "h264,hevc,vp8,vp9,libdav1d,av1,libaom-av1,mpeg1video,mpeg2video,mpeg4,msmpeg4,msmpeg4v1,msmpeg4v2,h263,flv,wmv1,"
+    "wmv2,wmv3,vc1,theora,mjpeg,dvvideo,prores,ffv1"
 )
-AUDIO_CODECS = frozenset(
-    "aac aac_latm mp1 mp1float mp2 mp2float mp3 mp3float ac3 eac3 opus libopus vorbis libvorbis flac alac wmav1 "
-    "wmav2 wmapro amrnb amrwb libopencore_amrnb libopencore_amrwb adpcm_ms adpcm_ima_wav adpcm_ima_qt adpcm_swf "
-    "nellymoser speex pcm_alaw pcm_mulaw pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le "
-    "pcm_s32be pcm_f32le pcm_f32be pcm_f64le pcm_f64be pcm_dvd pcm_bluray".split()
+_AUDIO = (
+    "aac,aac_latm,mp1,mp1float,mp2,mp2float,mp3,mp3float,ac3,eac3,opus,libopus,vorbis,libvorbis,flac,alac,wmav1,wmav2,"
+    "wmapro,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,adpcm_swf,nellymoser,"
+    "speex,pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,"
+    "pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray"
 )
+VIDEO_CODECS = frozenset(_VIDEO.split(","))
 
 
 class MediaError(AVQAError):
@@ -72,7 +74,7 @@ class MediaFile:
         return {
             "protocol_whitelist": PROTOCOL,
             "format_whitelist": self.container,
-            "codec_whitelist": ",".join(sorted(VIDEO_CODECS | AUDIO_CODECS)),
+            "codec_whitelist": f"{_VIDEO},{_AUDIO}",
         }
 
 

@@ -1,6 +1,7 @@
 """The sound of a video file: mono, 16 kHz, placed by its timestamps. Decoded and resampled by ffmpeg."""
 
 import io
+import math
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from pipeline.mediafile import MediaError, MediaFile
+from pipeline.pictures import open_container
 
 RATE = 16000
 _JITTER = RATE // 1000  # samples that a piece may be off the end of the one before and still follow on
@@ -26,14 +28,18 @@ class Sound(NamedTuple):
         return self.start + Fraction(len(self.samples), RATE)
 
 
-def read_sound(file: MediaFile, seconds: int, start: Fraction) -> Sound | None:
+def read_sound(file: MediaFile, seconds: int) -> Sound | None:
     """The first `seconds` seconds of the sound track that ffmpeg chooses; None if there is no sound.
 
-    `start` is about where the sound starts. ffmpeg's own timestamps are kept: its Nut output carries them to
-    the sample. Raises MediaError if there is a sound track and nothing of it can be decoded.
+    ffmpeg's own timestamps are kept: its Nut output carries them to the sample.
+    Raises MediaError if there is a sound track and nothing of it can be decoded.
     """
+    with open_container(file) as container:
+        starts = [s.start_time * s.time_base for s in container.streams.audio if s.start_time is not None]
+        if not container.streams.audio:
+            return None
     # Nut has no negative timestamps. Whole seconds, so that the shift is exact.
-    shift = 10 - int(start // 1)
+    shift = 10 - math.floor(min(starts, default=0))
     command = (
         ffmpeg.input(file.url, f=file.container, copyts=None, threads=1, **file.limits)
         .output(
@@ -87,5 +93,5 @@ def _join(pieces: list[tuple[int, np.ndarray]]) -> Sound:
             samples = samples[end - at :]
         laid.append(samples)
         end += len(samples)
-    # Lossy codecs overshoot full scale a little.
-    return Sound(Fraction(first, RATE), np.clip(np.concatenate(laid), -1, 1))
+    # Lossy codecs overshoot full scale a little; float PCM may hold anything.
+    return Sound(Fraction(first, RATE), np.clip(np.nan_to_num(np.concatenate(laid)), -1, 1))

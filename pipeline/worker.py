@@ -16,12 +16,16 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
+from pipeline.media import MediaError, read_length, read_segments
+
 _PR_SET_PDEATHSIG = 1
-_MESSAGE = 2**16  # bytes that a JSON line may have
+_LINE = 2**16  # bytes that a message may have
 
 
 class WorkerFailure(Exception):
@@ -29,7 +33,7 @@ class WorkerFailure(Exception):
 
     def __init__(self, reason: str, final: bool = False):
         super().__init__(reason)
-        self.final = final
+        self.reason, self.final = reason, final
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Limits:
 
     seconds: float = 60.0
     seconds_per_second: float = 10.0
-    memory: int = 4 * 2**30  # bytes of address space of the worker, and of ffmpeg
+    memory: int = 4 * 2**30  # bytes of address space of the worker, and as many of the ffmpeg that it starts
 
 
 class Worker:
@@ -48,65 +52,139 @@ class Worker:
         self.limits, self.process = limits, None
 
     def read(self, path: str, arrays: Sequence[tuple[tuple[int, ...], str]], **options) -> tuple[dict, list]:
-        """Have `read_segments(path, **options)` run; returns the scalars and the arrays (of given shape and type).
+        """Have `read_segments(path, **options)` run; returns its scalars, and its arrays of these shapes and types.
 
-        Raises WorkerFailure with the reason, and leaves no process behind that is not ready for the next video.
+        Raises WorkerFailure with the reason; a process that hangs or died is gone by then.
         """
         if self.process is None or self.process.poll() is not None:
             self._start()
-        self.deadline = time.monotonic() + self.limits.seconds
+        began, self.allowed = time.monotonic(), self.limits.seconds
+        self.deadline = began + self.allowed
         try:
             self.process.stdin.write(json.dumps({"path": path, "options": options}).encode() + b"\n")
             self.process.stdin.flush()
             while "length" in (reply := self._message()):
-                self.deadline += self.limits.seconds_per_second * min(reply["length"], options["segments"])
+                self.allowed += self.limits.seconds_per_second * min(reply["length"], options["segments"])
+                self.deadline = began + self.allowed
             if "error" in reply:
                 raise WorkerFailure(reply["error"], reply["final"])
             return reply, [self._array(*spec) for spec in arrays]
         except WorkerFailure:
             raise
-        except (OSError, EOFError):
+        except TimeoutError:
+            self._bury()
+            raise WorkerFailure(f"took longer than its limit of {self.allowed:.0f} s") from None
+        except (BrokenPipeError, EOFError):
             raise WorkerFailure(self._obituary()) from None
         except BaseException:
-            self.kill()
+            self._bury()
             raise
 
-    def kill(self) -> None:
-        """End the process and the ffmpeg that it may have started."""
-        if self.process is not None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it is gone already
-            self.process.wait()
-            self.process.stdin.close()
-            self.process.stdout.close()
-            self.process = None
+    def stop(self) -> None:
+        """End the process and the ffmpeg that it may have started; may be called from any thread."""
+        process = self.process
+        if process is not None:
+            with suppress(ProcessLookupError):  # it is gone already
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _bury(self) -> int | None:
+        """Stop the process, release its pipes and return its exit code."""
+        self.stop()
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        process.stdin.close()
+        process.stdout.close()
+        return process.wait()
 
     def _start(self) -> None:
-        self.kill()
-        # A new session, so that one signal reaches its children too; our own import path, wherever that is.
-        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+        self._bury()
+        # A new session, so that one signal reaches its children too; our own import path, whatever that is.
+        path = os.pathsep.join(filter(None, sys.path))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.worker", str(self.limits.memory), str(os.getpid())],
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            env=env,
+            env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         )
 
     def _obituary(self) -> str:
-        self.kill_after = None
-        code = self.process.wait()
-        self.kill()
-        return f"the decoder died of {signal.Signals(-code).name}" if code < 0 else f"the decoder ended with {code}"
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)  # its end may be a little later than its pipe's
+        code = self._bury()
+        return (
+            f"the decoder died of {signal.Signals(-code).name}" if code < 0 else f"the decoder ended with code {code}"
+        )
 
-    def _receive(self, into: memoryview) -> int:
-        left = self.deadline - time.monotonic()
-        if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-            self.kill()
-            raise WorkerFailure(f"took longer than the limit of {self.deadline_seconds:.0f} s")
-        count = os.readv(self.process.stdout.fileno(), [into])
+    def _fill(self, buffer: memoryview) -> int:
+        left = max(0.0, self.deadline - time.monotonic())
+        if not select.select([self.process.stdout], [], [], left)[0]:
+            raise TimeoutError
+        count = os.readv(self.process.stdout.fileno(), [buffer])
         if not count:
             raise EOFError
         return count
+
+    def _message(self) -> dict:
+        line = bytearray()
+        letter = bytearray(1)
+        while not line.endswith(b"\n") and len(line) < _LINE:
+            self._fill(memoryview(letter))
+            line += letter
+        return json.loads(line)
+
+    def _array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        array = np.empty(shape, dtype)
+        view = memoryview(array).cast("B")
+        at = 0
+        while at < len(view):
+            at += self._fill(view[at:])
+        return array
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """The process's loop: read a request, decode, reply; until the requests end."""
+
+    def say(message: dict) -> None:
+        replies.write(json.dumps(message).encode()[: _LINE - 1] + b"\n")
+        replies.flush()
+
+    for line in requests:
+        request = json.loads(line)
+        try:
+            say({"length": read_length(request["path"])})
+            result = read_segments(request["path"], **request["options"])
+        except MediaError as error:
+            say({"error": error.reason, "final": error.final})
+        except MemoryError as error:
+            say({"error": f"needs more memory than its limit ({error})", "final": False})
+        except Exception as error:
+            traceback.print_exc()
+            say({"error": f"{type(error).__name__}: {error}", "final": False})
+        else:
+            say({"num_segments": result.num_segments, "has_audio": result.has_audio})
+            for array in (*result.frames.values(), result.audio):
+                replies.write(memoryview(array).cast("B"))
+            replies.flush()
+
+
+def main() -> None:
+    """Entry point of the process: arguments are the memory limit in bytes and the owner's process id."""
+    memory, owner = map(int, sys.argv[1:])
+    if sys.platform == "linux":
+        # Never outlive the owner, however it ends.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != owner:
+            return
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Libraries print; the pipe is for replies only.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, replies)
+
+
+if __name__ == "__main__":
+    main()

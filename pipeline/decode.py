@@ -1,0 +1,140 @@
+"""A shard's videos to one HDF5 file of segments, in worker processes that may fail without harm."""
+
+import csv
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Lock
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.files import atomic
+from pipeline.media import BACKENDS
+from pipeline.shards import Dataset, ShardWriter, Video, digest
+from pipeline.sound import RATE
+from pipeline.worker import Limits, Worker, WorkerFailure
+
+FAILURE_FIELDS = ("video_id", "stage", "reason", "seconds")
+DECODED, FAILED = 0, 1  # values of the dataset `status`
+
+
+def decode_shard(
+    videos: Sequence[Video],
+    out: str | Path,
+    *,
+    dataset: str,
+    shard: str,
+    segments: int,
+    sizes: Sequence[int],
+    backend: str,
+    pad: str,
+    frame_at: float,
+    accuracy: str,
+    workers: int,
+    failures: str | Path,
+    limits: Limits | None = None,
+) -> None:
+    """Decode videos in `workers` processes and write the segments file `out`; row n is video n.
+
+    A video that fails is tried once with the next backend, unless the file itself is refused, and is then a row
+    of zeros with status 1 and a line in the table `failures`. A killed run goes on where it stopped.
+    """
+    options = {"segments": segments, "sizes": list(sizes), "pad": pad, "frame_at": frame_at, "accuracy": accuracy}
+    spec = {f"frames/{size}": Dataset((segments, size, size, 3), "uint8", (1, size, size, 3)) for size in sizes}
+    spec["audio"] = Dataset((segments, RATE), "float32")
+    spec |= {"num_segments": Dataset((), "int32"), "has_audio": Dataset((), "bool")}
+    arrays = {name: (part.shape, part.dtype) for name, part in spec.items() if part.shape}
+    attributes = {
+        "kind": "segments",
+        "dataset": dataset,
+        "shard": shard,
+        "source": digest(list(videos)),
+        "config": options | {"backend": backend},
+    }
+    attempts = [backend, *(name for name in BACKENDS if name != backend)][:2]
+    pool = [Worker(limits or Limits()) for _ in range(workers)]
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    for worker in pool:
+        idle.put(worker)
+    stopping, writing = Event(), Lock()
+
+    def attempt(worker: Worker, path: str) -> tuple[dict, str]:
+        """A video's row, and why it is not what it could be."""
+        reasons = []
+        for name in attempts:
+            if stopping.is_set():
+                break
+            try:
+                facts, data = worker.read(path, list(arrays.values()), backend=name, **options)
+                return dict(zip(arrays, data, strict=True)) | facts | {"status": DECODED}, ""
+            except WorkerFailure as failure:
+                reasons.append(f"{name}: {failure.reason}")
+                if failure.final:
+                    break
+        blank = {name: np.zeros(*shape) for name, shape in arrays.items()}
+        return blank | {"num_segments": 0, "has_audio": False, "status": FAILED}, "; ".join(reasons)
+
+    def decode(n: int) -> None:
+        worker, start = idle.get(), time.monotonic()
+        try:
+            row, reason = attempt(worker, videos[n].path)
+        finally:
+            idle.put(worker)
+        with writing:
+            if stopping.is_set():
+                return  # a worker that was ended is no fault of its video
+            if reason:
+                record.add(videos[n].video_id, "decode", reason, time.monotonic() - start)
+            writer.write(n, row)
+            bar.update()
+
+    ids = [video.video_id for video in videos]
+    with (
+        ShardWriter(out, len(videos), spec, attributes, {"video_id": ids}) as writer,
+        tqdm(total=len(videos), initial=int(writer.done.sum()), desc="decode", unit="video") as bar,
+    ):
+        record = _Record(writer.partial.with_suffix(".failures"), writer.done.any())
+        threads = ThreadPoolExecutor(workers)
+        try:
+            for future in as_completed([threads.submit(decode, int(n)) for n in np.flatnonzero(~writer.done)]):
+                future.result()
+        finally:
+            stopping.set()
+            for worker in pool:
+                worker.stop()
+            threads.shutdown(cancel_futures=True)
+        if not (writer.published and Path(failures).exists()):
+            record.publish(failures, ids)
+    record.path.unlink(missing_ok=True)
+
+
+class _Record:
+    """The lines of failures.tsv as they come about, kept beside the partial shard so that a killed run leaves them."""
+
+    def __init__(self, path: Path, resume: bool):
+        self.path = path
+        if not resume:
+            path.unlink(missing_ok=True)
+
+    def add(self, video_id: str, stage: str, reason: str, seconds: float) -> None:
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            # One line a failure, whatever a library puts into its message.
+            csv.writer(file, "excel-tab").writerow((video_id, stage, " ".join(reason.split()), f"{seconds:.1f}"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def publish(self, target: str | Path, order: list[str]) -> None:
+        """Write the table under its final name, in the shard's order."""
+        lines = {}
+        if self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                # A line cut short by a kill belongs to a row that was made again.
+                lines = {row[0]: row for row in csv.reader(file, "excel-tab") if len(row) == len(FAILURE_FIELDS)}
+        with atomic(target) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, "excel-tab", lineterminator="\n")
+            table.writerow(FAILURE_FIELDS)
+            table.writerows(lines[name] for name in order if name in lines)

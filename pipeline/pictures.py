@@ -1,0 +1,200 @@
+"""The pictures of a video file, decoded by PyAV (FFmpeg's libraries) exactly as the ffmpeg program decodes them."""
+
+import struct
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from pipeline.mediafile import VIDEO_CODECS, MediaError, MediaFile
+
+
+def open_container(file: MediaFile) -> av.container.InputContainer:
+    """Open a file with nothing but its own demuxer and the allowed codecs. Raises MediaError."""
+    try:
+        return av.open(
+            file.url, format=file.container, options=file.limits | {"threads": "1"}, metadata_errors="replace"
+        )
+    except (av.FFmpegError, ValueError) as error:
+        raise MediaError(file.path, f"cannot be opened as {file.container} ({_reason(error)})") from error
+
+
+def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av.VideoStream:
+    """The stream that ffmpeg would choose: the default one, else the one with the most pixels; no cover art.
+
+    Raises MediaError (final) if there is no moving picture or its codec is not allowed.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise MediaError(file.path, "has no video stream", True)
+
+    def score(stream: av.VideoStream) -> int:
+        default = bool(stream.disposition & av.stream.Disposition.default)
+        return stream.width * stream.height + 5_000_000 * default
+
+    stream = max(streams, key=score)
+    if stream.codec_context is None or stream.codec_context.codec.name not in VIDEO_CODECS:
+        name = "unknown" if stream.codec_context is None else stream.codec_context.codec.name
+        raise MediaError(file.path, f"the video codec {name} is not allowed; convert the file", True)
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+class DecodedTrack:
+    """Every frame that a full decode shows, in order; the definition that faster ways are measured by.
+
+    `times`: when each frame appears (seconds, ascending); `end`: when the last one goes. Frames that start more
+    than `seconds` after the first one are left out.
+    """
+
+    def __init__(self, file: MediaFile, seconds: int):
+        self.file, self.seconds = file, seconds
+        self.times = []
+        for time, duration, _ in self._frames():
+            self.times.append(time)
+            self.end = time + duration
+        if not self.times:
+            raise MediaError(file.path, "no frame can be decoded")
+
+    def on_show(self, moment: Fraction) -> int:
+        """The number of the frame that is on show at a moment: the last one with a timestamp ≤ it."""
+        return max(0, np.searchsorted(self.times, moment, "right") - 1)
+
+    def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        """The frames with the given numbers (ascending), uint8 height,width,3 RGB, turned upright."""
+        convert = RGB()
+        left = iter(wanted)
+        following = next(left, None)
+        for number, (_, _, frame) in enumerate(self._frames()):
+            if number == following:
+                yield convert(frame)
+                following = next(left, None)
+            if following is None:
+                return
+        raise MediaError(self.file.path, "decodes differently each time")
+
+    def _frames(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+        with open_container(self.file) as container:
+            stream = choose_stream(container, self.file)
+            clock = Clock(stream)
+            latest = None
+            for frame in decode(container, stream):
+                time, duration = clock(frame)
+                if latest is None:
+                    first = latest = time
+                if time - first > self.seconds:
+                    return
+                latest = max(time, latest)
+                yield latest, duration, frame
+
+
+def decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames of a stream. Like ffmpeg, goes on after a damaged packet and takes a read error as the end."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except (StopIteration, av.FFmpegError):
+            packet = None
+        try:
+            yield from stream.codec_context.decode(packet if packet and packet.size else None)
+        except av.MemoryError:
+            raise
+        except (av.FFmpegError, EOFError):
+            pass  # the frame is lost; the one before it stays on show
+        if packet is None or not packet.size:
+            return
+
+
+class Clock:
+    """Presentation times as the ffmpeg program finds them, also where the container has none or wrong ones."""
+
+    def __init__(self, stream: av.VideoStream):
+        self.unit = stream.time_base
+        self.frame_duration = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25)) / self.unit
+        self.last_pts = self.last_dts = None
+        self.faults_pts = self.faults_dts = 0
+        self.following = 0
+
+    def __call__(self, frame: av.VideoFrame) -> tuple[Fraction, Fraction]:
+        """Time and duration of the next frame in output order, in seconds."""
+        pts, dts = frame.pts, frame.dts
+        # FFmpeg's best effort: believe the decoding timestamps once they have failed less often than the others.
+        if dts is not None:
+            self.faults_dts += self.last_dts is not None and dts <= self.last_dts
+            self.last_dts = dts
+        if pts is not None:
+            self.faults_pts += self.last_pts is not None and pts <= self.last_pts
+            self.last_pts = pts
+        best = pts if pts is not None and (dts is None or self.faults_pts <= self.faults_dts) else dts
+        if best is None:
+            best = self.following
+        duration = frame.duration or self.frame_duration
+        self.following = best + duration
+        return Fraction(best * self.unit), Fraction(duration * self.unit)
+
+
+class RGB:
+    """Converts frames to RGB and turns them upright with the filters that the ffmpeg program inserts."""
+
+    def __init__(self):
+        self.made_for, self.graph = None, None
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """uint8 height,width,3."""
+        matrix = next((bytes(d) for d in frame.side_data if d.type == _MATRIX), None)
+        look = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, matrix)
+        if look != self.made_for:
+            self.graph, self.made_for = self._graph(*look), look
+        self.graph.push(frame)
+        return self.graph.pull().to_ndarray()
+
+    @staticmethod
+    def _graph(width: int, height: int, pixels: str, colorspace: int, color_range: int, matrix: bytes | None):
+        graph = av.filter.Graph()
+        graph.threads = 1
+        nodes = [
+            graph.add(
+                "buffer",
+                video_size=f"{width}x{height}",
+                pix_fmt=pixels,
+                time_base="1/1000",
+                pixel_aspect="1/1",
+                colorspace=str(colorspace),
+                range=str(color_range),
+            )
+        ]
+        nodes += [graph.add(name, args) for name, args in _upright(matrix)]
+        nodes += [graph.add("scale", flags="bicubic"), graph.add("format", pix_fmts="rgb24"), graph.add("buffersink")]
+        graph.link_nodes(*nodes)
+        graph.configure()
+        return graph
+
+
+_MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
+
+
+def _upright(matrix: bytes | None) -> list[tuple[str, str | None]]:
+    """The filters (name, arguments) with which the ffmpeg program applies a display matrix (nine 16.16 numbers)."""
+    if matrix is None:
+        return []
+    a, b, _, c, d = struct.unpack("=9i", matrix)[:5]
+    scale = np.hypot(a, c), np.hypot(b, d)
+    if not all(scale):
+        return []
+    # av_display_rotation_get: counter-clockwise, rounded; the filters count clockwise, from 0 to 360.
+    angle = round(np.degrees(np.arctan2(b / scale[1], a / scale[0]))) % 360
+    if angle == 90:
+        return [("transpose", "cclock_flip" if c > 0 else "clock")]
+    if angle == 270:
+        return [("transpose", "clock_flip" if c < 0 else "cclock")]
+    if angle == 180:
+        return [("hflip", None)] * (a < 0) + [("vflip", None)] * (d < 0)
+    if angle:
+        return [("rotate", f"{angle}*PI/180")]
+    return [("vflip", None)] * (d < 0)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
