@@ -1,0 +1,340 @@
+"""AV-Master: dual-path perception for audio-visual question answering.
+
+Two paths answer a question about a video. The temporal dynamic perception path (TDPP) walks through the seconds
+with a few template rows a modality (focus capture, AVFC), and fuses what they found with everything that is
+known (key fusion, AVKF). The global preference activation path (GPAP) lets each modality, on its own, listen to
+the question. Each path ends in answer decoders, and a contrastive loss (DPCL) ties the two.
+
+The numbers are those of the implementation that the authors released, not of the paper's prose where the two
+differ. Shapes: B samples, T seconds, W words, D = `width`, L template rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models import released
+from pipeline.models.layers import (
+    Attention,
+    FeedForward,
+    OneHeadAttention,
+    as_map,
+    compose,
+    composing_pays,
+    through,
+)
+
+COMPONENTS = ("avfc", "avkf", "dpcl", "gpap", "tdpp")
+INPUTS = ("audio", "visual", "question")
+
+
+class Output(NamedTuple):
+    """Logits B,num_answers of the three decoders, and what else the forward pass found. A path that was taken
+    out of the model leaves None."""
+
+    fused: Tensor | None
+    audio: Tensor | None
+    visual: Tensor | None
+    contrastive_loss: Tensor | None
+    focus_visual: Tensor | None
+    focus_audio: Tensor | None
+    attention: dict[str, Tensor] | None = None
+
+
+class FocusCapture(nn.Module):
+    """AVFC (Eqs. 1 and 2): template rows S that pass over the seconds one by one.
+
+    A second has one feature, so the released attention over L copies of it is uniform: additive attention comes
+    to linear3(linear1(S) + linear2(f) + b), cross attention to out(value(f)). Both terms in f are known for all
+    seconds before the loop begins, and the loop holds no more than what S itself goes through.
+    """
+
+    def __init__(self, width: int, focus_width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.template_in = nn.Linear(width, focus_width)
+        self.frame_in = nn.Linear(width, focus_width)
+        self.energy_bias = nn.Parameter(torch.ones(focus_width))
+        self.energy_out = nn.Linear(focus_width, width)
+        self.attention = Attention(width)
+        self.cross_value, self.cross_out = nn.Linear(width, width), nn.Linear(width, width)
+        self.inner, self.outer = nn.Linear(width, focus_width), nn.Linear(focus_width, width)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.norm = nn.LayerNorm(width)
+        packed = (self.attention.query, self.attention.key, self.attention.value)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module not in packed:
+                nn.init.xavier_uniform_(module.weight)
+        for layer in (self.cross_value, self.cross_out):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor, embed: nn.Linear, biases: Tensor, dropout: float = 0.0) -> list[Tensor]:
+        """features G,B,T,D of G modalities, their biases G,L,D -> the templates after each second, T × G,B,L,D."""
+        groups, batch, seconds, width = features.shape
+        rows = groups * batch * seconds * biases.shape[1]
+        energy = through(features, as_map(embed), as_map(self.frame_in)) + (self.energy_bias + self.template_in.bias)
+        crossed = through(features, as_map(embed), as_map(self.cross_value), as_map(self.cross_out))
+
+        attention = self.attention
+        packed = (
+            torch.cat([attention.query.weight, attention.key.weight, attention.value.weight]),
+            torch.cat([attention.query.bias, torch.zeros_like(attention.query.bias), attention.value.bias]),
+        )
+        # The bias enters queries and keys, not values: a constant L,3D a modality.
+        shift = F.linear(biases, packed[0][: 2 * width])
+        shift = F.pad(shift, (0, width)) + packed[1]
+        fold = composing_pays(rows, self.energy_out.in_features, width, 3 * width)
+        if fold:
+            folded = compose(as_map(self.energy_out), (packed[0], None))
+            weight = torch.cat([folded[0], self.energy_out.weight])
+            shift = torch.cat([shift + folded[1], self.energy_out.bias.expand_as(biases)], -1)
+
+        state = embed(features[:, :, :1]).expand(-1, -1, biases.shape[1], -1)
+        states = []
+        for t in range(seconds):
+            e = F.linear(state, self.template_in.weight) + energy[:, :, t, None]
+            if fold:
+                *qkv, s = (F.linear(e, weight) + shift[:, None]).split(width, dim=-1)
+            else:
+                s = self.energy_out(e)
+                qkv = (F.linear(s, packed[0]) + shift[:, None]).split(width, dim=-1)
+            q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(2, 3) for x in qkv)
+            attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(2, 3).flatten(3)
+            s = self.norm1(s + F.dropout(attention.out(attended), dropout))
+            frame = crossed[:, :, t, None]
+            s = self.norm2(s + (F.dropout(frame.expand_as(s), dropout) if dropout else frame))
+            hidden = F.dropout(F.gelu(self.inner(s)), dropout)
+            state = self.norm(self.norm3(s + F.dropout(self.outer(hidden), dropout)))
+            states.append(state)
+        return states
+
+
+def mix_rows(state: Tensor) -> Tensor:
+    """Rows (…,L,D) mixed by the tanh of their cosine similarities."""
+    n = F.normalize(state, dim=-1)
+    return torch.tanh(n @ n.transpose(-1, -2)) @ state
+
+
+class Guide(nn.Module):
+    """Additive attention of key fusion: which rows of a focus each token of M leans on."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.project = nn.Linear(width, width)
+        self.bias = nn.Parameter(torch.ones(width))
+        self.score = nn.Linear(width, 1, bias=False)
+
+    def forward(self, m: Tensor, focus: Tensor) -> tuple[Tensor, Tensor]:
+        """m B,N,D and focus B,L,D -> weights B,N,L and the rows they weigh, B,L,D. The released context
+        Σ_j α e_j = m + Σ_j α rows_j, since the weights of a token add up to one."""
+        rows = self.project(focus) + self.bias
+        scores = [F.linear(torch.tanh(m + row), self.score.weight) for row in rows.split(1, dim=1)]
+        return torch.cat(scores, -1).softmax(-1), rows
+
+
+class KeyFusion(nn.Module):
+    """AVKF (Eq. 3): one vector from both focuses and all tokens M = [audio; visual; words]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.attention, self.norm = OneHeadAttention(width), nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width)
+        self.visual, self.audio = Guide(width), Guide(width)
+        self.merge = nn.Linear(3 * width, width)
+
+    def encode(self, m: Tensor, dropout: float = 0.0) -> Tensor:
+        m = self.norm(m + F.dropout(self.attention(m, m, dropout)[0], dropout))
+        return self.feed_forward(m, dropout)
+
+    def forward(self, m: Tensor, focus_visual: Tensor, focus_audio: Tensor) -> Tensor:
+        """m B,N,D (encoded), focuses B,L,D -> B,D"""
+        of_m, of_visual, of_audio = self.merge.weight.chunk(3, dim=1)
+        visual, visual_rows = self.visual(m, focus_visual)
+        audio, audio_rows = self.audio(m, focus_audio)
+        # merge([m; m + α rows; m + α' rows']) with m taken out of the brackets.
+        rows = torch.cat([F.linear(visual_rows, of_visual), F.linear(audio_rows, of_audio)], dim=1)
+        merged = torch.baddbmm(F.linear(m, of_m + of_visual + of_audio), torch.cat([visual, audio], -1), rows)
+        return merged.amax(1) + self.merge.bias
+
+
+class Preference(nn.Module):
+    """GPAP (Eq. 4) of one modality: cross attention to the words and self attention, side by side."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.own, self.cross, self.norm = OneHeadAttention(width), OneHeadAttention(width), nn.LayerNorm(width)
+        self.feed_forward = FeedForward(width)
+
+    def forward(self, x: Tensor, words: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+        """x B,S,T,D: S sequences a sample that share its words B,W,D -> B,S,T,D and the weights B,S,T,W on words."""
+        cross, weights = self.cross(x.flatten(1, 2), words, dropout)
+        own = self.own(x.flatten(0, 1), x.flatten(0, 1), dropout)[0]
+        x = self.norm(x + F.dropout(cross.view_as(x), dropout) + F.dropout(own.view_as(x), dropout))
+        return self.feed_forward(x, dropout), weights.unflatten(1, x.shape[1:3])
+
+
+class DecoderLayer(nn.Module):
+    """BERT's post-norm layer for a single query token. One memory token takes all the attention whatever its key,
+    so that layer has no query and no key."""
+
+    def __init__(self, width: int, heads: int, one_token: bool):
+        super().__init__()
+        self.heads, self.one_token = heads, one_token
+        if not one_token:
+            self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+        self.norm1, self.norm2 = (nn.LayerNorm(width, eps=1e-12) for _ in range(2))
+
+    def attend(self, query: Tensor, memory: Tensor, dropout: float) -> Tensor:
+        """query B,D; memory B,K,D -> B,D. With one query it is cheaper to bring it to the memory than to make
+        keys and values of every memory token: scores are (q W_key)·m, and values (Σ α m) W_value."""
+        batch, width = query.shape
+        if self.one_token:
+            kept = F.dropout(memory.new_ones(batch, self.heads, 1), dropout)
+            return (self.value(memory[:, 0]).view(batch, self.heads, -1) * kept).flatten(1)
+        by_head = (self.heads, width // self.heads, width)
+        q = self.query(query).view(batch, self.heads, -1).transpose(0, 1)
+        q = torch.bmm(q, self.key.weight.view(by_head)).transpose(0, 1)
+        weights = (q @ memory.transpose(1, 2) * (width // self.heads) ** -0.5).softmax(-1)
+        weights = F.dropout(weights, dropout)
+        seen = torch.bmm((weights @ memory).transpose(0, 1), self.value.weight.view(by_head).transpose(1, 2))
+        bias = self.value.bias.view(self.heads, -1) * weights.sum(-1, keepdim=True)
+        return (seen.transpose(0, 1) + bias).flatten(1)
+
+    def forward(self, query: Tensor, memory: Tensor, dropout: float) -> Tensor:
+        query = self.norm1(query + F.dropout(self.out(self.attend(query, memory, dropout)), dropout))
+        return self.norm2(query + F.dropout(self.outer(F.gelu(self.inner(query))), dropout))
+
+
+class AnswerDecoder(nn.Module):
+    """Two layers and a head: the sentence asks, the memory answers."""
+
+    def __init__(self, width: int, heads: int, num_answers: int, one_token: bool = False):
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, one_token) for _ in range(2))
+        self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
+        self.answers = nn.Linear(width, num_answers)
+        nn.init.zeros_(self.answers.bias)
+
+    def forward(self, query: Tensor, memory: Tensor, dropout: float = 0.0) -> Tensor:
+        """query B,D; memory B,K,D -> logits B,num_answers"""
+        for layer in self.layers:
+            query = layer(query, memory, dropout)
+        return self.answers(self.norm(F.gelu(self.dense(query))))
+
+
+class AVMaster(nn.Module):
+    """The model. See the module's docstring for what its parts are."""
+
+    def __init__(
+        self,
+        num_answers: int = 42,
+        audio_dim: int = 128,
+        visual_dim: int = 768,
+        text_dim: int = 768,
+        width: int = 768,
+        focus_width: int = 512,
+        heads: int = 8,
+        audio_template: int = 8,
+        visual_template: int = 8,
+        temperature: float = 0.1,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.temperature, self.dropout, self.focus_width = temperature, dropout, focus_width
+        self.spare: dict[str, list[Tensor]] | None = None
+        self.fc_audio, self.fc_visual = nn.Linear(audio_dim, width), nn.Linear(visual_dim, width)
+        self.fc_words, self.fc_sentence = nn.Linear(text_dim, width), nn.Linear(text_dim, width)
+
+        self.embed = nn.Linear(width, width)
+        self.focus = FocusCapture(width, focus_width, heads)
+        self.bias_visual = nn.Parameter(torch.randn(visual_template, width))
+        self.bias_audio = nn.Parameter(torch.randn(audio_template, width))
+        self.fusion = KeyFusion(width)
+        self.preference_audio, self.preference_visual = Preference(width), Preference(width)
+        self.decode_fused = AnswerDecoder(width, heads, num_answers, one_token=True)
+        self.decode_audio = AnswerDecoder(width, heads, num_answers)
+        self.decode_visual = AnswerDecoder(width, heads, num_answers)
+
+    def forward(
+        self,
+        audio: Tensor,
+        visual: Tensor,
+        words: Tensor,
+        sentence: Tensor,
+        neg_audio: Tensor | None = None,
+        neg_visual: Tensor | None = None,
+        attention: bool = False,
+    ) -> Output:
+        """audio B,T,audio_dim; visual B,T,visual_dim; words B,W,text_dim; sentence B,text_dim; the negatives as audio
+        and visual, both or neither."""
+        dropout = self.dropout if self.training else 0.0
+        dtype = self.fc_audio.weight.dtype
+        both = [audio] if neg_audio is None else [audio, neg_audio]
+        audios = self.fc_audio(torch.stack(both, 1).to(dtype))  # B,S,T,D: positive, negative
+        both = [visual] if neg_visual is None else [visual, neg_visual]
+        visuals = self.fc_visual(torch.stack(both, 1).to(dtype))
+        words, query = self.fc_words(words.to(dtype)), self.fc_sentence(sentence.to(dtype))
+        audio, visual = audios[:, 0], visuals[:, 0]
+
+        if len(self.bias_visual) == len(self.bias_audio):
+            features, biases = torch.stack([visual, audio]), torch.stack([self.bias_visual, self.bias_audio])
+            focus_visual, focus_audio = mix_rows(self.focus(features, self.embed, biases, dropout)[-1]).unbind()
+        else:
+            focus_visual, focus_audio = (
+                mix_rows(self.focus(x[None], self.embed, bias[None], dropout)[-1])[0]
+                for x, bias in ((visual, self.bias_visual), (audio, self.bias_audio))
+            )
+        m = self.fusion.encode(torch.cat([audio, visual, words], dim=1), dropout)
+        fused = self.fusion(m, focus_visual, focus_audio)
+
+        audios, on_audio = self.preference_audio(audios, words, dropout)
+        visuals, on_visual = self.preference_visual(visuals, words, dropout)
+        contrastive_loss = None if neg_audio is None else self.contrast(fused, audios.mean(2), visuals.mean(2))
+        return Output(
+            fused=self.decode_fused(query, fused[:, None], dropout),
+            audio=self.decode_audio(query, audios[:, 0], dropout),
+            visual=self.decode_visual(query, visuals[:, 0], dropout),
+            contrastive_loss=contrastive_loss,
+            focus_visual=focus_visual,
+            focus_audio=focus_audio,
+            attention={"audio": on_audio[:, 0], "visual": on_visual[:, 0]} if attention else None,
+        )
+
+    def contrast(self, fused: Tensor, audios: Tensor, visuals: Tensor) -> Tensor:
+        """DPCL (Eq. 6), over all pairs of a batch: fused B,D; means of the preferences B,2,D, positive and negative."""
+        fused = F.normalize(fused, dim=-1)
+        positive, negative = (
+            fused @ (F.normalize(audios[:, n], dim=-1) + F.normalize(visuals[:, n], dim=-1)).T / self.temperature
+            for n in range(2)
+        )
+        return F.softplus(negative - positive).mean()
+
+    def loss(self, out: Output, answers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 7: the total, and its parts by name. `answers` B, class indices."""
+        parts = {name: F.cross_entropy(getattr(out, name), answers) for name in ("fused", "audio", "visual")}
+        if out.contrastive_loss is not None:
+            parts["contrastive"] = out.contrastive_loss
+        return sum(parts.values()), parts
+
+    def answer_scores(self, out: Output) -> Tensor:
+        """B,num_answers; the answer is the largest."""
+        return out.fused + out.audio + out.visual
+
+    @classmethod
+    def load_released(cls, state_dict: dict[str, Tensor], heads: int = 8, **settings) -> AVMaster:
+        """A model with the weights of a released checkpoint; dimensions follow the tensors."""
+        model = cls(heads=heads, **released.dimensions(state_dict), **settings)
+        model.to(state_dict["fc_a.weight"].dtype)
+        model.spare = released.load(model, state_dict)
+        return model
+
+    def released_state_dict(self) -> dict[str, Tensor]:
+        self.spare = self.spare or released.fresh(self)
+        return released.save(self, self.spare)
