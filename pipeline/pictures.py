@@ -13,11 +13,14 @@ from pipeline.mediafile import VIDEO_CODECS, MediaError, MediaFile
 def open_container(file: MediaFile) -> av.container.InputContainer:
     """Open a file with nothing but its own demuxer and the allowed codecs. Raises MediaError."""
     try:
-        return av.open(
+        container = av.open(
             file.url, format=file.container, options=file.limits | {"threads": "1"}, metadata_errors="replace"
         )
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(file.path, f"cannot be opened as {file.container} ({_reason(error)})") from error
+    # PyAV asks the demuxer to invent timestamps where the file has none; the ffmpeg program does not.
+    container.flags &= ~av.container.Flags.gen_pts.value
+    return container
 
 
 def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av.VideoStream:
