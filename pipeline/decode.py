@@ -46,7 +46,7 @@ def decode_shard(
     options = {"segments": segments, "sizes": list(sizes), "pad": pad, "frame_at": frame_at, "accuracy": accuracy}
     spec = {f"frames/{size}": Dataset((segments, size, size, 3), "uint8", (1, size, size, 3)) for size in sizes}
     spec["audio"] = Dataset((segments, RATE), "float32")
-    spec |= {"num_segments": Dataset((), "int32"), "has_audio": Dataset((), "bool")}
+    spec |= {"num_segments": Dataset((), "int32"), "has_audio": Dataset((), "bool"), "status": Dataset((), "int32")}
     arrays = {name: (part.shape, part.dtype) for name, part in spec.items() if part.shape}
     attributes = {
         "kind": "segments",
@@ -97,7 +97,7 @@ def decode_shard(
         ShardWriter(out, len(videos), spec, attributes, {"video_id": ids}) as writer,
         tqdm(total=len(videos), initial=int(writer.done.sum()), desc="decode", unit="video") as bar,
     ):
-        record = _Record(writer.partial.with_suffix(".failures"), writer.done.any())
+        record = _Record(writer.parts / "failures.tsv", writer.done.any())
         threads = ThreadPoolExecutor(workers)
         try:
             for future in as_completed([threads.submit(decode, int(n)) for n in np.flatnonzero(~writer.done)]):
@@ -113,7 +113,7 @@ def decode_shard(
 
 
 class _Record:
-    """The lines of failures.tsv as they come about, kept beside the partial shard so that a killed run leaves them."""
+    """The lines of failures.tsv as they come about, kept with the shard's parts so that a killed run leaves them."""
 
     def __init__(self, path: Path, resume: bool):
         self.path = path

@@ -59,7 +59,7 @@ def extract_shard(
             "config": {"dtype": dtype, "decode": json.loads(source.attrs["config"])},
         }
         constants = {"video_id": list(source["video_id"].asstr()[:])}
-        about = {"num_segments": Dataset((), "int32"), "has_audio": Dataset((), "bool")}
+        about = {"num_segments": Dataset((), "int32"), "has_audio": Dataset((), "bool"), "status": Dataset((), "int32")}
         with ShardWriter(out, rows, {**datasets, **about}, attributes, constants) as writer:
             true = np.where(source["status"][:] == 0, source["num_segments"][:], 0)
             facts = {name: source[name][:] for name in ("num_segments", "has_audio", "status")}

@@ -1,16 +1,17 @@
 """Shards on disk: the TSV that lists a shard's videos and the HDF5 files that hold their rows.
 
 The layout of every HDF5 file is the contract in README.md, schema version 1. A file appears under its final
-name only when it is complete. While it grows it is a hidden file beside it, in HDF5's single-writer mode, in
-which the library keeps the file readable after each flush: when a run is killed, the next one copies the rows
-that were finished and goes on from there.
+name only when it is complete.
 """
 
 import csv
 import fcntl
+import glob
 import hashlib
 import json
 import os
+import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +23,9 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.errors import AVQAError
-from pipeline.files import publish, write_if_changed
+from pipeline.files import atomic, write_if_changed
 
 SCHEMA_VERSION = 1
-UNFINISHED = -1
 TSV_FIELDS = ("video_id", "path", "size", "mtime_ns")
 
 
@@ -70,17 +70,18 @@ class Dataset:
 class ShardWriter:
     """Writes the rows of one HDF5 file, in any order, and survives being killed.
 
-    `datasets` maps a name to its row's shape; `constants` are small datasets known beforehand (video_id).
-    `marker` is the integer dataset that is written last for each row: a row counts as finished when it is not
-    -1. `attributes` say what the file is made from; a partial file with other attributes is started anew.
+    Each call of `write` leaves a part, a file of its own with checksums, in a hidden folder beside the file; the
+    parts of a killed run are the finished rows of the next. Leaving the block joins them to the HDF5 file and
+    publishes it; an exception leaves them to be resumed. (Rows could go to an HDF5 file straight away, but one
+    that was being written when its process was killed or its disk was full cannot be trusted.)
 
         with ShardWriter(path, 64, {"audio": Dataset((60, 16000), "float32")}, attributes, constants) as writer:
             for n in np.flatnonzero(~writer.done):
-                writer.write(n, {"audio": …, "status": 0})
+                writer.write(n, {"audio": …})
 
-    Leaving the block publishes the file under its name; an exception leaves the partial file to be resumed.
-    A finished file that was made from the same things is left as it is: all its rows are done.
-    Raises AVQAError on leaving if rows are missing.
+    `datasets` maps a name to its row's shape; `constants` are small datasets known beforehand (video_id).
+    `attributes` say what the file is made from: parts made from something else are not used, and a finished file
+    made from the same things is left as it is, all its rows done. Raises AVQAError on leaving if rows are missing.
     """
 
     def __init__(
@@ -89,101 +90,95 @@ class ShardWriter:
         rows: int,
         datasets: Mapping[str, Dataset],
         attributes: Mapping[str, object],
-        constants: Mapping[str, np.ndarray | list[str]] | None = None,
-        marker: str = "status",
+        constants: Mapping[str, list[str]],
     ):
         self.path = Path(path)
-        self.partial = self.path.with_name(f".{self.path.name}.partial")
-        self.rows, self.marker = rows, marker
-        self.datasets = {**datasets, marker: Dataset((), "int32")}
+        self.rows, self.datasets, self.constants = rows, dict(datasets), dict(constants)
         self.attributes = {
             "schema_version": SCHEMA_VERSION,
             "created_by": f"avqa-pipeline {__version__}",
             **{k: json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for k, v in attributes.items()},
         }
-        self.constants = dict(constants or {})
+        made_from = repr((sorted(self.attributes.items()), self.constants, rows, sorted(self.datasets.items())))
+        key = hashlib.sha256(made_from.encode()).hexdigest()
+        self.parts = self.path.with_name(f".{self.path.name}.{key[:16]}.parts")
         self.done = np.zeros(rows, bool)
 
     def __enter__(self) -> "ShardWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = _lock(self.path.with_name(f".{self.path.name}.lock"))
-        self.published = self.path.exists() and self._is_same(self.path)
+        self.published = self._is_published()
         if self.published:
             self.done[:] = True
             return self
-        fresh = self.path.with_name(f".{self.path.name}.fresh")
-        self.file = h5py.File(fresh, "w", libver="latest")
-        self._create()
-        self.file.swmr_mode = True
-        if self.partial.exists():
-            self._resume()
-        os.replace(fresh, self.partial)
+        for other in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.parts"):
+            if other != self.parts:
+                shutil.rmtree(other)
+        self.parts.mkdir(exist_ok=True)
+        for part in self.parts.glob("*.npz"):
+            try:
+                with zipfile.ZipFile(part) as arrays:
+                    self.done[_rows(part)] = arrays.testzip() is None
+            except (OSError, zipfile.BadZipFile):
+                part.unlink()  # cut short by a power failure or a full disk; its rows are made again
         return self
 
-    def _create(self) -> None:
-        for name, value in self.attributes.items():
-            self.file.attrs[name] = value
-        for name, value in self.constants.items():
-            self.file.create_dataset(name, data=value, fletcher32=not isinstance(value, list))
+    def write(self, n: int | slice, row: Mapping[str, object]) -> None:
+        """Store a row (or a slice of rows); once this returns, a killed process does not lose it."""
+        rows = n if isinstance(n, slice) else slice(int(n), int(n) + 1)
+        start, stop, _ = rows.indices(self.rows)
+        arrays = {}
         for name, spec in self.datasets.items():
-            self.file.create_dataset(
-                name,
-                shape=(self.rows, *spec.shape),
-                dtype=spec.dtype,
-                # Scalars of all rows share a chunk: one number a chunk would cost more in index than in data.
-                chunks=(1, *(spec.chunk or spec.shape)) if spec.shape else (max(self.rows, 1),),
-                fletcher32=True,
-                fillvalue=UNFINISHED if name == self.marker else 0,
-            )
-        self.file.flush()
-
-    def _resume(self) -> None:
-        """Copy the finished rows of a killed run. A row that fails its checksum is simply not finished."""
-        try:
-            if not self._is_same(self.partial):
-                return
-            with h5py.File(self.partial, "r", libver="latest", swmr=True) as old:
-                finished = np.flatnonzero(old[self.marker][:] != UNFINISHED)
-                for n in finished:
-                    self.write(n, {name: old[name][n] for name in self.datasets})
-        except (OSError, KeyError) as error:
-            # What was copied so far is good; the rest is made again.
-            print(f"{self.partial}: cannot be resumed fully ({error}); the remaining rows are made anew", flush=True)
-
-    def _is_same(self, path: Path) -> bool:
-        """Whether a file was made from the same things, and so holds the same rows."""
-        try:
-            with h5py.File(path, "r", libver="latest", swmr=True) as old:
-                return dict(old.attrs) == self.attributes and all(
-                    list(old[name].asstr()[:] if isinstance(value[0], str) else old[name][:]) == list(value)
-                    for name, value in self.constants.items()
-                )
-        except (OSError, KeyError):
-            return False
-
-    def write(self, n, row: Mapping[str, object]) -> None:
-        """Store row (or slice of rows) `n`; once this returns, a killed process does not lose it."""
-        marker = row[self.marker]
-        for name, value in row.items():
-            if name != self.marker:
-                self.file[name][n] = value
-        self.file.flush()
-        self.file[self.marker][n] = marker
-        self.file.flush()
-        self.done[n] = True
+            shape = (stop - start, *spec.shape)
+            arrays[name] = np.asarray(row[name], spec.dtype).reshape(shape)
+        partial = self.parts / "partial"
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, self.parts / f"{start}-{stop}.npz")
+        self.done[start:stop] = True
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
-            if self.published:
-                return
-            self.file.close()
-            if kind is not None:
-                return
-            if not self.done.all():
-                raise AVQAError(f"{self.path}: {int((~self.done).sum())} of {self.rows} rows were never written")
-            publish(self.partial, self.path)
+            if kind is None and not self.published:
+                if not self.done.all():
+                    raise AVQAError(f"{self.path}: {int((~self.done).sum())} of {self.rows} rows were never written")
+                with atomic(self.path) as partial:
+                    self._join(partial)
+                shutil.rmtree(self.parts)
         finally:
-            _unlock(self.lock, self.path.with_name(f".{self.path.name}.lock"))
+            self.path.with_name(f".{self.path.name}.lock").unlink(missing_ok=True)
+            os.close(self.lock)
+
+    def _join(self, partial: Path) -> None:
+        with h5py.File(partial, "w") as file:
+            file.attrs.update(self.attributes)
+            for name, values in self.constants.items():
+                file[name] = values
+            for name, spec in self.datasets.items():
+                # Scalars of all rows share a chunk: one number a chunk would cost more in index than in data.
+                chunks = (1, *(spec.chunk or spec.shape)) if spec.shape else (max(self.rows, 1),)
+                shape = (self.rows, *spec.shape)
+                file.create_dataset(name, shape, spec.dtype, chunks=chunks, fletcher32=True)
+            for part in sorted(self.parts.glob("*.npz"), key=lambda part: _rows(part).start):
+                with np.load(part) as arrays:
+                    for name in self.datasets:
+                        file[name][_rows(part)] = arrays[name]
+
+    def _is_published(self) -> bool:
+        if not self.path.exists():
+            return False
+        try:
+            with h5py.File(self.path, "r") as file:
+                return dict(file.attrs) == self.attributes and all(
+                    list(file[name].asstr()[:]) == list(values) for name, values in self.constants.items()
+                )
+        except (OSError, KeyError):
+            return False  # damaged: made again
+
+
+def _rows(part: Path) -> slice:
+    """The rows that a part's name says."""
+    return slice(*map(int, part.stem.split("-")))
 
 
 def _lock(path: Path) -> int:
@@ -198,11 +193,6 @@ def _lock(path: Path) -> int:
         if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
             return descriptor
         os.close(descriptor)  # the other process has removed the lock that this one waited for
-
-
-def _unlock(descriptor: int, path: Path) -> None:
-    path.unlink(missing_ok=True)
-    os.close(descriptor)
 
 
 @contextmanager

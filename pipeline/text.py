@@ -57,8 +57,12 @@ def encode_texts(
         **model.provenance,
         "config": {"dtype": dtype, "sentence": sentence},
     }
-    datasets = {"words": Dataset((TOKENS, dim), "float16"), "sentence": Dataset((dim,), "float16")}
-    with ShardWriter(out, len(texts), datasets, attributes, {"text": texts}, marker="length") as writer:
+    datasets = {
+        "words": Dataset((TOKENS, dim), "float16"),
+        "sentence": Dataset((dim,), "float16"),
+        "length": Dataset((), "int32"),
+    }
+    with ShardWriter(out, len(texts), datasets, attributes, {"text": texts}) as writer:
         for start in tqdm(range(0, len(texts), batch_size), desc=f"{encoder} text", unit="batch", mininterval=2):
             rows = slice(start, start + batch_size)
             if not writer.done[rows].all():
