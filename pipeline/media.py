@@ -16,14 +16,15 @@ import numpy as np
 from PIL import Image
 
 from pipeline.mediafile import MediaError, MediaFile
-from pipeline.pictures import DecodedTrack, open_container
+from pipeline.pictures import DecodedTrack, Mistimed, open_container
 from pipeline.pictures_decord import DecordTrack
-from pipeline.sound import RATE, read_sound
+from pipeline.pictures_fast import PacketTrack
+from pipeline.sound import RATE, Sound, read_sound
 
 __all__ = ["BACKENDS", "MediaError", "Segments", "read_segments"]
 
-# A backend is made with (file, seconds) and has `times`, `end`, `on_show` and `read`, as DecodedTrack says.
-BACKENDS = {"pyav": DecodedTrack, "decord": DecordTrack}
+# What a backend reads a video track with, the quickest way first; the next one where that raises Mistimed.
+BACKENDS = {"pyav": (PacketTrack, DecodedTrack), "decord": (DecordTrack,)}
 
 
 class Segments(NamedTuple):
@@ -52,35 +53,50 @@ def read_segments(
     Raises MediaError, which names the file and the reason, when picture or sound cannot be read.
     """
     file = MediaFile.check(path)
-    track = BACKENDS[backend](file, segments)
     sound = read_sound(file, segments)
-    origin, end = track.times[0], track.end
-    if sound:
-        origin, end = min(origin, sound.start), max(end, sound.end)
-    # The last i with i + frame_at < duration.
-    count = min(segments, max(1, math.ceil(end - origin - Fraction(frame_at))))
-
-    frames = {size: np.zeros((segments, size, size, 3), np.uint8) for size in sizes}
-    shown = [track.on_show(origin + i + Fraction(frame_at)) for i in range(count)]
-    pictures = track.read(sorted(set(shown)))
-    for i, number in enumerate(shown):
-        if i and number == shown[i - 1]:
-            for rows in frames.values():
-                rows[i] = rows[i - 1]
-        else:
-            image = Image.fromarray(next(pictures))
-            for size, rows in frames.items():
-                rows[i] = clip_crop(image, size)
-
+    for kind in BACKENDS[backend]:
+        try:
+            track = kind(file, segments, accuracy)
+            origin, count = _extent(track, sound, segments, frame_at)
+            frames = _pictures(track, [origin + i + Fraction(frame_at) for i in range(count)], segments, sizes)
+            break
+        except Mistimed as error:
+            reason = str(error)
+    else:
+        raise MediaError(file.path, f"{backend} cannot be trusted with it: {reason}")
     audio = np.zeros((segments, RATE), np.float32)
     if sound:
-        _place(audio.reshape(-1), sound.samples, round((sound.start - origin) * RATE))
+        at = round((sound.start - origin) * RATE)
+        part = sound.samples[: max(0, count * RATE - at)]
+        audio.reshape(-1)[at : at + len(part)] = part
     if pad == "repeat":
         for rows in (audio, *frames.values()):
             rows[count:] = rows[count - 1]
-    else:
-        audio[count:] = 0
     return Segments(frames, audio, count, sound is not None)
+
+
+def _extent(track: DecodedTrack, sound: Sound | None, segments: int, frame_at: float) -> tuple[Fraction, int]:
+    """When second 0 begins, and how many seconds there are: those whose moment `frame_at` is before the end."""
+    origin, end = track.times[0], track.end
+    if sound:
+        origin, end = min(origin, sound.start), max(end, sound.end)
+    return origin, min(segments, max(1, math.ceil(end - origin - Fraction(frame_at))))
+
+
+def _pictures(track: DecodedTrack, moments: list[Fraction], rows: int, sizes: Sequence[int]) -> dict[int, np.ndarray]:
+    """What is on show at each moment, as CLIP wants it: size -> uint8 rows,size,size,3; zeros past the moments."""
+    frames = {size: np.zeros((rows, size, size, 3), np.uint8) for size in sizes}
+    shown = [track.on_show(moment) for moment in moments]
+    pictures = track.read(sorted(set(shown)))
+    for i, number in enumerate(shown):
+        if i and number == shown[i - 1]:
+            for array in frames.values():
+                array[i] = array[i - 1]
+        else:
+            image = Image.fromarray(next(pictures))
+            for size, array in frames.items():
+                array[i] = clip_crop(image, size)
+    return frames
 
 
 def read_length(path: str | os.PathLike) -> float:
@@ -98,9 +114,3 @@ def clip_crop(image: Image.Image, size: int) -> Image.Image:
         image = image.resize(target, Image.Resampling.BICUBIC)
     left, top = (round((length - size) / 2) for length in target)
     return image.crop((left, top, left + size, top + size))
-
-
-def _place(row: np.ndarray, samples: np.ndarray, at: int) -> None:
-    """Copy samples into a row from position `at` ≥ 0 on, as far as the row goes."""
-    part = samples[: max(0, len(row) - at)]
-    row[at : at + len(part)] = part

@@ -3,11 +3,16 @@
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
 
 import av
 import numpy as np
 
 from pipeline.mediafile import VIDEO_CODECS, MediaError, MediaFile
+
+
+class Mistimed(Exception):
+    """The packets of a file do not tell its frames; a full decode has to."""
 
 
 def open_container(file: MediaFile) -> av.container.InputContainer:
@@ -41,6 +46,9 @@ def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av
         name = "unknown" if stream.codec_context is None else stream.codec_context.codec.name
         raise MediaError(file.path, f"the video codec {name} is not allowed; convert the file", True)
     stream.codec_context.thread_count = 1
+    for other in container.streams:
+        if other is not stream:
+            other.discard = av.stream.Discard.all
     return stream
 
 
@@ -51,7 +59,7 @@ class DecodedTrack:
     than `seconds` after the first one are left out.
     """
 
-    def __init__(self, file: MediaFile, seconds: int):
+    def __init__(self, file: MediaFile, seconds: int, accuracy: str = "exact"):
         self.file, self.seconds = file, seconds
         self.times = []
         for time, duration, _ in self._frames():
@@ -92,22 +100,27 @@ class DecodedTrack:
                 yield latest, duration, frame
 
 
+def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of a stream in decoding order. Like ffmpeg, takes a read error as the end of the file."""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except av.MemoryError:
+        raise
+    except (av.FFmpegError, EOFError):
+        return
+
+
 def decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """All frames of a stream. Like ffmpeg, goes on after a damaged packet and takes a read error as the end."""
-    packets = container.demux(stream)
-    while True:
+    """All frames of a stream. Like ffmpeg, goes on after a damaged packet: the frame before it stays on show."""
+    for packet in chain(packets(container, stream), [None]):
         try:
-            packet = next(packets)
-        except (StopIteration, av.FFmpegError):
-            packet = None
-        try:
-            yield from stream.codec_context.decode(packet if packet and packet.size else None)
+            yield from stream.codec_context.decode(packet)
         except av.MemoryError:
             raise
         except (av.FFmpegError, EOFError):
-            pass  # the frame is lost; the one before it stays on show
-        if packet is None or not packet.size:
-            return
+            continue
 
 
 class Clock:
@@ -115,27 +128,31 @@ class Clock:
 
     def __init__(self, stream: av.VideoStream):
         self.unit = stream.time_base
-        self.frame_duration = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25)) / self.unit
-        self.last_pts = self.last_dts = None
+        rate = stream.codec_context.framerate or stream.average_rate or stream.guessed_rate
+        self.usual = max(1, round(1 / rate / self.unit)) if rate else 1
+        self.last_pts = self.last_dts = self.last = None
         self.faults_pts = self.faults_dts = 0
-        self.following = 0
+        self.duration = 1
 
     def __call__(self, frame: av.VideoFrame) -> tuple[Fraction, Fraction]:
-        """Time and duration of the next frame in output order, in seconds."""
+        """Time and duration, in seconds, of the next frame in output order."""
         pts, dts = frame.pts, frame.dts
-        # FFmpeg's best effort: believe the decoding timestamps once they have failed less often than the others.
+        # Believe the decoding timestamps once they have gone backwards less often than the others.
         if dts is not None:
             self.faults_dts += self.last_dts is not None and dts <= self.last_dts
             self.last_dts = dts
         if pts is not None:
             self.faults_pts += self.last_pts is not None and pts <= self.last_pts
             self.last_pts = pts
-        best = pts if pts is not None and (dts is None or self.faults_pts <= self.faults_dts) else dts
-        if best is None:
-            best = self.following
-        duration = frame.duration or self.frame_duration
-        self.following = best + duration
-        return Fraction(best * self.unit), Fraction(duration * self.unit)
+        time = pts if pts is not None and (dts is None or self.faults_pts <= self.faults_dts) else dts
+        if time is None:
+            time = 0 if self.last is None else self.last + self.duration
+        # The demuxer makes a duration of 1 up where it knows none; then the distance of two frames is better.
+        step = 0 if self.last is None else time - self.last
+        told = 0 if frame.duration == 1 and step > 2 else frame.duration
+        self.duration = told or max(0, step) or frame.duration or self.usual
+        self.last = time
+        return time * self.unit, self.duration * self.unit
 
 
 class RGB:

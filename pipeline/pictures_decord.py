@@ -1,7 +1,7 @@
 """The pictures of a video file, decoded by decord: for comparison, and never trusted blindly.
 
-decord 0.6.0 counts frames that are never shown and is silent about it, so its count must agree with the
-timestamps that FFmpeg's demuxer gives, and these say when each frame is on show.
+decord 0.6.0 counts frames that are never shown, and gives frames times that are not theirs. So the timestamps
+are those of FFmpeg's demuxer, and decord's count must agree with them.
 """
 
 from collections.abc import Iterator
@@ -9,18 +9,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.mediafile import MediaError
-from pipeline.pictures import DecodedTrack
+from pipeline.pictures_fast import PacketTrack
 
 
-class DecordTrack(DecodedTrack):
-    """As DecodedTrack, with the frames from decord."""
+class DecordTrack(PacketTrack):
+    """As PacketTrack, with the frames from decord."""
 
     def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        """The frames with the given numbers (ascending), uint8 height,width,3 RGB."""
         import decord  # loads its own copy of FFmpeg: only where it is asked for
 
         try:
             reader = decord.VideoReader(self.file.path, num_threads=1)
-            if len(reader) < len(self.times):
+            hidden = len(self.packets) - len(self.times)
+            if hidden or len(reader) < len(self.times) or (self.complete and len(reader) > len(self.times)):
                 raise MediaError(self.file.path, f"decord counts {len(reader)} frames, {len(self.times)} are shown")
             for number in wanted:
                 yield reader[number].asnumpy()
