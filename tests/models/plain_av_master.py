@@ -94,8 +94,10 @@ def answer(w, module, query, keys, heads, dropout):
     """query B,1,D; keys B,K,D -> logits B,answers"""
     for n in range(2):
         name = f"{module}.layer_ca.{n}"
-        q, k, v = (linear(w, f"{name}.attention.self.{part}", x)
-                   for part, x in (("query", query), ("key", keys), ("value", keys)))
+        q, k, v = (
+            linear(w, f"{name}.attention.self.{part}", x)
+            for part, x in (("query", query), ("key", keys), ("value", keys))
+        )
         attended = linear(w, f"{name}.attention.output.dense", attend(q, k, v, heads, dropout))
         query = layer_norm(w, f"{name}.attention.output.LayerNorm", F.dropout(attended, dropout) + query, 1e-12)
         hidden = F.gelu(linear(w, f"{name}.hidden_intermediate.dense", query))
@@ -111,8 +113,19 @@ def cosine_table(a, b):
     return (a[:, None] * b[None]).sum(-1) / (a.norm(dim=-1)[:, None] * b.norm(dim=-1)[None])
 
 
-def plain_av_master(w, audio, visual, words, sentence, neg_audio=None, neg_visual=None, *, heads=ATTENTION_HEADS,
-                    dropout=0.0, temperature=0.1):
+def plain_av_master(
+    w,
+    audio,
+    visual,
+    words,
+    sentence,
+    neg_audio=None,
+    neg_visual=None,
+    *,
+    heads=ATTENTION_HEADS,
+    dropout=0.0,
+    temperature=0.1,
+):
     """The released model's outputs from its state dict `w`. Inputs as the reference's table has them."""
     visual_feat, audio_feat = linear(w, "fc_v", visual), linear(w, "fc_a", audio)
     word_feat, query = linear(w, "fc_word", words), linear(w, "fc_q", sentence)[:, None]
@@ -128,8 +141,7 @@ def plain_av_master(w, audio, visual, words, sentence, neg_audio=None, neg_visua
         neg_audio_pref = preference(w, "AP_Module", linear(w, "fc_a", neg_audio), word_feat, dropout)
         neg_visual_pref = preference(w, "VP_Module", linear(w, "fc_v", neg_visual), word_feat, dropout)
         sim = (cosine_table(fused, audio_pref.mean(1)) + cosine_table(fused, visual_pref.mean(1))) / temperature
-        neg = (cosine_table(fused, neg_audio_pref.mean(1))
-               + cosine_table(fused, neg_visual_pref.mean(1))) / temperature
+        neg = (cosine_table(fused, neg_audio_pref.mean(1)) + cosine_table(fused, neg_visual_pref.mean(1))) / temperature
         contrastive_loss = -torch.log(torch.exp(sim) / (torch.exp(neg) + torch.exp(sim))).mean()
 
     return SimpleNamespace(

@@ -1,0 +1,182 @@
+"""AV-Master against the released implementation's outputs and against its formulas written out plainly."""
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_av_master import plain_av_master
+
+from pipeline.models.av_master import AVMaster
+
+OUTPUTS = ("fused", "audio", "visual", "contrastive_loss", "focus_visual", "focus_audio")
+ONES = ("norm1.weight", "norm2.weight", "norm3.weight", "norm.weight", "LayerNorm.weight")
+
+
+def noise(name, shape):
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+    return generator.standard_normal(shape).astype(np.float32)
+
+
+def fill(name, shape):
+    """The recipe of the golden cases, for one tensor of the released state dict."""
+    x = noise(name, shape)
+    if len(shape) > 1:
+        x = x / np.sqrt(np.prod(shape[1:]))
+    else:
+        x = 0.1 * x + name.endswith(ONES)
+    return torch.from_numpy(x.astype(np.float32))
+
+
+def far(ours, theirs):
+    """Largest difference relative to the largest value."""
+    theirs = torch.as_tensor(theirs)
+    return float((ours.detach().double() - theirs.double()).abs().max() / theirs.double().abs().max())
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    return json.loads((shared / "golden/av_master_official.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def released_weights(golden):
+    return {name: fill(name, shape) for name, shape in golden["state_dict"].items()}
+
+
+def golden_inputs(case):
+    b, t, tag = case["batch"], case["segments"], case["tag"]
+    shapes = {
+        "audio": (b, t, 128),
+        "visual": (b, t, 768),
+        "words": (b, 1, 77, 768),
+        "question": (b, 1, 768),
+        "neg_audio": (b, t, 128),
+        "neg_visual": (b, t, 768),
+    }
+    x = {name: torch.from_numpy(noise(f"{tag}/{name}", shape)) for name, shape in shapes.items()}
+    return x["audio"], x["visual"], x["words"][:, 0], x["question"][:, 0], x["neg_audio"], x["neg_visual"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_equals_the_released_implementation(golden, released_weights, number):
+    case = golden["cases"][number]
+    model = AVMaster.load_released(released_weights).eval()
+    with torch.no_grad():
+        out = model(*golden_inputs(case))
+    for name in ("fused", "audio", "visual"):
+        assert far(getattr(out, name), case[f"logits_{name}"]) < 1e-5
+    assert far(out.contrastive_loss, case["contrastive_loss"]) < 1e-5
+    assert far(out.focus_visual.mean(-1), case["focus_visual_mean"]) < 1e-5
+    assert far(out.focus_audio.mean(-1), case["focus_audio_mean"]) < 1e-5
+    assert model.answer_scores(out).argmax(1).tolist() == case["argmax"]
+
+
+def test_released_state_dict_comes_back(released_weights):
+    back = AVMaster.load_released(released_weights).released_state_dict()
+    assert list(back) == list(released_weights)
+    assert all(torch.equal(back[name], tensor) for name, tensor in released_weights.items())
+
+
+def test_a_new_model_gives_a_complete_released_state_dict(golden):
+    back = AVMaster().released_state_dict()
+    assert {name: list(tensor.shape) for name, tensor in back.items()} == golden["state_dict"]
+    assert all(tensor.isfinite().all() for tensor in back.values())
+
+
+def small_model(seed, dtype, **settings):
+    """A narrow model in eval mode, every parameter away from its starting value, and its released weights."""
+    torch.manual_seed(seed)
+    model = AVMaster(dropout=0.1, **settings).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model, {name: tensor.requires_grad_() for name, tensor in model.released_state_dict().items()}
+
+
+def random_inputs(batch, segments, words, settings, dtype):
+    shapes = [(batch, segments, settings["audio_dim"]), (batch, segments, settings["visual_dim"])]
+    question = [(batch, words, settings["text_dim"]), (batch, settings["text_dim"])]
+    return [torch.randn(shape, dtype=dtype) for shape in (*shapes, *question, *shapes)]
+
+
+sizes = st.fixed_dictionaries(
+    {
+        "num_answers": st.integers(2, 9),
+        "audio_dim": st.integers(1, 20),
+        "visual_dim": st.integers(1, 20),
+        "text_dim": st.integers(1, 20),
+        "width": st.sampled_from([8, 16, 32]),
+        "focus_width": st.integers(1, 24),
+        "heads": st.sampled_from([1, 2, 4]),
+        "audio_template": st.integers(1, 9),
+        "visual_template": st.integers(1, 9),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=sizes,
+    same_length=st.booleans(),
+    batch=st.integers(1, 5),
+    segments=st.integers(1, 12),
+    words=st.integers(1, 10),
+    missing=st.sampled_from([None, "audio", "visual"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 2**31),
+)
+def test_equals_the_formulas(sizes, same_length, batch, segments, words, missing, dtype, seed):
+    if same_length:
+        sizes = sizes | {"audio_template": sizes["visual_template"]}
+    model, weights = small_model(seed, dtype, **sizes)
+    inputs = random_inputs(batch, segments, words, sizes, dtype)
+    for n in {None: (), "audio": (0, 4), "visual": (1, 5)}[missing]:
+        inputs[n].zero_()
+    ours, plain = model(*inputs), plain_av_master(weights, *inputs, heads=sizes["heads"])
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+    for name in OUTPUTS:
+        torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=tolerance, atol=10 * tolerance)
+    with torch.no_grad():
+        for name, value in zip(OUTPUTS, model(*inputs[:4]), strict=False):
+            if name != "contrastive_loss":
+                torch.testing.assert_close(value, getattr(plain, name), rtol=tolerance, atol=10 * tolerance)
+            else:
+                assert value is None
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    sizes=sizes,
+    same_length=st.booleans(),
+    batch=st.integers(1, 4),
+    segments=st.integers(1, 8),
+    seed=st.integers(0, 2**31),
+)
+def test_gradients_equal_those_of_the_formulas(sizes, same_length, batch, segments, seed):
+    if same_length:
+        sizes = sizes | {"audio_template": sizes["visual_template"]}
+    model, weights = small_model(seed, torch.float64, **sizes)
+    inputs = random_inputs(batch, segments, 5, sizes, torch.float64)
+    answers = torch.randint(sizes["num_answers"], (batch,))
+    total, parts = model.loss(model(*inputs), answers)
+    total.backward()
+    plain = plain_av_master(weights, *inputs, heads=sizes["heads"])
+    expected = plain.contrastive_loss
+    for logits in (plain.fused, plain.audio, plain.visual):
+        expected = expected + torch.nn.functional.cross_entropy(logits, answers)
+    expected.backward()
+    torch.testing.assert_close(total, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(sum(parts.values()), total)
+
+    ours = AVMaster(**model.settings).to(torch.float64)
+    ours.load_state_dict(
+        {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+    )
+    ours.spare = {name: [torch.zeros_like(x) for x in rows] for name, rows in model.spare.items()}
+    for name, grad in ours.released_state_dict().items():
+        theirs = weights[name].grad
+        torch.testing.assert_close(grad, torch.zeros_like(grad) if theirs is None else theirs, rtol=1e-8, atol=1e-9)
