@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pipeline.files import atomic
 from pipeline.media import BACKENDS
-from pipeline.shards import Dataset, ShardWriter, Video, digest
+from pipeline.shards import Dataset, ShardWriter, Video, digest, open_shard
 from pipeline.sound import RATE
 from pipeline.worker import Limits, Worker, WorkerFailure
 
@@ -107,34 +107,39 @@ def decode_shard(
             for worker in pool:
                 worker.stop()
             threads.shutdown(cancel_futures=True)
-        if not (writer.published and Path(failures).exists()):
-            record.publish(failures, ids)
-    record.path.unlink(missing_ok=True)
+    with open_shard(out, "segments") as shard_file:
+        failed = [ids[n] for n in np.flatnonzero(shard_file["status"][:] != DECODED)]
+    record.publish(Path(failures), failed)
 
 
 class _Record:
-    """The lines of failures.tsv as they come about, kept with the shard's parts so that a killed run leaves them."""
+    """The lines of failures.tsv as they come about, beside the partial shard: a killed run leaves both behind."""
 
-    def __init__(self, path: Path, resume: bool):
+    def __init__(self, path: Path, fresh: bool):
         self.path = path
-        if not resume:
+        if fresh:
             path.unlink(missing_ok=True)
 
     def add(self, video_id: str, stage: str, reason: str, seconds: float) -> None:
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             # One line a failure, whatever a library puts into its message.
-            csv.writer(file, "excel-tab").writerow((video_id, stage, " ".join(reason.split()), f"{seconds:.1f}"))
+            line = (video_id, stage, " ".join(reason.split()), f"{seconds:.1f}")
+            csv.writer(file, "excel-tab", lineterminator="\n").writerow(line)
             file.flush()
             os.fsync(file.fileno())
 
-    def publish(self, target: str | Path, order: list[str]) -> None:
-        """Write the table under its final name, in the shard's order."""
+    def publish(self, target: Path, failed: list[str]) -> None:
+        """Write the table of the failed videos under its final name; a finished shard's table is kept as it is."""
         lines = {}
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                # A line cut short by a kill belongs to a row that was made again.
-                lines = {row[0]: row for row in csv.reader(file, "excel-tab") if len(row) == len(FAILURE_FIELDS)}
+        for source in (target, self.path):
+            if source.exists():
+                with open(source, newline="", encoding="utf-8") as file:
+                    # A line that a kill cut short belongs to a row that was made again.
+                    lines |= {row[0]: row for row in csv.reader(file, "excel-tab") if len(row) == len(FAILURE_FIELDS)}
         with atomic(target) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, "excel-tab", lineterminator="\n")
             table.writerow(FAILURE_FIELDS)
-            table.writerows(lines[name] for name in order if name in lines)
+            table.writerows(
+                lines.get(name, (name, "decode", "in an earlier run; its table is lost", "")) for name in failed
+            )
+        self.path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from pipeline.pictures import open_container
 
 RATE = 16000
 _JITTER = RATE // 1000  # samples that a piece may be off the end of the one before and still follow on
+_BLIP = RATE // 10  # samples for which the timestamps must have jumped for the sound to jump
 
 
 class Sound(NamedTuple):
@@ -83,15 +84,28 @@ def _pieces(nut: bytes, shift: int) -> list[tuple[int, np.ndarray]]:
 
 def _join(pieces: list[tuple[int, np.ndarray]]) -> Sound:
     """Lay pieces out in time: what follows on within 1 ms is continuous, a gap is zeros, an overlap is cut off."""
-    first = pieces[0][0]
-    end, laid = first, []
-    for at, samples in pieces:
-        if at - end > _JITTER:
-            laid.append(np.zeros(at - end, np.float32))
-            end = at
-        elif end - at > _JITTER:
-            samples = samples[end - at :]
+    first = end = pieces[0][0]
+    laid = []
+    for n, (at, samples) in enumerate(pieces):
+        if abs(at - end) > _JITTER and _lasting(pieces[n:], end):
+            if at > end:
+                laid.append(np.zeros(at - end, np.float32))
+                end = at
+            else:
+                samples = samples[end - at :]
         laid.append(samples)
         end += len(samples)
     # Lossy codecs overshoot full scale a little; float PCM may hold anything.
     return Sound(Fraction(first, RATE), np.clip(np.nan_to_num(np.concatenate(laid)), -1, 1))
+
+
+def _lasting(pieces: list[tuple[int, np.ndarray]], end: int) -> bool:
+    """Whether a jump of the timestamps is one of the sound: some demuxers are off for a few packets (Ogg Vorbis)."""
+    start = end
+    for at, samples in pieces:
+        if abs(at - end) <= _JITTER:
+            return False
+        end += len(samples)
+        if end - start >= _BLIP:
+            break
+    return True

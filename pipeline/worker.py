@@ -41,7 +41,7 @@ class Limits:
     """What decoding one video may cost: seconds, plus so many for each second of it that is read, and memory."""
 
     seconds: float = 60.0
-    seconds_per_second: float = 10.0
+    seconds_per_second: float = 5.0
     memory: int = 4 * 2**30  # bytes of address space of the worker, and as many of the ffmpeg that it starts
 
 
@@ -100,7 +100,7 @@ class Worker:
     def _start(self) -> None:
         self._bury()
         # A new session, so that one signal reaches its children too; our own import path, whatever that is.
-        path = os.pathsep.join(filter(None, sys.path))
+        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.worker", str(self.limits.memory), str(os.getpid())],
             bufsize=0,
