@@ -1,7 +1,6 @@
 """A shard's videos to one HDF5 file of segments, in worker processes that may fail without harm."""
 
 import csv
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -97,7 +96,13 @@ def decode_shard(
         ShardWriter(out, len(videos), spec, attributes, {"video_id": ids}) as writer,
         tqdm(total=len(videos), initial=int(writer.done.sum()), desc="decode", unit="video") as bar,
     ):
-        record = _Record(writer.parts / "failures.tsv", writer.done.any())
+        if writer.published and Path(failures).exists():
+            return
+        record = _Record(writer.parts / "failures.tsv", {ids[n] for n in np.flatnonzero(writer.done)})
+        if writer.published:
+            with open_shard(out, "segments") as finished:
+                for n in np.flatnonzero(finished["status"][:] != DECODED):
+                    record.lines[ids[n]] = [ids[n], "decode", "failed in an earlier run, whose table is lost", ""]
         threads = ThreadPoolExecutor(workers)
         try:
             for future in as_completed([threads.submit(decode, int(n)) for n in np.flatnonzero(~writer.done)]):
@@ -107,39 +112,31 @@ def decode_shard(
             for worker in pool:
                 worker.stop()
             threads.shutdown(cancel_futures=True)
-    with open_shard(out, "segments") as shard_file:
-        failed = [ids[n] for n in np.flatnonzero(shard_file["status"][:] != DECODED)]
-    record.publish(Path(failures), failed)
+            for worker in pool:
+                worker.close()
+        record.publish(failures, ids)
 
 
 class _Record:
-    """The lines of failures.tsv as they come about, beside the partial shard: a killed run leaves both behind."""
+    """The lines of failures.tsv as they come about, beside the finished rows: a killed run leaves both behind."""
 
-    def __init__(self, path: Path, fresh: bool):
-        self.path = path
-        if fresh:
-            path.unlink(missing_ok=True)
+    def __init__(self, path: Path, done: set[str]):
+        self.path, self.lines = path, {}
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                # A line whose row was not finished, maybe cut short itself, belongs to a video that is due again.
+                self.lines = {line[0]: line for line in csv.reader(file, "excel-tab") if line and line[0] in done}
 
     def add(self, video_id: str, stage: str, reason: str, seconds: float) -> None:
+        """Must come before the row itself, so that no failed row lacks its reason."""
+        # One line a failure, whatever a library puts into its message.
+        self.lines[video_id] = [video_id, stage, " ".join(reason.split()), f"{seconds:.1f}"]
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            # One line a failure, whatever a library puts into its message.
-            line = (video_id, stage, " ".join(reason.split()), f"{seconds:.1f}")
-            csv.writer(file, "excel-tab", lineterminator="\n").writerow(line)
-            file.flush()
-            os.fsync(file.fileno())
+            csv.writer(file, "excel-tab", lineterminator="\n").writerow(self.lines[video_id])
 
-    def publish(self, target: Path, failed: list[str]) -> None:
-        """Write the table of the failed videos under its final name; a finished shard's table is kept as it is."""
-        lines = {}
-        for source in (target, self.path):
-            if source.exists():
-                with open(source, newline="", encoding="utf-8") as file:
-                    # A line that a kill cut short belongs to a row that was made again.
-                    lines |= {row[0]: row for row in csv.reader(file, "excel-tab") if len(row) == len(FAILURE_FIELDS)}
+    def publish(self, target: str | Path, order: list[str]) -> None:
+        """Write the table under its final name."""
         with atomic(target) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, "excel-tab", lineterminator="\n")
             table.writerow(FAILURE_FIELDS)
-            table.writerows(
-                lines.get(name, (name, "decode", "in an earlier run; its table is lost", "")) for name in failed
-            )
-        self.path.unlink(missing_ok=True)
+            table.writerows(self.lines[name] for name in order if name in self.lines)

@@ -72,12 +72,12 @@ class Worker:
         except WorkerFailure:
             raise
         except TimeoutError:
-            self._bury()
+            self.close()
             raise WorkerFailure(f"took longer than its limit of {self.allowed:.0f} s") from None
         except (BrokenPipeError, EOFError):
             raise WorkerFailure(self._obituary()) from None
         except BaseException:
-            self._bury()
+            self.close()
             raise
 
     def stop(self) -> None:
@@ -87,7 +87,7 @@ class Worker:
             with suppress(ProcessLookupError):  # it is gone already
                 os.killpg(process.pid, signal.SIGKILL)
 
-    def _bury(self) -> int | None:
+    def close(self) -> int | None:
         """Stop the process, release its pipes and return its exit code."""
         self.stop()
         process, self.process = self.process, None
@@ -98,7 +98,7 @@ class Worker:
         return process.wait()
 
     def _start(self) -> None:
-        self._bury()
+        self.close()
         # A new session, so that one signal reaches its children too; our own import path, whatever that is.
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         self.process = subprocess.Popen(
@@ -113,7 +113,7 @@ class Worker:
     def _obituary(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5)  # its end may be a little later than its pipe's
-        code = self._bury()
+        code = self.close()
         return (
             f"the decoder died of {signal.Signals(-code).name}" if code < 0 else f"the decoder ended with code {code}"
         )
