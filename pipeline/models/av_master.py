@@ -11,6 +11,7 @@ differ. Shapes: B samples, T seconds, W words, D = `width`, L template rows.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,23 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models import released
-from pipeline.models.layers import (
-    Apply,
-    Attention,
-    FeedForward,
-    OneHeadAttention,
-    add_dropped,
-    additive_weights,
-    as_map,
-    compose,
-    composing_pays,
-    drop,
-    scan,
-    through,
-)
+from pipeline.models.blocks import AnswerDecoder, FocusCapture, KeyFusion, Preference, mix_rows
 
 COMPONENTS = ("avfc", "avkf", "dpcl", "gpap", "tdpp")
 INPUTS = ("audio", "visual", "question")
+LOSSES = ("fused", "audio", "visual", "contrastive")
+ENHANCEMENTS = {"avpe": ("audio", "visual"), "ape": ("audio",), "vpe": ("visual",), "none": ()}
+COMBINATIONS = ("add", "mul", "w_add")
 
 
 class Output(NamedTuple):
@@ -50,200 +41,85 @@ class Output(NamedTuple):
     attention: dict[str, Tensor] | None = None
 
 
-class FocusCapture(nn.Module):
-    """AVFC (Eqs. 1 and 2): template rows S that pass over the seconds one by one.
-
-    A second has one feature, so the released attention over L copies of it is uniform: additive attention comes
-    to linear3(linear1(S) + linear2(f) + b), cross attention to out(value(f)). Both terms in f are known for all
-    seconds before the loop begins, and the loop holds no more than what S itself goes through.
-    """
-
-    def __init__(self, width: int, focus_width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.template_in = nn.Linear(width, focus_width)
-        self.frame_in = nn.Linear(width, focus_width)
-        self.energy_bias = nn.Parameter(torch.ones(focus_width))
-        self.energy_out = nn.Linear(focus_width, width)
-        self.attention = Attention(width)
-        self.cross_value, self.cross_out = nn.Linear(width, width), nn.Linear(width, width)
-        self.inner, self.outer = nn.Linear(width, focus_width), nn.Linear(focus_width, width)
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
-        self.norm = nn.LayerNorm(width)
-        packed = (self.attention.query, self.attention.key, self.attention.value)
-        for module in self.modules():
-            if isinstance(module, nn.Linear) and module not in packed:
-                nn.init.xavier_uniform_(module.weight)
-        for layer in (self.cross_value, self.cross_out):
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, features: Tensor, embed: nn.Linear, biases: Tensor, dropout: float = 0.0) -> Tensor:
-        """features G,B,T,D of G modalities and their biases G,L,D -> the templates after the last second, G,B,L,D."""
-        (groups, batch, seconds, width), length = features.shape, biases.shape[1]
-        features = features.permute(2, 0, 1, 3)
-        energy = through(features, as_map(embed), as_map(self.frame_in))
-        crossed = through(features, as_map(embed), as_map(self.cross_value), as_map(self.cross_out))
-
-        attention = self.attention
-        packed = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
-        # Queries and keys see S' + P, values S': the difference is a constant, L×3D a modality.
-        shift = F.pad(F.linear(biases, packed[: 2 * width]), (0, width))
-        shift = shift + torch.cat([attention.query.bias, torch.zeros_like(attention.query.bias), attention.value.bias])
-        maps = [
-            (self.template_in.weight, self.template_in.bias + self.energy_bias),
-            as_map(self.energy_out),
-            (packed, torch.zeros_like(packed[:, 0])),
-            as_map(attention.out),
-            as_map(self.inner),
-            as_map(self.outer),
-        ]
-        fold = composing_pays(seconds * groups * batch * length, self.energy_out.in_features, width, 3 * width)
-        if fold:
-            weight, bias = compose(maps[1], maps[2])
-            maps[1] = torch.cat([weight, maps[1][0]]), torch.cat([bias, maps[1][1]])
-            maps.pop(2)
-        out, inner, outer = range(len(maps) - 3, len(maps))
-        heads = (groups * batch, length, self.heads, width // self.heads)
-
-        def step(apply: Apply, shared: list[Tensor], state: Tensor, energy: Tensor, crossed: Tensor) -> Tensor:
-            shift, *norms = shared
-            e = apply(0, state).view(groups, batch, length, -1).add_(energy[:, :, None]).flatten(0, 2)
-            s = apply(1, e)
-            qkv, s = s.split([3 * width, width], -1) if fold else (apply(2, s), s)
-            qkv = qkv.view(groups, batch, length, -1) + shift[:, None]
-            q, k, v = (x.reshape(heads).transpose(1, 2).flatten(0, 1) for x in qkv.split(width, -1))
-            # Keys along the rows: a softmax over columns of eight is faster than over rows of eight.
-            weights = torch.bmm(k, q.transpose(1, 2)).mul_((width // self.heads) ** -0.5).softmax(1)
-            attended = torch.bmm(drop(weights, dropout).transpose(1, 2), v)
-            attended = attended.unflatten(0, (-1, self.heads)).transpose(1, 2).reshape(len(state), width)
-            s = F.layer_norm(add_dropped(s, apply(out, attended), dropout), (width,), *norms[:2])
-            frame = crossed[:, :, None].expand(-1, -1, length, -1).reshape(len(state), width)
-            s = F.layer_norm(add_dropped(s, frame, dropout), (width,), *norms[2:4])
-            hidden = drop(F.gelu(apply(inner, s)), dropout)
-            s = F.layer_norm(add_dropped(s, apply(outer, hidden), dropout), (width,), *norms[4:6])
-            return F.layer_norm(s, (width,), *norms[6:])
-
-        norms = [x for norm in (self.norm1, self.norm2, self.norm3, self.norm) for x in (norm.weight, norm.bias)]
-        state = embed(features[0])[:, :, None].expand(-1, -1, length, -1).reshape(-1, width)
-        return scan(step, state, (energy, crossed), (shift, *norms), maps).view(groups, batch, length, width)
+def check_choice(field: str, value: object, allowed: Collection[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field}: {value!r} is not one of {', '.join(allowed)}")
 
 
-def mix_rows(state: Tensor) -> Tensor:
-    """Rows (…,L,D) mixed by the tanh of their cosine similarities."""
-    n = F.normalize(state, dim=-1)
-    return torch.tanh(n @ n.transpose(-1, -2)) @ state
-
-
-class Guide(nn.Module):
-    """Additive attention of key fusion: which rows of a focus each token of M leans on."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.project = nn.Linear(width, width)
-        self.bias = nn.Parameter(torch.ones(width))
-        self.score = nn.Linear(width, 1, bias=False)
-
-    def forward(self, m: Tensor, focus: Tensor) -> tuple[Tensor, Tensor]:
-        """m B,N,D and focus B,L,D -> weights B,N,L and the rows they weigh, B,L,D. The released context
-        Σ_j α e_j = m + Σ_j α rows_j, since the weights of a token add up to one."""
-        rows = self.project(focus) + self.bias
-        return additive_weights(m, rows, self.score.weight[0]), rows
-
-
-class KeyFusion(nn.Module):
-    """AVKF (Eq. 3): one vector from both focuses and all tokens M = [audio; visual; words]."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.attention, self.norm = OneHeadAttention(width), nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width)
-        self.visual, self.audio = Guide(width), Guide(width)
-        self.merge = nn.Linear(3 * width, width)
-
-    def encode(self, m: Tensor, dropout: float = 0.0) -> Tensor:
-        m = self.norm(add_dropped(m, self.attention(m, m, dropout)[0], dropout))
-        return self.feed_forward(m, dropout)
-
-    def forward(self, m: Tensor, focus_visual: Tensor, focus_audio: Tensor) -> Tensor:
-        """m B,N,D (encoded), focuses B,L,D -> B,D"""
-        of_m, of_visual, of_audio = self.merge.weight.chunk(3, dim=1)
-        visual, visual_rows = self.visual(m, focus_visual)
-        audio, audio_rows = self.audio(m, focus_audio)
-        # merge([m; m + α rows; m + α' rows']) with m taken out of the brackets.
-        rows = torch.cat([F.linear(visual_rows, of_visual), F.linear(audio_rows, of_audio)], dim=1)
-        merged = torch.baddbmm(F.linear(m, of_m + of_visual + of_audio), torch.cat([visual, audio], -1), rows)
-        return merged.amax(1) + self.merge.bias
-
-
-class Preference(nn.Module):
-    """GPAP (Eq. 4) of one modality: cross attention to the words and self attention, side by side."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.own, self.cross, self.norm = OneHeadAttention(width), OneHeadAttention(width), nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width)
-
-    def forward(self, x: Tensor, words: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
-        """x B,S,T,D: S sequences a sample that share its words B,W,D -> B,S,T,D and the weights B,S,T,W on words."""
-        cross, weights = self.cross(x.flatten(1, 2), words, dropout)
-        own = self.own(x.flatten(0, 1), x.flatten(0, 1), dropout)[0]
-        x = self.norm(add_dropped(add_dropped(x, cross.view_as(x), dropout), own.view_as(x), dropout))
-        return self.feed_forward(x, dropout), weights.unflatten(1, x.shape[1:3])
-
-
-class DecoderLayer(nn.Module):
-    """BERT's post-norm layer for a single query token. One memory token takes all the attention whatever its key,
-    so that layer has no query and no key."""
-
-    def __init__(self, width: int, heads: int, one_token: bool):
-        super().__init__()
-        self.heads, self.one_token = heads, one_token
-        if not one_token:
-            self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
-        self.norm1, self.norm2 = (nn.LayerNorm(width, eps=1e-12) for _ in range(2))
-
-    def attend(self, query: Tensor, memory: Tensor, dropout: float) -> Tensor:
-        """query B,D; memory B,K,D -> B,D. With one query it is cheaper to bring it to the memory than to make
-        keys and values of every memory token: scores are (q W_key)·m, and values (Σ α m) W_value."""
-        batch, width = query.shape
-        if self.one_token:
-            kept = drop(memory.new_ones(batch, self.heads, 1), dropout)
-            return (self.value(memory[:, 0]).view(batch, self.heads, -1) * kept).flatten(1)
-        by_head = (self.heads, width // self.heads, width)
-        q = self.query(query).view(batch, self.heads, -1).transpose(0, 1)
-        q = torch.bmm(q, self.key.weight.view(by_head)).transpose(0, 1)
-        weights = (q @ memory.transpose(1, 2) * (width // self.heads) ** -0.5).softmax(-1)
-        weights = drop(weights, dropout)
-        seen = torch.bmm((weights @ memory).transpose(0, 1), self.value.weight.view(by_head).transpose(1, 2))
-        bias = self.value.bias.view(self.heads, -1) * weights.sum(-1, keepdim=True)
-        return (seen.transpose(0, 1) + bias).flatten(1)
-
-    def forward(self, query: Tensor, memory: Tensor, dropout: float) -> Tensor:
-        query = self.norm1(add_dropped(query, self.out(self.attend(query, memory, dropout)), dropout))
-        return self.norm2(add_dropped(query, self.outer(F.gelu(self.inner(query))), dropout))
-
-
-class AnswerDecoder(nn.Module):
-    """Two layers and a head: the sentence asks, the memory answers."""
-
-    def __init__(self, width: int, heads: int, num_answers: int, one_token: bool = False):
-        super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, one_token) for _ in range(2))
-        self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
-        self.answers = nn.Linear(width, num_answers)
-        nn.init.zeros_(self.answers.bias)
-
-    def forward(self, query: Tensor, memory: Tensor, dropout: float = 0.0) -> Tensor:
-        """query B,D; memory B,K,D -> logits B,num_answers"""
-        for layer in self.layers:
-            query = layer(query, memory, dropout)
-        return self.answers(self.norm(F.gelu(self.dense(query))))
+def check(settings: dict) -> None:
+    """ValueError naming the first field whose value AVMaster cannot take."""
+    for name, value in settings.items():
+        if name.endswith(("_dim", "_template", "width", "heads", "answers")) and (type(value) is not int or value < 1):
+            raise ValueError(f"{name}: {value!r} is not a whole number from 1 on")
+        if name.endswith("_weight") and not value >= 0:
+            raise ValueError(f"{name}: {value!r} is not 0 or more")
+    for name in ("share_blocks", "share_biases", "dynamic_fusion"):
+        if type(settings[name]) is not bool:
+            raise ValueError(f"{name}: {settings[name]!r} is not one of True, False")
+    for name, allowed in (("without", COMPONENTS), ("inputs", INPUTS)):
+        if isinstance(settings[name], str):
+            raise ValueError(f"{name}: {settings[name]!r} is not a list; its items are of {', '.join(allowed)}")
+        for item in settings[name]:
+            check_choice(name, item, allowed)
+    check_choice("enhancement", settings["enhancement"], ENHANCEMENTS)
+    check_choice("combine", settings["combine"], COMBINATIONS)
+    without, gated = settings["without"], settings["dynamic_fusion"]
+    if settings["width"] % settings["heads"]:
+        raise ValueError(f"heads: {settings['heads']} does not divide the width, {settings['width']}")
+    if not settings["inputs"]:
+        raise ValueError(f"inputs: empty; give some of {', '.join(INPUTS)}")
+    if not settings["temperature"] > 0:
+        raise ValueError(f"temperature: {settings['temperature']!r} is not above 0")
+    if not 0 <= settings["dropout"] < 1:
+        raise ValueError(f"dropout: {settings['dropout']!r} is not from 0 to below 1")
+    if settings["share_biases"] and settings["audio_template"] != settings["visual_template"]:
+        raise ValueError("share_biases: audio_template and visual_template differ; a shared bias needs them equal")
+    if "tdpp" in without and "gpap" in without:
+        raise ValueError("without: tdpp and gpap together leave no path to an answer")
+    if gated and ("tdpp" in without or "avkf" in without):
+        raise ValueError("dynamic_fusion: weighs modalities in key fusion, so it needs tdpp and avkf")
+    fused, gpap = "tdpp" not in without, "gpap" not in without and not gated
+    if not ((fused and settings["fused_weight"]) or (gpap and (settings["audio_weight"] or settings["visual_weight"]))):
+        raise ValueError("fused_weight, audio_weight, visual_weight: no decoder of this model is trained")
+    heard = {name for name in ENHANCEMENTS[settings["enhancement"]] if gpap and settings[f"{name}_weight"]}
+    if not ((fused and settings["fused_weight"]) or heard):
+        raise ValueError(f"enhancement: {settings['enhancement']!r} leaves this model without a decoder to answer")
 
 
 class AVMaster(nn.Module):
-    """The model. See the module's docstring for what its parts are."""
+    """The model. A field's default is the released model; others make the paper's tables.
+
+    num_answers, audio_dim, visual_dim, text_dim: the data's (Table XII: any encoders).
+    width D, focus_width, heads: sizes; `heads` divides `width`.
+    audio_template, visual_template: rows of the templates (Table X, A-L and V-L).
+    share_blocks: one focus capture for both modalities (Table XI, A-S). The embedding before it is no attention
+        block, and stays shared.
+    share_biases: one bias P for both (Table XI, B-S); the templates are then equally long.
+    without: components taken out (Table VIII), any of
+        avfc  the features themselves, all T rows, guide key fusion,
+        avkf  the largest value over both focuses' rows, feature by feature, is the fused vector,
+        dpcl  no contrastive loss,
+        gpap  no preferences: the fused vector alone answers (and there is nothing to contrast it with),
+        tdpp  no fused vector: the preferences alone answer (likewise).
+        "w/o ALL" is all but tdpp, which leaves the largest value over the plain features.
+    dynamic_fusion: weights from the question inside key fusion, in place of the preference path (Table VIII).
+    inputs: what the model may see (Fig. 5), of audio, visual, question; the rest is zeros before its projection.
+    fused_weight, audio_weight, visual_weight, contrastive_weight: of the loss terms (Table IX, Fig. 8). A decoder of
+        weight 0 is not trained, and has no say in the answer.
+    enhancement: preferences that join in the answer (Table XIII): avpe both, ape audio, vpe visual, none.
+    combine: how they do (Table XIV); the paper gives no formula. add: the sum of all logits. mul: the fused
+        probabilities plus the product of the preferences' (a product of logits would turn two low ones into a high
+        one). w_add: the fused logits plus the preferences' in proportion to their total score, Σ exp(logit).
+    temperature: τ of Eq. 6.
+    dropout: in training, wherever an attention or a feed-forward has one.
+
+    ValueError names the field that is wrong. Released tensors that no output depends on are carried from
+    `load_released` to `released_state_dict`, outside the parameters: fc_p, fc_spat_q, audio_fusion, visual_fusion,
+    SM_fusion, fc_av_fusion, object_embeddings; GlobalSelf_Module's cm_attn and norm2, norm1 and norm2 of AP_Module
+    and VP_Module; each fc_answer_pred's class_embedding, positional_embedding and memory_intermediate; queries and
+    keys where all keys are equal (focus_capture's w and cross_attn, fc_answer_pred); and the biases that shift all
+    scores of a softmax alike (keys', wo_v, wo_a).
+    """
 
     def __init__(
         self,
@@ -256,25 +132,46 @@ class AVMaster(nn.Module):
         heads: int = 8,
         audio_template: int = 8,
         visual_template: int = 8,
+        share_blocks: bool = True,
+        share_biases: bool = False,
+        without: Sequence[str] = (),
+        dynamic_fusion: bool = False,
+        inputs: Sequence[str] = INPUTS,
+        fused_weight: float = 1.0,
+        audio_weight: float = 1.0,
+        visual_weight: float = 1.0,
+        contrastive_weight: float = 1.0,
+        enhancement: str = "avpe",
+        combine: str = "add",
         temperature: float = 0.1,
         dropout: float = 0.1,
     ):
         super().__init__()
         self.settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self.temperature, self.dropout, self.focus_width = temperature, dropout, focus_width
-        self.spare: dict[str, list[Tensor]] | None = None
+        check(self.settings)
+        self.temperature, self.dropout, self.inputs = temperature, dropout, frozenset(inputs)
+        self.enhancement, self.combine = enhancement, combine
+        self.weights = dict(zip(LOSSES, (fused_weight, audio_weight, visual_weight, contrastive_weight), strict=True))
+        self.spare: dict[str, list[Tensor]] | None = None  # released tensors without use, by name
+        has_tdpp, has_gpap = "tdpp" not in without, "gpap" not in without and not dynamic_fusion
+        self.contrasts = has_tdpp and has_gpap and "dpcl" not in without and contrastive_weight > 0
+
         self.fc_audio, self.fc_visual = nn.Linear(audio_dim, width), nn.Linear(visual_dim, width)
         self.fc_words, self.fc_sentence = nn.Linear(text_dim, width), nn.Linear(text_dim, width)
-
-        self.embed = nn.Linear(width, width)
-        self.focus = FocusCapture(width, focus_width, heads)
-        self.bias_visual = nn.Parameter(torch.randn(visual_template, width))
-        self.bias_audio = nn.Parameter(torch.randn(audio_template, width))
-        self.fusion = KeyFusion(width)
-        self.preference_audio, self.preference_visual = Preference(width), Preference(width)
-        self.decode_fused = AnswerDecoder(width, heads, num_answers, one_token=True)
-        self.decode_audio = AnswerDecoder(width, heads, num_answers)
-        self.decode_visual = AnswerDecoder(width, heads, num_answers)
+        self.embed = self.focus = self.own_focus_audio = self.bias_visual = self.bias_audio = self.fusion = None
+        if has_tdpp and "avfc" not in without:
+            self.embed = nn.Linear(width, width)
+            self.focus = FocusCapture(width, focus_width, heads)
+            self.own_focus_audio = None if share_blocks else FocusCapture(width, focus_width, heads)
+            self.bias_visual = nn.Parameter(torch.randn(visual_template, width))
+            self.bias_audio = None if share_biases else nn.Parameter(torch.randn(audio_template, width))
+        if has_tdpp and "avkf" not in without:
+            self.fusion = KeyFusion(width, gated=dynamic_fusion)
+        self.preference_audio, self.preference_visual = (Preference(width) if has_gpap else None for _ in range(2))
+        self.decode_fused = AnswerDecoder(width, heads, num_answers, one_token=True) if has_tdpp else None
+        self.decode_audio, self.decode_visual = (
+            AnswerDecoder(width, heads, num_answers) if has_gpap else None for _ in range(2)
+        )
 
     def forward(
         self,
@@ -286,40 +183,64 @@ class AVMaster(nn.Module):
         neg_visual: Tensor | None = None,
         attention: bool = False,
     ) -> Output:
-        """audio B,T,audio_dim; visual B,T,visual_dim; words B,W,text_dim; sentence B,text_dim; the negatives as audio
-        and visual, both or neither."""
+        """audio B,T,audio_dim; visual B,T,visual_dim; words B,W,text_dim; sentence B,text_dim; the negatives like audio
+        and visual, or None for no contrastive loss. Any float type. `attention` asks for Fig. 9's maps, the weights
+        B,T,W of each modality's seconds on the words."""
+        if (neg_audio is None) != (neg_visual is None):
+            raise ValueError("neg_audio and neg_visual: give both or neither")
         dropout = self.dropout if self.training else 0.0
-        dtype = self.fc_audio.weight.dtype
-        both = [audio] if neg_audio is None else [audio, neg_audio]
-        audios = self.fc_audio(torch.stack(both, 1).to(dtype))  # B,S,T,D: positive, negative
-        both = [visual] if neg_visual is None else [visual, neg_visual]
-        visuals = self.fc_visual(torch.stack(both, 1).to(dtype))
-        words, query = self.fc_words(words.to(dtype)), self.fc_sentence(sentence.to(dtype))
-        audio, visual = audios[:, 0], visuals[:, 0]
-
-        if len(self.bias_visual) == len(self.bias_audio):
-            features, biases = torch.stack([visual, audio]), torch.stack([self.bias_visual, self.bias_audio])
-            focus_visual, focus_audio = mix_rows(self.focus(features, self.embed, biases, dropout)).unbind()
-        else:
-            focus_visual, focus_audio = (
-                mix_rows(self.focus(x[None], self.embed, bias[None], dropout))[0]
-                for x, bias in ((visual, self.bias_visual), (audio, self.bias_audio))
-            )
-        m = self.fusion.encode(torch.cat([audio, visual, words], dim=1), dropout)
-        fused = self.fusion(m, focus_visual, focus_audio)
-
-        audios, on_audio = self.preference_audio(audios, words, dropout)
-        visuals, on_visual = self.preference_visual(visuals, words, dropout)
-        contrastive_loss = None if neg_audio is None else self.contrast(fused, audios.mean(2), visuals.mean(2))
-        return Output(
-            fused=self.decode_fused(query, fused[:, None], dropout),
-            audio=self.decode_audio(query, audios[:, 0], dropout),
-            visual=self.decode_visual(query, visuals[:, 0], dropout),
-            contrastive_loss=contrastive_loss,
-            focus_visual=focus_visual,
-            focus_audio=focus_audio,
-            attention={"audio": on_audio[:, 0], "visual": on_visual[:, 0]} if attention else None,
+        contrasts = self.contrasts and neg_audio is not None
+        # B,S,T,D: the sample's own sequence, and its negative.
+        audios = self.project("audio", self.fc_audio, torch.stack([audio, neg_audio] if contrasts else [audio], 1))
+        visuals = self.project(
+            "visual", self.fc_visual, torch.stack([visual, neg_visual] if contrasts else [visual], 1)
         )
+        words = self.project("question", self.fc_words, words)
+        query = self.project("question", self.fc_sentence, sentence)
+        fused = focus_visual = focus_audio = logits = logits_audio = logits_visual = contrastive_loss = maps = None
+
+        if self.decode_fused is not None:
+            audio, visual = audios[:, 0], visuals[:, 0]
+            if self.focus is not None:
+                focus_visual, focus_audio = self.capture(visual, audio, dropout)
+            guides = (visual, audio) if self.focus is None else (focus_visual, focus_audio)
+            fused = self.fuse(self.encode(audio, visual, words, query, dropout), *guides)
+            logits = self.decode_fused(query, fused[:, None], dropout)
+        if self.preference_audio is not None:
+            audios, on_audio = self.preference_audio(audios, words, dropout)
+            visuals, on_visual = self.preference_visual(visuals, words, dropout)
+            logits_audio = self.decode_audio(query, audios[:, 0], dropout)
+            logits_visual = self.decode_visual(query, visuals[:, 0], dropout)
+            maps = {"audio": on_audio[:, 0], "visual": on_visual[:, 0]} if attention else None
+        if contrasts:
+            contrastive_loss = self.contrast(fused, audios.mean(2), visuals.mean(2))
+        return Output(logits, logits_audio, logits_visual, contrastive_loss, focus_visual, focus_audio, maps)
+
+    def project(self, name: str, layer: nn.Linear, x: Tensor) -> Tensor:
+        x = x.to(layer.weight.dtype)
+        return layer(x if name in self.inputs else torch.zeros_like(x))
+
+    def capture(self, visual: Tensor, audio: Tensor, dropout: float, every: bool = False) -> tuple[Tensor, ...]:
+        """Features B,T,D -> focus of visual and audio, (T,)B,L,D; in one pass where they share blocks and length."""
+        bias_audio = self.bias_visual if self.bias_audio is None else self.bias_audio
+        if self.own_focus_audio is None and bias_audio.shape == self.bias_visual.shape:
+            features, biases = torch.stack([visual, audio]), torch.stack([self.bias_visual, bias_audio])
+            return mix_rows(self.focus(features, self.embed, biases, dropout, every)).unbind(-4)
+        of_audio = self.own_focus_audio or self.focus
+        focus_visual = self.focus(visual[None], self.embed, self.bias_visual[None], dropout, every)
+        focus_audio = of_audio(audio[None], self.embed, bias_audio[None], dropout, every)
+        return mix_rows(focus_visual.squeeze(-4)), mix_rows(focus_audio.squeeze(-4))
+
+    def encode(self, audio: Tensor, visual: Tensor, words: Tensor, query: Tensor, dropout: float):
+        if self.fusion is None:
+            return None
+        return self.fusion.encode(torch.cat([audio, visual, words], dim=1), query, dropout)
+
+    def fuse(self, encoded, focus_visual: Tensor, focus_audio: Tensor) -> Tensor:
+        """The fused vector, B,D."""
+        if self.fusion is None:
+            return torch.cat([focus_visual, focus_audio], dim=1).amax(1)
+        return self.fusion(encoded, focus_visual, focus_audio)
 
     def contrast(self, fused: Tensor, audios: Tensor, visuals: Tensor) -> Tensor:
         """DPCL (Eq. 6), over all pairs of a batch: fused B,D; means of the preferences B,2,D, positive and negative."""
@@ -331,24 +252,64 @@ class AVMaster(nn.Module):
         return F.softplus(negative - positive).mean()
 
     def loss(self, out: Output, answers: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 7: the total, and its parts by name. `answers` B, class indices."""
-        parts = {name: F.cross_entropy(getattr(out, name), answers) for name in ("fused", "audio", "visual")}
+        """Eq. 7: the weighted sum, and its terms by name before weighing. `answers` B, class indices. A forward pass
+        without negatives has no contrastive term."""
+        terms = {}
+        for name in ("fused", "audio", "visual"):
+            if getattr(out, name) is not None and self.weights[name]:
+                terms[name] = F.cross_entropy(getattr(out, name), answers)
         if out.contrastive_loss is not None:
-            parts["contrastive"] = out.contrastive_loss
-        return sum(parts.values()), parts
+            terms["contrastive"] = out.contrastive_loss
+        return sum(self.weights[name] * term for name, term in terms.items()), terms
 
-    def answer_scores(self, out: Output) -> Tensor:
-        """B,num_answers; the answer is the largest."""
-        return out.fused + out.audio + out.visual
+    def answer_scores(self, out: Output, enhancement: str | None = None, combine: str | None = None) -> Tensor:
+        """B,num_answers; the answer is the largest. `enhancement` and `combine` in place of the model's own."""
+        enhancement, combine = enhancement or self.enhancement, combine or self.combine
+        check_choice("enhancement", enhancement, ENHANCEMENTS)
+        check_choice("combine", combine, COMBINATIONS)
+        fused = out.fused if self.weights["fused"] else None
+        logits = [
+            getattr(out, name)
+            for name in ENHANCEMENTS[enhancement]
+            if getattr(out, name) is not None and self.weights[name]
+        ]
+        if fused is None and not logits:
+            raise ValueError(f"enhancement: {enhancement!r} leaves this model without a decoder to answer")
+        if combine == "mul" and logits:
+            product = torch.stack(logits).log_softmax(-1).sum(0).exp()
+            return product if fused is None else fused.softmax(-1) + product
+        if combine == "w_add" and logits:
+            share = torch.stack(logits).logsumexp(-1, keepdim=True).softmax(0)
+            logits = list(share * torch.stack(logits))
+        return sum(logits) if fused is None else sum(logits, fused)
+
+    @torch.no_grad()
+    def step_scores(self, audio: Tensor, visual: Tensor, words: Tensor, sentence: Tensor) -> Tensor:
+        """Fig. 6: the scores that the templates after each second would give, B,T,num_answers. Key fusion and the
+        preferences see the whole video all along: only the focus capture is stopped early."""
+        if self.focus is None:
+            raise ValueError("without: scores by time step need avfc and tdpp")
+        out = self(audio, visual, words, sentence)
+        dropout = self.dropout if self.training else 0.0
+        audio, visual = self.project("audio", self.fc_audio, audio), self.project("visual", self.fc_visual, visual)
+        query = self.project("question", self.fc_sentence, sentence)
+        encoded = self.encode(audio, visual, self.project("question", self.fc_words, words), query, dropout)
+        scores = []
+        for focuses in zip(*self.capture(visual, audio, dropout, every=True), strict=True):
+            logits = self.decode_fused(query, self.fuse(encoded, *focuses)[:, None], dropout)
+            scores.append(self.answer_scores(out._replace(fused=logits)))
+        return torch.stack(scores, 1)
 
     @classmethod
     def load_released(cls, state_dict: dict[str, Tensor], heads: int = 8, **settings) -> AVMaster:
-        """A model with the weights of a released checkpoint; dimensions follow the tensors."""
+        """A model with the weights of a released checkpoint, in its type; dimensions follow the tensors. ValueError
+        when a name is missing or unknown, or a shape does not fit the others."""
         model = cls(heads=heads, **released.dimensions(state_dict), **settings)
         model.to(state_dict["fc_a.weight"].dtype)
         model.spare = released.load(model, state_dict)
         return model
 
     def released_state_dict(self) -> dict[str, Tensor]:
+        """The model in the released names. ValueError if it has other blocks than the released one."""
         self.spare = self.spare or released.fresh(self)
         return released.save(self, self.spare)

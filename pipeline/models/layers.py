@@ -113,7 +113,8 @@ def additive_weights(m: Tensor, u: Tensor, w: Tensor) -> Tensor:
     """softmax over j of w·tanh(m_i + u_j): m B,N,D; u B,L,D; w D -> B,N,L.
 
     tanh x = 2σ(2x) − 1, the constant drops out of the softmax, and σ is the faster of the two."""
-    return (2 * _AdditiveScores.apply(m, u, w)).softmax(-1)
+    with torch.autocast(m.device.type, enabled=False):
+        return (2 * _AdditiveScores.apply(m, u.to(m.dtype), w.to(m.dtype))).softmax(-1)
 
 
 class _Scan(torch.autograd.Function):
@@ -181,22 +182,37 @@ Apply = Callable[[int, Tensor], Tensor]
 
 
 def scan(
-    step: Callable[..., Tensor], state: Tensor, inputs: Sequence[Tensor], shared: Sequence[Tensor], maps: Sequence[Map]
+    step: Callable[..., Tensor],
+    state: Tensor,
+    inputs: Sequence[Tensor],
+    shared: Sequence[Tensor],
+    maps: Sequence[Map],
+    every: bool = False,
 ) -> Tensor:
-    """state = step(apply, shared, state, *(x[t] for x in inputs)) for t = 0 … T-1.
+    """state = step(apply, shared, state, *(x[t] for x in inputs)) for t = 0 … T-1; the last, or with `every` all of
+    them stacked (no gradients then).
 
     `apply(n, x)` is x rows,in through map n; a step goes through every map with the same number of rows. `inputs` are
-    T,…; `shared` are tensors that every step uses whole."""
-    if torch.is_grad_enabled():
-        flat = [x for pair in maps for x in pair]
-        return _Scan.apply(step, len(inputs), len(shared), state, *inputs, *shared, *flat)
+    T,…; `shared` are tensors that every step uses whole. Under autocast all are brought to its type once, not at each
+    step."""
+    device, flat = state.device.type, [x for pair in maps for x in pair]
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        state, flat = state.to(dtype), [x.to(dtype) for x in flat]
+        inputs, shared = [x.to(dtype) for x in inputs], [x.to(dtype) for x in shared]
+    with torch.autocast(device, enabled=False):
+        if torch.is_grad_enabled() and not every:
+            return _Scan.apply(step, len(inputs), len(shared), state, *inputs, *shared, *flat)
 
-    def apply(n: int, x: Tensor) -> Tensor:
-        return F.linear(x, *maps[n])
+        def apply(n: int, x: Tensor) -> Tensor:
+            return F.linear(x, flat[2 * n], flat[2 * n + 1])
 
-    for now in zip(*inputs, strict=True):
-        state = step(apply, shared, state, *now)
-    return state
+        states = []
+        for now in zip(*inputs, strict=True):
+            state = step(apply, shared, state, *now)
+            if every:
+                states.append(state)
+        return torch.stack(states) if every else state
 
 
 class Attention(nn.Module):

@@ -150,9 +150,19 @@ def dimensions(state_dict: dict[str, Tensor]) -> dict[str, int]:
     }
 
 
+def own_parameters(model: AVMaster) -> dict[str, Tensor]:
+    """By name. ValueError unless they are just the table's."""
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != {name for parts in TABLE.values() for name in parts if name}:
+        raise ValueError(
+            "share_blocks, share_biases, without, dynamic_fusion: the released names fit only the defaults of these"
+        )
+    return parameters
+
+
 def load(model: AVMaster, state_dict: dict[str, Tensor]) -> dict[str, list[Tensor]]:
     """Fills the model's parameters; gives back the rows that it has no use for, by released name."""
-    parameters, spare = dict(model.named_parameters()), {}
+    parameters, spare = own_parameters(model), {}
     for name, parts in TABLE.items():
         rows = state_dict[name].chunk(len(parts)) if len(parts) > 1 else (state_dict[name],)
         for ours, tensor in zip(parts, rows, strict=True):
@@ -169,7 +179,7 @@ def load(model: AVMaster, state_dict: dict[str, Tensor]) -> dict[str, list[Tenso
 
 def save(model: AVMaster, spare: dict[str, list[Tensor]]) -> dict[str, Tensor]:
     """The released state dict of a model, `spare` being what `load` or `fresh` gave."""
-    parameters, out = dict(model.named_parameters()), {}
+    parameters, out = own_parameters(model), {}
     for name, parts in TABLE.items():
         unused = iter(spare.get(name, ()))
         rows = [next(unused) if ours is None else parameters[ours].detach() for ours in parts]
@@ -180,8 +190,8 @@ def save(model: AVMaster, spare: dict[str, list[Tensor]]) -> dict[str, Tensor]:
 def fresh(model: AVMaster) -> dict[str, list[Tensor]]:
     """Unused rows for a model that was not loaded from a released checkpoint, started as PyTorch starts a layer (the
     constants are the released code's own). Drawn from a generator of their own: random state is left alone."""
-    parameters, generator = dict(model.named_parameters()), torch.Generator().manual_seed(0)
-    width, focus_width = model.fc_audio.out_features, model.focus_width
+    parameters, generator = own_parameters(model), torch.Generator().manual_seed(0)
+    width, focus_width = model.settings["width"], model.settings["focus_width"]
     columns = {"fc_p": model.fc_visual.in_features, "fc_spat_q": model.fc_words.in_features,
                "SM_fusion": 1024, "fc_av_fusion": 1024}  # fmt: skip
 
