@@ -28,6 +28,7 @@ class Encoder(ABC):
             self.network = self.build()
         if weights == "random":
             found = _digest_tensors(self.network)
+            print(f"NOTE: {spec.model} has seeded random weights (seed {seed}), not pretrained ones", flush=True)
             self.provenance = {"weights": f"random (seed {seed})", "weights_sha256": found, "pretrained": False}
         else:
             path = Path(weights) if _is_file_name(weights) else Path(self.fetch(weights))

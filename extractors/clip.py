@@ -1,5 +1,7 @@
 """OpenAI's CLIP (Radford et al., 2021) through open_clip: image, patch and word tokens."""
 
+import logging
+
 import numpy as np
 import open_clip
 import torch
@@ -15,7 +17,12 @@ class CLIP(Encoder):
     """CLS and patch rows are after `ln_post` and the visual projection, words after `ln_final` and the text's."""
 
     def build(self) -> nn.Module:
-        model = open_clip.create_model(self.spec.model, load_weights=False)
+        # open_clip warns that it loads no weights; they are loaded in the one place that checks them.
+        logging.disable(logging.WARNING)
+        try:
+            model = open_clip.create_model(self.spec.model, load_weights=False)
+        finally:
+            logging.disable(logging.NOTSET)
         model.visual.output_tokens = True
         return model
 

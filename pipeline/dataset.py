@@ -53,7 +53,7 @@ class Features:
 
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
         if self.in_memory:
-            values = self.values[torch.from_numpy(rows).to(self.values.device)]
+            values = self.values[torch.tensor(rows, device=self.values.device)]
         else:
             unique, inverse = np.unique(rows, return_inverse=True)  # h5py wants rising row numbers
             values = torch.from_numpy(self.values[unique][inverse])

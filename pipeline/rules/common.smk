@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from extractors import EncoderError, spec
 from pipeline.config import videos_fingerprint
@@ -38,7 +39,8 @@ wildcard_constraints:
 # The code beside this file serves environments in which it is not installed; progress goes to the console and
 # into the job's log.
 shell.prefix(f"set -o pipefail; export PYTHONPATH={workflow.basedir} TQDM_MININTERVAL=5; ")
-AVQA = "python -m pipeline"
+IN_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+AVQA = f"{'python' if IN_CONDA else shlex.quote(sys.executable)} -m pipeline"
 LOG = "2>&1 | tee {log}"
 
 

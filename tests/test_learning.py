@@ -1,0 +1,254 @@
+"""From shards of features to scores: index, data, training, evaluation, on features made up here."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from pipeline.config import check_config
+from pipeline.dataset import QuestionData
+from pipeline.errors import AVQAError
+from pipeline.evaluate import evaluate, format_scores, score
+from pipeline.index import build_index, open_index
+from pipeline.report import write_report
+from pipeline.shards import Dataset, ShardWriter, Video, write_shard
+from pipeline.train import train
+
+SECONDS, VIDEOS, SHARD = 3, 40, 16
+ENCODER = {"encoder": "clip_vit_b32", "weights": "random (seed 0)", "weights_sha256": "0" * 64, "pretrained": False}
+
+
+def write_features(folder, encoder, name, values, status, source="s"):
+    for k, start in enumerate(range(0, VIDEOS, SHARD)):
+        rows = slice(start, min(start + SHARD, VIDEOS))
+        facts = {n: Dataset((), t) for n, t in (("num_segments", "int32"), ("has_audio", "bool"), ("status", "int32"))}
+        datasets = {f"{encoder}/{name}": Dataset(values.shape[1:], "float16"), **facts}
+        attributes = {"kind": "features", "dataset": "d", "shard": f"{k:05d}", "source": source, "config": {}}
+        attributes |= ENCODER | {"encoder": encoder}
+        ids = {"video_id": [f"v{n}" for n in range(*rows.indices(VIDEOS))]}
+        with ShardWriter(folder / encoder / f"{k:05d}.h5", len(values[rows]), datasets, attributes, ids) as writer:
+            for n, value in enumerate(values[rows]):
+                row = {f"{encoder}/{name}": value, "num_segments": SECONDS, "has_audio": True}
+                writer.write(n, row | {"status": status[rows][n]})
+
+
+def make_features(folder):
+    """The answer is the sign of the first visual number; the question says nothing. Video 3 failed."""
+    rng = np.random.default_rng(0)
+    label = np.arange(VIDEOS) % 2
+    visual = rng.standard_normal((VIDEOS, SECONDS, 8)).astype("float16")
+    visual[..., 0] = 3 * (2 * label[:, None] - 1)
+    audio = rng.standard_normal((VIDEOS, SECONDS, 4)).astype("float16")
+    status = np.zeros(VIDEOS, int)
+    status[3] = 1
+    write_features(folder, "clip_vit_b32", "cls", visual, status)
+    write_features(folder, "vggish", "embedding", audio, status)
+    for k, start in enumerate(range(0, VIDEOS, SHARD)):
+        videos = [Video(f"v{n}", f"v{n}.mp4", 1, 1) for n in range(start, min(start + SHARD, VIDEOS))]
+        write_shard(folder / "shards" / f"{k:05d}.tsv", videos)
+    texts = ["Is it playing?", "Is it loud?"]
+    datasets = {"words": Dataset((77, 8), "float16"), "sentence": Dataset((8,), "float16")}
+    datasets["length"] = Dataset((), "int32")
+    attributes = ENCODER | {"kind": "text", "dataset": "d", "shard": "", "config": {}}
+    with ShardWriter(folder / "clip_vit_b32" / "text.h5", 2, datasets, attributes, {"text": texts}) as writer:
+        for n in range(2):
+            words = rng.standard_normal((77, 8))
+            writer.write(n, {"words": words, "sentence": words[4], "length": 5})
+    table = pd.DataFrame(
+        {
+            "split": ["train"] * 24 + ["val"] * 8 + ["test"] * 8,
+            "question_id": range(VIDEOS),
+            "video_id": [f"v{n}" for n in range(VIDEOS)],
+            "video_row": range(VIDEOS),
+            "question": [texts[n // 2 % 2] for n in range(VIDEOS)],
+            "scenario": "Visual",
+            "type": ["Counting" if n % 3 else "Location" for n in range(VIDEOS)],
+            "answer": np.where(label, "yes", "no"),
+            "answer_id": label,
+        }
+    )
+    table.to_parquet(folder / "questions.parquet", index=False)
+    return visual, audio
+
+
+@pytest.fixture
+def config(tmp_path):
+    small = {"audio": "vggish/embedding", "visual": "clip_vit_b32/cls", "width": 16, "focus_width": 8, "heads": 2}
+    return check_config(
+        {
+            "dataset": "d",
+            "results": str(tmp_path),
+            "videos": {"folder": "unused"},
+            "annotations": {"train": "unused"},
+            "encoders": {"clip_vit_b32": {"weights": "random"}, "vggish": {"weights": "random"}},
+            "text": {"encoder": "clip_vit_b32", "weights": "random"},
+            "models": {"av_master": small, "question_only": small | {"inputs": ["question"]}},
+            "train": {"epochs": 12, "batch_size": 8, "learning_rate": 0.003, "decay_every": 20, "threads": 1},
+            "max_failed_fraction": 0.1,
+        }
+    )
+
+
+@pytest.fixture
+def folder(config, tmp_path):
+    make_features(tmp_path / "d")
+    build_index(tmp_path / "d", ["clip_vit_b32", "vggish"], "clip_vit_b32", 0.1)
+    return tmp_path / "d"
+
+
+def test_the_index_is_the_shards_end_to_end(tmp_path, monkeypatch):
+    visual, audio = make_features(tmp_path / "d")
+    build_index(tmp_path / "d", ["clip_vit_b32", "vggish"], "clip_vit_b32", 0.1)
+    (tmp_path / "d").rename(tmp_path / "moved")
+    monkeypatch.chdir("/")
+    with h5py.File(tmp_path / "moved" / "features.h5") as index:
+        np.testing.assert_array_equal(index["clip_vit_b32/cls"][:], visual)
+        np.testing.assert_array_equal(index["vggish/embedding"][:], audio)
+        assert index["video_id"].asstr()[17] == "v17"
+        assert index["status"][:].tolist() == [0, 0, 0, 1] + [0] * 36
+        assert index["clip_vit_b32"].attrs["pretrained"] == np.False_
+        assert index["text/text"].asstr()[1] == "Is it loud?"
+        assert index["text/words"].shape == (2, 77, 8) and np.isfinite(index["text/words"][:]).all()
+
+
+def test_a_lost_shard_is_an_error_and_not_zeros(folder):
+    (folder / "vggish" / "00001.h5").unlink()
+    with pytest.raises(AVQAError, match=r"vggish/00001\.h5"):
+        open_index(folder / "features.h5")
+
+
+def test_shards_that_do_not_belong_together_are_named(folder):
+    with h5py.File(folder / "vggish" / "00001.h5", "a") as file:
+        file.attrs["weights"] = "others"
+    with pytest.raises(AVQAError, match=r"00001\.h5: weights differ"):
+        build_index(folder, ["clip_vit_b32", "vggish"], "clip_vit_b32", 0.1)
+
+
+def test_too_many_failures_stop_the_run(folder):
+    with pytest.raises(AVQAError, match=r"failures\.tsv: 1 of 40 videos failed.*max_failed_fraction"):
+        build_index(folder, ["clip_vit_b32", "vggish"], "clip_vit_b32", 0.01)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_batches_hold_each_questions_own_features(folder, monkeypatch, in_memory):
+    if not in_memory:  # as on a machine with hardly any memory left
+        monkeypatch.setattr("pipeline.dataset.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
+    data = QuestionData(folder, "vggish/embedding", "clip_vit_b32/cls", False, torch.device("cpu"))
+    assert data.visual.in_memory is in_memory
+    seen = []
+    with h5py.File(folder / "features.h5") as index:
+        texts = index["text/text"].asstr()[:].tolist()
+        for batch in data.batches("train", 5, np.random.default_rng(0)):
+            for i, row in enumerate(batch.row):
+                question = data.questions.loc[row]
+                n = question["video_row"]
+                np.testing.assert_array_equal(batch.visual[i], index["clip_vit_b32/cls"][n])
+                np.testing.assert_array_equal(batch.audio[i], index["vggish/embedding"][n])
+                text = texts.index(question["question"])
+                np.testing.assert_array_equal(batch.words[i], index["text/words"][text])
+                np.testing.assert_array_equal(batch.sentence[i], index["text/sentence"][text])
+                assert batch.answer[i] == question["answer_id"]
+                assert not torch.equal(batch.neg_visual[i], batch.visual[i])
+                seen.append(row)
+    assert sorted(seen) == [n for n in range(24) if n != 3]  # video 3 failed
+
+
+def test_standardized_features_have_zero_mean_and_unit_variance(folder):
+    data = QuestionData(folder, "vggish/embedding", "clip_vit_b32/cls", True, torch.device("cpu"))
+    training = data.of("train")["video_row"].to_numpy()
+    for features in (data.audio, data.visual):
+        values = features[training].reshape(-1, features.dim)
+        torch.testing.assert_close(values.mean(0), torch.zeros(features.dim), atol=1e-5, rtol=0)
+        torch.testing.assert_close(values.std(0), torch.ones(features.dim), atol=1e-3, rtol=0)
+
+
+def test_a_model_learns_what_the_picture_says_and_the_question_does_not(config, folder):
+    for name in config["models"]:
+        train(config, name, 0, folder / name / "seed-0")
+        scores = evaluate(folder / name / "seed-0")
+        assert scores["overall"] == {"accuracy": pytest.approx(scores["overall"]["accuracy"]), "count": 8}
+        if name == "av_master":
+            assert scores["overall"]["accuracy"] == 1
+        else:
+            assert scores["overall"]["accuracy"] < 0.8
+    predictions = pd.read_parquet(folder / "av_master" / "seed-0" / "predictions.parquet")
+    assert (predictions["prediction"] == predictions["answer"]).all() and len(predictions) == 8
+    summary = write_report(config)
+    page = (folder / "report.html").read_text()
+    for text in (summary, page):
+        assert "100.00" in text and "seeded random numbers" in text and "question_only" in text
+
+
+def history(folder):
+    return (folder / "history.csv").read_text()
+
+
+def test_the_same_seed_gives_the_same_history_and_another_seed_another(config, folder):
+    config["train"]["epochs"] = 3
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(config, "av_master", seed, folder / name)
+    assert history(folder / "a") == history(folder / "b") != history(folder / "c")
+    assert (folder / "a/checkpoint.safetensors").read_bytes() == (folder / "b/checkpoint.safetensors").read_bytes()
+
+
+def test_a_killed_training_run_ends_in_the_same_result(config, folder, tmp_path):
+    config["train"]["epochs"] = 30
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "pipeline", "train", "--config", str(tmp_path / "c.yaml"), "--out"]
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "/usr/bin"}
+    process = subprocess.Popen([*command, str(folder / "killed")], env=environment)
+    while not (folder / "killed" / "resume.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (folder / "killed" / "checkpoint.safetensors").exists()
+    resumed = subprocess.run([*command, str(folder / "killed")], env=environment, check=True, capture_output=True)
+    assert b"resuming after epoch" in resumed.stdout
+    subprocess.run([*command, str(folder / "whole")], env=environment, check=True)
+    assert history(folder / "killed") == history(folder / "whole")
+    names = ["checkpoint.safetensors", "config.yaml", "history.csv", "tensorboard"]
+    assert sorted(p.name for p in (folder / "killed").iterdir()) == names
+    checkpoints = [(folder / name / "checkpoint.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert checkpoints[0] == checkpoints[1]
+
+
+def test_mistakes_are_named(config, folder, tmp_path):
+    with pytest.raises(AVQAError, match="models: has no av_maste; it has av_master"):
+        train(config, "av_maste", 0, folder / "x")
+    config["models"]["av_master"]["visual"] = "clip_vit_l14/cls"
+    with pytest.raises(AVQAError, match=r"has no clip_vit_l14/cls; it has clip_vit_b32/cls"):
+        train(config, "av_master", 0, folder / "x")
+    with pytest.raises(AVQAError, match="avqa train"):
+        evaluate(tmp_path / "nothing")
+
+
+def test_scores_are_counted_as_in_the_papers():
+    """Oracle: counted by hand."""
+    table = pd.DataFrame(
+        [
+            ("Audio-Visual", "Temporal", True),
+            ("Audio", "Comparative", False),
+            ("Audio", "Counting", True),
+            ("Audio", "Counting", True),
+            ("Visual", "Location", False),
+        ],
+        columns=["scenario", "type", "correct"],
+    )
+    scores = score(table)
+    assert scores["overall"] == {"accuracy": 0.6, "count": 5}
+    assert list(scores["scenario"]) == ["Audio", "Visual", "Audio-Visual"]
+    assert scores["scenario"]["Audio"] == {"accuracy": pytest.approx(2 / 3), "count": 3}
+    assert list(scores["type"]) == ["Audio/Counting", "Audio/Comparative", "Visual/Location", "Audio-Visual/Temporal"]
+    assert json.loads(json.dumps(scores)) == scores
+    lines = format_scores(scores).splitlines()
+    names = [line.split("  ")[0] for line in lines[1:5]]
+    assert names == ["Audio/Counting", "Audio/Comparative", "Audio average", "Visual/Location"]
+    assert "60.00%" in lines[-1]

@@ -1,0 +1,201 @@
+"""The real Snakefile, from clips made on the spot to scores, in peace and under kill -9."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
+CONFIG = {
+    "dataset": "tiny",
+    "synthesize": {"folder": "data", "clips": 12, "seconds": 4},
+    "videos": {"folder": "data/videos"},
+    "annotations": {split: f"data/{split}.json" for split in ("train", "val", "test")},
+    "shard_size": 6,
+    "decode": {"segments": 4},
+    "encoders": {"clip_vit_b32": {"weights": "random", "outputs": ["cls"]}, "vggish": {"weights": "random"}},
+    "text": {"encoder": "clip_vit_b32", "weights": "random"},
+    "models": {
+        "av_master": {
+            "audio": "vggish/embedding",
+            "visual": "clip_vit_b32/cls",
+            "width": 32,
+            "focus_width": 16,
+            "heads": 4,
+        }
+    },
+    "train": {"epochs": 3, "threads": 1, "standardize": True},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory with a configuration, in which the workflow has run once."""
+    folder = tmp_path_factory.mktemp("workflow")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def command(folder, *arguments):
+    return [*SNAKEMAKE, "--directory", str(folder), "--configfile", str(folder / "tiny.yaml"), *arguments]
+
+
+def snakemake(folder, *arguments):
+    return subprocess.run(command(folder, *arguments), capture_output=True, text=True, cwd=folder, timeout=400)
+
+
+def content(results):
+    """All that matters of a run: every dataset of every shard, and the scores."""
+    found = {}
+    for path in sorted(results.rglob("*.h5")):
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda name, item, path=path: found.update({f"{path.relative_to(results)}:{name}": item[:]})
+                if isinstance(item, h5py.Dataset)
+                else None
+            )
+    for path in sorted(results.rglob("scores.json")) + sorted(results.rglob("history.csv")):
+        found[str(path.relative_to(results))] = path.read_text()
+    return found
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+def test_everything_comes_out(place):
+    results = place / "results" / "tiny"
+    scores = json.loads((results / "av_master" / "seed-0" / "scores.json").read_text())
+    assert scores["overall"]["count"] == len(json.loads((place / "data" / "test.json").read_text()))
+    assert {"overall", "scenario", "type"} <= scores.keys()
+    with h5py.File(results / "features.h5") as features:
+        assert features["clip_vit_b32/cls"].shape == (12, 4, 512)
+        assert features["vggish/embedding"].shape == (12, 4, 128)
+        assert (features["status"][:] == 0).all()
+    assert not (results / "segments").exists() or not list((results / "segments").iterdir())
+    assert not [p for p in results.rglob(".*") if p.name != ".run.lock"], "nothing half-written is left"
+    for log in ("synthesize", "manifest", "decode/00000", "vggish/00001", "text", "index", "av_master/seed-0.train"):
+        assert (results / "logs" / f"{log}.log").exists()
+    assert "seeded random numbers" in (results / "report.html").read_text()
+
+
+def test_a_second_run_has_nothing_to_do(place):
+    again = snakemake(place)
+    assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_replaced_video_makes_one_shard_due(place):
+    victim = sorted((place / "data" / "videos").glob("*.mp4"))[0]
+    os.utime(victim)
+    plan = snakemake(place, "--dry-run")
+    assert re.search(r"manifest +1", plan.stdout + plan.stderr)
+    done = snakemake(place, "features")
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = done.stdout + done.stderr
+    assert re.search(r"decode +1\b", log) and re.search(r"extract +2\b", log), log
+    assert not re.search(r"^(local)?rule (text|synthesize)", log, re.MULTILINE)
+    assert snakemake(place).returncode == 0
+
+
+def test_a_second_run_at_the_same_time_is_refused(place):
+    import fcntl
+
+    with open(place / "results" / "tiny" / ".run.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = snakemake(place, "--forcerun", "report")
+        assert refused.returncode != 0 and "another run is at work here" in refused.stdout + refused.stderr
+
+
+def test_kill_9_at_any_stage_changes_no_result(place):
+    moments = {
+        "decoding": "segments/.*parts/*.npz",
+        "extracting": "clip_vit_b32/.*parts/*.npz",
+        "training": "av_master/seed-0/resume.pt",
+    }
+    results = place / "again" / "tiny"
+    arguments = command(place, "--config", f"results={place / 'again'}")
+    for stage, sign in moments.items():
+        process = subprocess.Popen(
+            arguments, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while not list(results.glob(sign)):
+            assert process.poll() is None, f"the run ended before {stage} could be disturbed"
+            time.sleep(0.005)
+        if stage == "extracting":  # only the workflow: what it started goes on and must not get in the way
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    last = subprocess.run(arguments, capture_output=True, text=True, cwd=place, timeout=400)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert_same(content(place / "results" / "tiny"), content(results))
+
+
+def test_a_missing_video_is_named(place):
+    (place / "missing.yaml").write_text(
+        yaml.safe_dump({k: v for k, v in CONFIG.items() if k != "synthesize"} | {"results": "missing"})
+    )
+    (place / "data" / "videos").rename(place / "data" / "elsewhere")
+    try:
+        failed = subprocess.run(
+            [*SNAKEMAKE, "--directory", str(place), "--configfile", str(place / "missing.yaml")],
+            capture_output=True,
+            text=True,
+            cwd=place,
+        )
+        assert failed.returncode != 0 and "data/videos" in failed.stdout + failed.stderr
+    finally:
+        (place / "data" / "elsewhere").rename(place / "data" / "videos")
+
+
+@pytest.fixture
+def fake_conda(tmp_path):
+    """Enough of conda to plan with: Snakemake asks it who it is before it plans."""
+    script = tmp_path / "conda"
+    script.write_text('#!/bin/sh\ncase "$*" in *--json*) echo \'{"platform": "linux-64", "root_prefix": "/"}\';; '
+                      "*--version*) echo 'conda 25.1.0';; *) echo 'channel_priority: strict';; esac\n")
+    script.chmod(0o755)
+    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def test_every_rule_names_an_environment_and_conda_plans(place, fake_conda):
+    for rules in (ROOT / "pipeline" / "rules").glob("*.smk"):
+        text = rules.read_text()
+        assert text.count("shell:") == text.count("conda:"), rules
+        for name in re.findall(r'"(\.\./\.\./envs/.*)"', text):
+            assert (rules.parent / name).exists()
+    planned = subprocess.run(
+        command(place, "--dry-run", "--use-conda", "--forceall"),
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env=os.environ | fake_conda,
+    )
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_environments_have_the_locked_versions(path):
+    locked = set((ROOT / "constraints.txt").read_text().split())
+    pinned = yaml.safe_load(path.read_text())["dependencies"][-1]["pip"]
+    assert set(pinned) <= locked
+
+
+@pytest.mark.parametrize("name", ["slurm", "generic"])
+def test_cluster_profiles_plan(place, name):
+    planned = snakemake(place, "--dry-run", "--forceall", "--workflow-profile", str(ROOT / "profiles" / name))
+    assert planned.returncode == 0, planned.stdout + planned.stderr
