@@ -45,7 +45,7 @@ def read_sound(file: MediaFile, seconds: int) -> Sound | None:
         ffmpeg.input(file.url, f=file.container, copyts=None, threads=1, **file.limits)
         .output(
             "pipe:",
-            af=f"atrim=duration={seconds}",
+            af=f"atrim=duration={seconds + 1}",  # one more, so that the last sample is filtered like the others
             ac=1,
             ar=RATE,
             acodec="pcm_f32le",

@@ -1,0 +1,109 @@
+"""What the ffmpeg program says of a file, and clips made with it on the spot."""
+
+import math
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import imageio_ffmpeg
+import numpy as np
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+RATE = 16000
+PICTURE = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=4")
+SOUND = ("-f", "lavfi", "-i", "aevalsrc=0.4*sin(2*PI*(300+200*t)*t)*gt(mod(t\\,0.5)\\,0.2):s=44100:d=4")
+X264 = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p")
+
+
+def ffmpeg(*args) -> bytes:
+    """Run the packaged program; its standard output."""
+    done = subprocess.run([FFMPEG, "-v", "error", "-nostdin", "-y", *map(str, args)], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def clip(path: Path, *args) -> Path:
+    """Make a clip with ffmpeg's arguments."""
+    ffmpeg(*args, path)
+    return path
+
+
+class Truth(NamedTuple):
+    """What ffmpeg shows and plays. Times in seconds."""
+
+    times: list[Fraction]
+    pictures: np.ndarray  # N,height,width,3
+    sound: np.ndarray  # at 16 kHz, mono
+    sound_start: Fraction | None
+    end: Fraction
+
+    @property
+    def origin(self) -> Fraction:
+        return min(self.times[0], self.sound_start if self.sound_start is not None else self.times[0])
+
+    def count(self, segments: int, at: float = 0.5) -> int:
+        return min(segments, max(1, math.ceil(self.end - self.origin - Fraction(at))))
+
+    def on_show(self, second: int, at: float = 0.5) -> np.ndarray:
+        moment = self.origin + second + Fraction(at)
+        return self.pictures[max([n for n, time in enumerate(self.times) if time <= moment], default=0)]
+
+    def heard(self, seconds: int) -> np.ndarray:
+        """The sound of the first seconds after the origin; zeros where there is none."""
+        row = np.zeros(seconds * RATE, np.float32)
+        if self.sound_start is not None:
+            at = round((self.sound_start - self.origin) * RATE)
+            part = self.sound[: max(0, len(row) - at)]
+            row[at : at + len(part)] = part
+        return np.clip(row, -1, 1)
+
+
+def truth(path: Path) -> Truth:
+    """Ask ffmpeg for all frames, their times, and the sound."""
+    # One thread: what is put in place of damaged parts depends on their number.
+    read = ("-copyts", "-threads", 1, "-i", path)
+    keep = ("-an", "-fps_mode", "passthrough", "-enc_time_base", "demux")
+    table, unit = _table(ffmpeg(*read, *keep, "-f", "framecrc", "-"))
+    width, height = _size(ffmpeg(*read, "-an", "-frames:v", 1, "-c:v", "ppm", "-f", "image2pipe", "-"))
+    raw = ffmpeg(*read, *keep, "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
+    pictures = np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+    times, ends = [row[0] * unit for row in table], [(row[0] + row[1]) * unit for row in table]
+    sound, start = np.zeros(0, np.float32), None
+    if subprocess.run([FFMPEG, "-i", path, "-vn", "-t", "0", "-f", "null", "-"], capture_output=True).returncode == 0:
+        resampled = ("-vn", "-ac", 1, "-ar", RATE)
+        sound = np.frombuffer(ffmpeg(*read, *resampled, "-f", "f32le", "-"), "<f4")
+        packets, unit = _table(ffmpeg(*read, *resampled, "-f", "framecrc", "-"))
+        if packets:
+            start = packets[0][0] * unit
+            ends += [(time + duration) * unit for time, duration in packets]
+            sound = _with_gaps(sound, [(round(t * unit * RATE), round(d * unit * RATE)) for t, d in packets])
+    return Truth(times, pictures, sound, start, max(ends))
+
+
+def _with_gaps(sound: np.ndarray, packets: list[tuple[int, int]]) -> np.ndarray:
+    """Put zeros where the packets (time and duration in samples) leave more than 50 ms free."""
+    parts, at, end = [], 0, packets[0][0]
+    for time, duration in packets:
+        if time - end > RATE // 20:
+            parts.append(np.zeros(time - end, np.float32))
+            end = time
+        parts.append(sound[at : at + duration])
+        at, end = at + duration, end + duration
+    return np.concatenate(parts)
+
+
+def _table(text: bytes) -> tuple[list[tuple[int, int]], Fraction]:
+    """Time and duration of each line of ffmpeg's framecrc format, and their unit."""
+    rows, unit = [], None
+    for line in text.decode().splitlines():
+        if line.startswith("#tb 0:"):
+            unit = Fraction(line.split()[-1])
+        elif not line.startswith("#"):
+            fields = [field.strip() for field in line.split(",")]
+            rows.append((int(fields[2]), int(fields[3])))
+    return rows, unit
+
+
+def _size(ppm: bytes) -> tuple[int, int]:
+    return tuple(map(int, ppm.split(maxsplit=4)[1:3]))

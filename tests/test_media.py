@@ -1,0 +1,225 @@
+"""Segments of one file, against what the ffmpeg program shows and plays."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from media_oracle import PICTURE, RATE, SOUND, X264, clip, ffmpeg, truth
+from PIL import Image
+
+from pipeline.media import MediaError, clip_crop, read_segments
+
+SIZE = 32
+SHARED = (
+    "v_GGSY1Qvo990.mp4 vid2.mp4 flipping_a_pancake.mkv nasa_13013_rotated.mp4 test_non_zero_start.mp4 h265_video.mp4 "
+    "av1_video.mkv testsrc2_mpeg4.avi corrupted.mp4"
+)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A folder with the clips that others are made from: {v} has B-frames and a GOP of 1 s, {av} sound as well."""
+    folder = tmp_path_factory.mktemp("clips")
+    clip(folder / "v.mp4", *PICTURE, *X264, "-g", 25)
+    clip(folder / "av.mp4", "-i", folder / "v.mp4", *SOUND, "-c:v", "copy", "-c:a", "aac")
+    clip(folder / "big.mp4", "-f", "lavfi", "-i", "testsrc=s=160x120:r=25:d=4", *X264)
+    clip(folder / "red.jpg", "-f", "lavfi", "-i", "color=red:s=600x600:d=1", "-frames:v", 1)
+    return folder
+
+
+def make(made, name, args):
+    path = made / name
+    if not path.exists():
+        known = {other.stem: other for other in made.iterdir()}
+        clip(path, *(arg.format(**known) for arg in args.split()))
+    return path
+
+
+def agrees(path, segments=6, at=0.5):
+    """Same frames to the last bit, sound within 1e-4, same length."""
+    want, got = truth(path), read_segments(path, segments=segments, sizes=(SIZE,), frame_at=at)
+    assert got.num_segments == want.count(segments, at)
+    for second in range(got.num_segments):
+        expected = np.asarray(clip_crop(Image.fromarray(want.on_show(second, at)), SIZE))
+        assert np.array_equal(got.frames[SIZE][second], expected), f"second {second}"
+    heard = got.audio[: got.num_segments].reshape(-1)
+    assert np.abs(heard - want.heard(got.num_segments)).max() <= 1e-4
+    assert got.has_audio == (want.sound_start is not None)
+    return got
+
+
+@pytest.mark.parametrize("name", SHARED.split())
+def test_real_clips(shared, name):
+    agrees(shared / "videos" / name, 20)
+
+
+@pytest.mark.parametrize("at", [0, 0.25, 0.999])
+def test_another_moment_of_the_second(made, at):
+    agrees(made / "av.mp4", at=at)
+
+
+TURNS = [f"-display_rotation {turn} {flip}" for turn in (90, 180, 270, 30) for flip in ("", "-display_hflip")]
+
+
+@pytest.mark.parametrize("turn", [*TURNS, "-display_vflip", "-display_hflip -display_vflip"])
+def test_display_rotation(made, turn):
+    agrees(make(made, f"turn{turn.replace(' ', '')}.mp4", turn + " -i {v} -c copy"), 1)
+
+
+@pytest.mark.parametrize("name", ["two.mkv", "two.mp4", "two.ts"])
+@pytest.mark.parametrize("default", [0, 1])
+def test_several_video_streams(made, name, default):
+    disposition = f"-disposition:v:{default} default -disposition:v:{1 - default} 0"
+    agrees(make(made, f"{default}{name}", "-i {v} -i {big} -map 0 -map 1 -c copy " + disposition), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    {
+        "late_start.mkv": "-i {av} -c copy -output_ts_offset 1000",
+        "late_start.ts": "-i {av} -c copy -output_ts_offset 1000",
+        "cut.mp4": "-ss 1.37 -i {av} -c copy",  # begins within a GOP: an edit list
+        "cut.mkv": "-ss 1.37 -i {av} -c copy",
+        "fragments.mp4": "-i {av} -c copy -movflags frag_keyframe+empty_moov",
+        "stream.flv": "-i {av} -c copy",
+        "no_times.avi": "-i {v} -c copy",  # AVI has no presentation times
+        "lost_times.mp4": "-i {v} -c copy -bsf:v setts=pts=DTS",
+        "sound_late.mp4": "-i {v} -itsoffset 1.2345 -i {av} -map 0:v -map 1:a -c copy",
+        "sound_late.mkv": "-i {v} -itsoffset 1.2345 -i {av} -map 0:v -map 1:a -c copy",
+        "sound_first.mkv": "-itsoffset 1.5 -i {v} -i {av} -map 0:v -map 1:a -c copy",
+        "sound_short.mp4": "-i {v} -t 1.7 -i {av} -map 0:v -map 1:a -c copy",
+        "sound_long.mp4": "-t 1.1 -i {v} -i {av} -map 0:v -map 1:a -c copy",
+        "cover.mp4": "-i {av} -i {red} -map 0 -map 1 -c copy -disposition:v:1 attached_pic",
+        "vfr.mp4": "-i {v} -vf select=not(mod(n\\,3))+gt(n\\,50) -fps_mode vfr -c:v libx264",
+        "mpeg4.avi": "-i {av} -c:v mpeg4 -bf 2 -c:a libmp3lame",
+        "mpeg2.mpg": "-i {av} -c:v mpeg2video -bf 2 -c:a mp2",
+        "theora.ogv": "-i {av} -c:v libtheora -c:a libvorbis",
+        "wmv.wmv": "-i {av} -c:v wmv2 -c:a wmav2",
+        "vp8.webm": "-i {av} -c:v libvpx -deadline realtime -cpu-used 8 -c:a libopus",
+        "interlaced.mp4": "-i {v} -c:v libx264 -flags +ilme+ildct",
+        "ten_bit.mp4": "-i {v} -c:v libx264 -pix_fmt yuv420p10",
+        "bt709.mp4": "-i {v} -c:v libx264 -colorspace bt709 -color_range tv",
+        "full_range.mp4": "-i {v} -c:v libx264 -pix_fmt yuvj420p -colorspace bt470bg",
+        "rgb.mp4": "-i {v} -c:v libx264rgb",
+        "odd.mkv": "-i {v} -vf scale=97:65 -c:v ffv1 -pix_fmt yuv444p",
+        "odd_chroma.mkv": "-i {v} -vf scale=97:65 -c:v ffv1 -pix_fmt yuv420p",
+        "thin.mp4": "-i {v} -vf scale=400:16 -c:v libx264",
+        "one_frame.mp4": "-i {v} -frames:v 1 -c:v libx264",
+    }.items(),
+)
+def test_made_clips(made, name, args):
+    agrees(make(made, name, args))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000, 96000])
+def test_sound_of_any_rate(made, rate, channels):
+    path = make(made, f"{channels}x{rate}.mkv", f"-i {{av}} -c:v copy -c:a pcm_s16le -ar {rate} -ac {channels}")
+    assert np.abs(agrees(path).audio).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["gap.mkv", "gap.mp4"])
+def test_gap_in_the_sound(made, name):
+    """The oracle here is the sound without the gap: what follows must stay in its place."""
+    whole = read_segments(made / "av.mp4", segments=4, sizes=()).audio.reshape(-1)
+    args = "-i {av} -c:v copy -af aselect=not(between(t\\,1\\,2.2)) -c:a aac -b:a 256k"
+    got = read_segments(make(made, name, args), segments=4, sizes=()).audio.reshape(-1)
+    assert not got[int(1.1 * RATE) : int(2.1 * RATE)].any()
+    for part in (slice(0, int(0.95 * RATE)), slice(int(2.3 * RATE), int(3.9 * RATE))):
+        lags = range(-RATE // 100, RATE // 100 + 1)
+        match = {lag: np.corrcoef(np.roll(got, -lag)[part], whole[part])[0, 1] for lag in lags}
+        assert abs(max(match, key=match.get)) <= RATE // 1000
+
+
+def test_padding(made):
+    repeated = read_segments(made / "av.mp4", segments=7, sizes=(SIZE, 48))
+    zero = read_segments(made / "av.mp4", segments=7, sizes=(SIZE, 48), pad="zero")
+    assert repeated.num_segments == zero.num_segments == 4
+    assert repeated.frames[48].shape == (7, 48, 48, 3) and repeated.audio.shape == (7, RATE)
+    for padded, plain in zip(
+        (*repeated.frames.values(), repeated.audio), (*zero.frames.values(), zero.audio), strict=True
+    ):
+        assert np.array_equal(padded[:4], plain[:4])
+        assert (padded[4:] == padded[3]).all() and not plain[4:].any()
+
+
+def test_three_hours(made):
+    """Only the beginning of a long file is read, but its length must not confuse anything."""
+    picture = ("-f", "lavfi", "-i", "testsrc2=s=16x16:r=1:d=72")
+    sound = ("-f", "lavfi", "-i", "aevalsrc=0.5*sin(t*(400+t)):s=8000:d=72")
+    begin = clip(made / "begin.mp4", *picture, *sound, *X264, "-c:a", "aac", "-b:a", "16k")
+    path = clip(made / "long.mp4", "-stream_loop", 149, "-i", begin, "-c", "copy")
+    want = truth(begin)
+    got = read_segments(path, segments=60, sizes=(SIZE,))
+    assert got.num_segments == 60
+    assert all(
+        np.array_equal(got.frames[SIZE][n], np.asarray(clip_crop(Image.fromarray(want.on_show(n)), SIZE)))
+        for n in range(60)
+    )
+    assert np.abs(got.audio.reshape(-1) - want.heard(60)).max() <= 1e-4
+
+
+@pytest.mark.parametrize("accuracy", ["reference", "keyframe"])
+def test_accuracy_options_show_frames_nearby(made, accuracy):
+    exact = truth(made / "v.mp4")
+    got = read_segments(made / "v.mp4", segments=4, sizes=(SIZE,), accuracy=accuracy)
+    all_frames = [np.asarray(clip_crop(Image.fromarray(picture), SIZE)) for picture in exact.pictures]
+    for second in range(4):
+        matches = [n for n, frame in enumerate(all_frames) if np.array_equal(frame, got.frames[SIZE][second])]
+        nearest = min((abs(float(exact.times[n]) - second - 0.5) for n in matches), default=None)
+        assert nearest is not None and nearest <= (0.5 if accuracy == "keyframe" else 0.2)
+
+
+def test_decord_agrees_where_it_can_be_trusted(made, shared):
+    pyav = read_segments(made / "av.mp4", segments=4, sizes=(SIZE,))
+    decord = read_segments(made / "av.mp4", segments=4, sizes=(SIZE,), backend="decord")
+    assert np.array_equal(pyav.frames[SIZE], decord.frames[SIZE]) and np.array_equal(pyav.audio, decord.audio)
+    with pytest.raises(MediaError, match=r"vid2\.mp4.*179 frames, 134 are shown"):
+        read_segments(shared / "videos" / "vid2.mp4", backend="decord")
+
+
+@given(
+    width=st.integers(1, 700),
+    height=st.integers(1, 700),
+    size=st.sampled_from([8, 32, 224, 336]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_resize_and_crop_are_open_clips_own(width, height, size, seed):
+    if max(width, height) / min(width, height) * size > 5000:
+        return  # an absurd shape, and a very large picture in between
+    import torch
+    from open_clip.transform import image_transform
+
+    image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    want = image_transform(size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))(image)
+    got = torch.from_numpy(np.array(clip_crop(image, size))).permute(2, 0, 1).float() / 255
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "reason"),
+    [
+        ("sound_only.m4a", "-i {av} -vn -c copy", "no video stream"),
+        ("cover_only.m4a", "-i {av} -i {red} -map 0:a -map 1 -c copy -disposition:v attached_pic", "no video stream"),
+        ("empty_track.mp4", "-i {v} -frames:v 0 -c copy", "video"),
+        ("old.avi", "-i {v} -c:v huffyuv", "huffyuv is not allowed"),
+    ],
+)
+def test_no_picture(made, name, args, reason):
+    with pytest.raises(MediaError, match=f"{name}: .*{reason}"):
+        read_segments(make(made, name, args))
+
+
+def test_sound_that_cannot_be_decoded_is_an_error(made):
+    path = make(made, "odd_sound.mkv", "-i {v} -i {av} -map 0:v -map 1:a -c:v copy -c:a tta")
+    with pytest.raises(MediaError, match="sound cannot be decoded"):
+        read_segments(path)
+
+
+def test_bytes_on_standard_output_are_pictures():
+    """The oracle itself: one red frame."""
+    raw = ffmpeg(
+        "-f", "lavfi", "-i", "color=red:s=8x8:d=0.04", "-frames:v", 1, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"
+    )
+    assert len(raw) == 8 * 8 * 3 and raw[0] > 250 and raw[1] < 5
