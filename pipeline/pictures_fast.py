@@ -85,10 +85,14 @@ class PacketTrack:
             return max(0, bisect_right(self.times, moment) - 1)
         return min(self.candidates, key=lambda number: abs(self.times[number] - moment))
 
+    def plan(self, wanted: list[int]) -> tuple[list[bool], list[bool]]:
+        """For each packet, whether it has to be decoded for these frames, and whether the decoder starts anew."""
+        chosen = {self.shown[number] for number in wanted}
+        return bitstream.needed([p.unit for p in self.packets], [n in chosen for n in range(len(self.packets))])
+
     def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
         """The frames with the given numbers (ascending), uint8 height,width,3 RGB, turned upright."""
-        chosen = {self.shown[number] for number in wanted}
-        keep, fresh = bitstream.needed([p.unit for p in self.packets], [n in chosen for n in range(len(self.packets))])
+        keep, fresh = self.plan(wanted)
         convert = RGB()
         left = [self.packets[self.shown[number]].pts for number in reversed(wanted)]
         latest = None

@@ -16,10 +16,15 @@ SOUND = ("-f", "lavfi", "-i", "aevalsrc=0.4*sin(2*PI*(300+200*t)*t)*gt(mod(t\\,0
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p")
 
 
+class Refused(Exception):
+    """ffmpeg could not do it."""
+
+
 def ffmpeg(*args) -> bytes:
     """Run the packaged program; its standard output."""
     done = subprocess.run([FFMPEG, "-v", "error", "-nostdin", "-y", *map(str, args)], capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+    if done.returncode:
+        raise Refused(done.stderr.decode())
     return done.stdout
 
 

@@ -1,0 +1,137 @@
+"""Frames from a few packets are those of a full decode, whatever the encoder did."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from media_oracle import Refused, clip, truth
+from PIL import Image
+
+from pipeline.bitstream import Unit, needed
+from pipeline.media import MediaError, clip_crop, read_segments
+from pipeline.mediafile import MediaFile
+from pipeline.pictures_fast import PacketTrack
+
+SIZE, SECONDS = 64, 5
+NOISY = ("-f", "lavfi", "-i", f"testsrc2=s=96x64:r=20:d={SECONDS},noise=alls=10:allf=t")
+UNEVEN = ("-vf", "select='not(mod(n,3))+gt(n,40)'", "-fps_mode", "vfr")
+
+
+def switch(name, *values):
+    return st.sampled_from(values).map(lambda value: f"{name}={value}")
+
+
+gop = st.sampled_from([5, 20, 100])
+X264 = st.tuples(
+    gop.map("keyint={}:min-keyint=1".format),
+    switch("bframes", 0, 1, 3, 8),
+    switch("b-pyramid", "none", "strict", "normal"),
+    switch("open-gop", 0, 1),
+    switch("b-adapt", 0, 1, 2),
+    switch("intra-refresh", 0, 0, 0, 1),
+    switch("slices", 1, 3),
+    st.sampled_from(["tff=0", "tff=1", "fake-interlaced=1", "weightp=0", "cabac=0", "aud=1:repeat-headers=1"]),
+).map(lambda o: ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-x264-params", ":".join(o)))
+X265 = st.tuples(
+    switch("log-level=none:min-keyint=1:keyint", 12, 20, 100),
+    st.sampled_from(["bframes=0", "bframes=2", "bframes=4", "bframes=4:radl=2"]),
+    switch("b-pyramid", 0, 1),
+    switch("open-gop", 0, 1),
+    switch("temporal-layers", 0, 1),
+    switch("repeat-headers", 0, 1),
+).map(lambda o: ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", ":".join(o)))
+VP9 = st.tuples(
+    gop, st.sampled_from(["-deadline realtime", "-auto-alt-ref 1 -lag-in-frames 12", "-error-resilient default"])
+).map(lambda o: ("-c:v", "libvpx-vp9", "-cpu-used", 8, "-b:v", "150k", "-g", o[0], *o[1].split()))
+AV1 = st.tuples(
+    gop,
+    st.sampled_from(["-svtav1-params pred-struct=1", "-svtav1-params film-grain=8", "-svtav1-params irefresh-type=1"]),
+).map(lambda o: ("-c:v", "libsvtav1", "-preset", 12, "-g", o[0], *o[1].split()))
+CONTAINERS = {"libx264": ("mp4", "mkv", "ts"), "libx265": ("mp4", "mkv", "ts"), "libvpx-vp9": ("webm", "mp4")}
+
+
+@given(
+    coding=st.one_of(X264, X264, X265, X265, VP9, AV1),
+    container=st.integers(0, 2),
+    uneven=st.booleans(),
+    cut=st.sampled_from([None, None, 0.8, 2.1]),
+    at=st.floats(0, 0.99),
+)
+@settings(max_examples=45, deadline=None, suppress_health_check=list(HealthCheck))
+def test_same_frames_as_a_full_decode(tmp_path_factory, coding, container, uneven, cut, at):
+    folder = tmp_path_factory.mktemp("exact")
+    endings = CONTAINERS.get(coding[1], ("mp4", "mkv"))
+    path = clip(folder / f"whole.{endings[container % len(endings)]}", *NOISY, *(UNEVEN if uneven else ()), *coding)
+    if cut:
+        # Begins with frames that are not to be shown, or that lack what they refer to.
+        path = clip(folder / f"cut{path.suffix}", "-ss", cut, "-i", path, "-c", "copy")
+    try:
+        want = truth(path)
+    except Refused:  # cut off from its parameter sets, it cannot be shown by anybody
+        with pytest.raises(MediaError):
+            read_segments(path)
+        return
+    got = read_segments(path, segments=SECONDS, sizes=(SIZE,), frame_at=at)
+    assert got.num_segments == want.count(SECONDS, at)
+    for second in range(got.num_segments):
+        expected = np.asarray(clip_crop(Image.fromarray(want.on_show(second, at)), SIZE))
+        assert np.array_equal(got.frames[SIZE][second], expected), f"second {second}"
+
+
+@pytest.mark.parametrize(
+    ("coding", "share"),
+    [
+        ("-c:v libx264 -bf 3 -g 100", 0.6),
+        ("-c:v libx264 -bf 3 -g 20", 0.4),
+        ("-c:v libx264 -bf 0 -g 20", 0.6),  # the rest of each GOP after the wanted frame
+        ("-c:v libx265 -preset ultrafast -bf 3 -x265-params log-level=none:keyint=20", 0.5),
+        ("-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 20", 0.6),
+        ("-c:v libsvtav1 -preset 12 -g 100", 0.7),
+    ],
+)
+def test_little_is_decoded(tmp_path, coding, share):
+    path = clip(tmp_path / "clip.mkv", *NOISY, "-pix_fmt", "yuv420p", *coding.split())
+    track = PacketTrack(MediaFile.check(path), SECONDS)
+    keep, _ = track.plan([track.on_show(second + 1 / 2) for second in range(SECONDS)])
+    assert sum(keep) <= share * len(keep)
+
+
+units = st.builds(
+    Unit,
+    starts=st.sampled_from([False, False, False, True]),
+    referenced=st.booleans(),
+    layer=st.integers(0, 2),
+    leading=st.booleans(),
+).map(lambda unit: unit._replace(referenced=True, layer=0, leading=False) if unit.starts else unit)
+
+
+@given(st.lists(st.tuples(units, st.booleans()), max_size=14))
+@settings(max_examples=300)
+def test_needed_is_what_wanted_packets_may_refer_to(packets):
+    """Against the closure of "may refer to", told forwards."""
+    packets = [(Unit(starts=True), False), *packets]
+    all_units, wanted = [p[0] for p in packets], [p[1] for p in packets]
+
+    def may_refer(later, earlier):
+        a, b = all_units[later], all_units[earlier]
+        starts = [n for n in range(later + 1) if all_units[n].starts]
+        since = starts[-1]
+        if a.leading and len(starts) > 1:
+            since = starts[-2]  # and what leads there may need what is before, through that one
+        return earlier >= since and (b.layer < a.layer or (b.layer == a.layer and b.referenced))
+
+    kept = {n for n, want in enumerate(wanted) if want}
+    todo = list(kept)
+    while todo:
+        later = todo.pop()
+        for earlier in range(later):
+            if earlier not in kept and may_refer(later, earlier):
+                kept.add(earlier)
+                todo.append(earlier)
+    keep, fresh = needed(all_units, wanted)
+    assert kept <= {n for n, k in enumerate(keep) if k}
+    for n, anew in enumerate(fresh):
+        # Forgetting loses nothing: whatever comes after may not refer to what was kept before.
+        assert not anew or not any(
+            may_refer(later, earlier) for later in kept if later >= n for earlier in kept if earlier < n
+        )
