@@ -46,14 +46,22 @@ class MediaFile:
     def check(cls, path: str | os.PathLike) -> "MediaFile":
         """Raises MediaError (final) for anything but a regular file in an allowed container."""
         try:
-            # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            name = os.fspath(Path(path).absolute())
+            name.encode()
+            # Looked at before it is opened, which may already do something to a device; and opened without
+            # waiting, in case it has become a pipe meanwhile.
+            regular = stat.S_ISREG(os.stat(name).st_mode)
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK) if regular else None
         except (OSError, ValueError) as error:
             raise MediaError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})", True) from error
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise MediaError(path, "is not a regular file", True)
-            head = file.read(2048)
+        if descriptor is None:
+            raise MediaError(path, "is not a regular file", True)
+        try:
+            head = os.read(descriptor, 2048)
+        except OSError as error:
+            raise MediaError(path, f"cannot be read ({error.strerror})", True) from error
+        finally:
+            os.close(descriptor)
         if not head:
             raise MediaError(path, "is empty", True)
         container = _container(head)
@@ -61,7 +69,7 @@ class MediaFile:
             raise MediaError(
                 path, "does not begin like MP4/MOV, Matroska/WebM, AVI, FLV, MPEG, ASF or Ogg; convert it", True
             )
-        return cls(os.fspath(Path(path).absolute()), container)
+        return cls(name, container)
 
     @property
     def url(self) -> str:
