@@ -1,9 +1,11 @@
-"""The demo's data set: drawn and played music performances with questions whose answers are known.
+"""The demo's data set: drawn and played performances with questions whose answers are known.
 
-Nothing here is a recording. Each clip is a stage with up to four "instruments", each a shape of its own colour
-and pattern with a timbre in its own register; a question is asked in the words of MUSIC-AVQA, and its answer
-follows from the truth that drew the clip. A question's text alone says next to nothing about its answer: within
-a split each answer to the same words is equally common, as far as the number of clips allows.
+Nothing here is a recording. A clip is a stage between two curtains. One to four "instruments" stand on it, each a
+shape of its own colours, and one to four are heard, each in a register of its own. Which ones are seen and which
+are heard is drawn independently, so that neither gives the other away: some are silent on the stage, and some
+sound from off it. Questions are in the words and the format of MUSIC-AVQA, and their answers follow from the truth
+that the clip was made from. A question's text says nothing about its answer: to the same words, each answer is
+given equally often in a split.
 """
 
 import json
@@ -13,55 +15,61 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import permutations, product, repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import av
 import numpy as np
 
 from pipeline.errors import AVQAError
-from pipeline.shards import atomic, write_if_changed
+from pipeline.files import atomic, write_if_changed
 
 SIZE, FPS, RATE = 160, 10, 16000  # pixels a side, pictures a second, samples a second
+GOP = 10  # seconds between keyframes in the clip that tries the decoder's patience
+SPLITS = {"train": 0.6, "val": 0.75, "test": 1.0}  # share of the clips up to which a split goes
 PLACES = ("left", "middle", "right")
+LOUDNESS = (1.0, 0.5, 0.25, 0.125)
 NUMBERS = ("zero", "one", "two", "three", "four")
-LOUDNESS = (1.0, 0.45, 0.2, 0.09)
-SPLITS = {"train": 0.6, "val": 0.15, "test": 0.25}
+NO_YES = ("no", "yes")
+
+Colour = tuple[int, int, int]
+Area = Callable[[np.ndarray, np.ndarray], np.ndarray]  # coordinates from -1 to 1 -> whether a point is in it
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How an instrument looks and sounds. `shape` and `pattern` take coordinates in -1…1 and return booleans."""
+    """How an instrument looks and sounds."""
 
-    colours: tuple[tuple[int, int, int], tuple[int, int, int]]
-    shape: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    pattern: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    shape: Area
+    colour: Colour
+    mark: Area
+    mark_colour: Colour
     pitch: float  # Hz
     harmonics: tuple[float, ...]
-    vibrato: float = 0.0  # relative depth at 6 Hz
-    noise: float = 0.0
-    decay: float = 0.0  # 1/s after each note's onset; 0: held
-    beat: float = 2.0  # notes a second
+    beat: float  # notes a second
+    decay: float = 0.0  # 1/s after each note's start; 0: held
+    vibrato: float = 0.0  # share of the pitch, six times a second
 
 
+# Registers do not overlap and shapes are large and plain: random features carry what differs boldly.
 KINDS = {
-    "piano": Kind(((250, 250, 250), (10, 10, 10)), lambda u, v: abs(v) < 0.7, lambda u, v: np.sin(14 * u) > 0.3,
-                  260, (1, 0.5, 0.25, 0.1), decay=4, beat=3),
-    "violin": Kind(((255, 60, 0), (120, 20, 0)), lambda u, v: abs(u) * (1.3 - 0.5 * np.cos(5 * v)) < 0.75,
-                   lambda u, v: abs(u) < 0.12, 620, (1, 0.8, 0.6, 0.5, 0.3), vibrato=0.02, beat=1),
-    "flute": Kind(((0, 220, 255), (0, 60, 200)), lambda u, v: abs(u + v) < 0.45,
-                  lambda u, v: np.sin(10 * (u - v)) > 0.6, 1500, (1, 0.05), noise=0.1, beat=2),
-    "accordion": Kind(((230, 0, 200), (255, 255, 120)), lambda u, v: abs(v) < 0.65 + 0.3 * abs(u),
-                      lambda u, v: np.sin(9 * u) * np.sin(9 * v) > 0, 390, (1, 0, 0.9, 0, 0.7, 0, 0.5), beat=1.5),
-    "drum": Kind(((255, 230, 0), (200, 0, 0)), lambda u, v: u * u + v * v < 1, lambda u, v: u * u + v * v < 0.4,
-                 70, (1, 0.4), noise=2.0, decay=14, beat=4),
-    "xylophone": Kind(((0, 200, 40), (255, 255, 255)), lambda u, v: abs(v) < 0.95 - 0.4 * (u + 1),
-                      lambda u, v: np.sin(11 * u) > 0.5, 3000, (1, 0, 0, 0.2), decay=8, beat=5),
+    "drum": Kind(lambda u, v: u * u + v * v < 1, (255, 230, 0), lambda u, v: u * u + v * v < 0.4, (200, 0, 0),
+                 pitch=60, harmonics=(1, 1, 1, 1, 1, 1), beat=4, decay=8),
+    "accordion": Kind(lambda u, v: abs(v) < 0.65 + 0.3 * abs(u), (230, 0, 200), lambda u, v: abs(u) < 0.4,
+                      (255, 255, 120), pitch=320, harmonics=(0, 1, 0.8, 0.6), beat=1.5),
+    "violin": Kind(lambda u, v: abs(u) * (1.3 - 0.5 * np.cos(5 * v)) < 0.8, (255, 90, 0), lambda u, v: abs(u) < 0.15,
+                   (110, 20, 0), pitch=500, harmonics=(0, 0, 1, 0.8, 0.6), beat=1, vibrato=0.03),
+    "flute": Kind(lambda u, v: abs(u) + abs(v) < 1.15, (0, 220, 255), lambda u, v: abs(u) + abs(v) < 0.55,
+                  (0, 60, 200), pitch=1400, harmonics=(0, 1, 0.8), beat=2),
+    "xylophone": Kind(lambda u, v: abs(v) < 0.75, (250, 250, 250), lambda u, v: v > 0, (10, 10, 10),
+                      pitch=2500, harmonics=(0, 1, 0.8), beat=3, decay=3),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Player:
-    """One instrument of a clip. start = end = 0: it is on show and silent. Not visible: heard from off the stage."""
+    """One instrument of a clip. Off the stage: radius 0, place "". Silent: loudness 0, start = end = 0."""
 
     name: str
     place: str
@@ -69,149 +77,135 @@ class Player:
     y: float
     radius: float
     loudness: float
-    start: int
+    start: int  # seconds
     end: int
-    visible: bool = True
 
     @property
-    def sounds(self) -> bool:
+    def seen(self) -> bool:
+        return self.radius > 0
+
+    @property
+    def heard(self) -> bool:
         return self.end > self.start
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The truth of one video. `special`: "", "silent", "b-frames" or "vfr"."""
+    """The truth of one video. `special` is "no sound track", "b-frames", "variable frame rate" or empty."""
 
     video_id: str
     seed: int
     seconds: int
-    outdoor: bool
-    voice: tuple[int, int]  # start and end second of a speaking voice; equal: none
     special: str
+    outdoor: bool
+    voiceover: bool
     players: tuple[Player, ...]
 
 
-def compose(rng: np.random.Generator, number: int, seconds: int) -> Clip:
-    """Make up clip `number` of about `seconds` seconds."""
-    special = {0: "silent", 1: "b-frames", 2: "vfr"}.get(number, "")
+def compose(rng: np.random.Generator, number: int, seconds: int, counts: tuple[int, int]) -> Clip:
+    """Make up clip `number` with so many instruments seen and heard. All of it happens within `seconds` seconds, or
+    within fewer in every eighth clip."""
+    special = {0: "no sound track", 1: "b-frames", 2: "variable frame rate"}.get(number, "")
     if number % 8 == 3:
-        seconds = max(3, seconds - int(rng.integers(1, 4)))
-    count = int(rng.integers(1, 5))
-    names = rng.permutation(list(KINDS))[: count + 1]
-    columns = rng.permutation([0, 1, 2, *rng.permutation(3)[:1]] if count == 4 else 3)[:count]
-    loudness = rng.permutation(LOUDNESS)
+        seconds -= int(rng.integers(1, seconds // 2))
+    seen, heard = (rng.permutation(list(KINDS))[:count].tolist() for count in counts)
+    columns = rng.permutation([0, 1, 2, rng.integers(3)] if len(seen) == 4 else 3)[: len(seen)].tolist()
+    loudness = rng.permutation(LOUDNESS).tolist()
     players = []
-    for n, column in enumerate(columns):
-        twins = list(columns).count(column) > 1
-        radius = float(rng.uniform(24, 27))
-        x = SIZE * (column + 0.5) / 3 + rng.uniform(-3, 3)
-        y = SIZE * ((0.3 if column not in columns[:n] else 0.72) if twins else rng.uniform(0.4, 0.65))
-        start, end = play_time(rng, seconds) if rng.random() < 0.75 or n == 0 else (0, 0)
-        players.append(Player(str(names[n]), PLACES[column], float(x), float(y), radius, float(loudness[n]), start, end))
-    if count == 1 and rng.random() < 0.5:  # the sound of another instrument than the one on show
-        shown = players[0]
-        hidden = Player(str(names[1]), shown.place, shown.x, shown.y, 0.0, shown.loudness, shown.start, shown.end, False)
-        players = [Player(**{**asdict(shown), "start": 0, "end": 0}), hidden]
-    voice = int(rng.integers(0, seconds - 1))
-    talk = rng.random() < 0.4
-    return Clip(f"synth{number:05d}", int(rng.integers(2**32)), seconds, bool(rng.random() < 0.5),
-                (voice, voice + 2) if talk else (0, 0), special, tuple(players))  # fmt: skip
-
-
-def play_time(rng: np.random.Generator, seconds: int) -> tuple[int, int]:
-    """From beginning to end in four of ten cases, otherwise at least two seconds somewhere."""
-    if rng.random() < 0.4:
-        return 0, seconds
-    start = int(rng.integers(0, seconds - 2))
-    return start, int(rng.integers(start + 2, seconds + 1))
-
-
-# --- picture and sound -------------------------------------------------------------------------------------------
+    for n, name in enumerate(dict.fromkeys([*seen, *heard])):
+        place, x, y, radius, level, start, end = "", 0.0, 0.0, 0.0, 0.0, 0, 0
+        if n < len(seen):
+            place, radius = PLACES[columns[n]], rng.uniform(24, 27)
+            x, y = SIZE * (columns[n] + 0.5) / 3 + rng.uniform(-3, 3), SIZE * rng.uniform(0.4, 0.65)
+            if columns.count(columns[n]) == 2:  # one above the other
+                y = SIZE * (0.72 if columns[n] in columns[:n] else 0.3)
+        if name in heard:
+            level = loudness[heard.index(name)]
+            start = 0 if rng.random() < 0.5 else int(rng.integers(0, seconds - 1))
+            end = seconds if rng.random() < 0.5 else int(rng.integers(start + 2, seconds + 1))
+        players.append(Player(name, place, round(x, 2), round(y, 2), round(radius, 2), level, start, end))
+    seed, outdoor, voiceover = int(rng.integers(2**32)), bool(rng.integers(2)), bool(rng.integers(2))
+    length = GOP + 2 if special == "b-frames" else seconds
+    return Clip(f"synth{number:05d}", seed, max(length, seconds), special, outdoor, voiceover, tuple(players))
 
 
 def background(rng: np.random.Generator, outdoor: bool) -> np.ndarray:
-    """The empty stage, SIZE×SIZE×3 uint8: sky over grass, or a wall over a wooden floor."""
-    sky, ground = ((140, 185, 225), (110, 150, 90)) if outdoor else ((120, 105, 100), (95, 70, 55))
-    row = np.arange(SIZE)[:, None, None]
-    picture = np.where(row < SIZE * 0.55, np.array(sky), np.array(ground)) + np.zeros((SIZE, SIZE, 3))
-    return np.clip(picture + rng.uniform(-8, 8, 3) + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
+    """The empty stage, SIZE, SIZE, 3 uint8: sky over grass or a wall over a floor, between two unlike curtains.
+    What a shape hides of them tells random features on which side it stands."""
+    above, below = ((140, 185, 225), (110, 150, 90)) if outdoor else ((120, 105, 100), (95, 70, 55))
+    y, x = np.mgrid[:SIZE, :SIZE][..., None]
+    folds = np.where(x // 5 % 2, 1.0, 0.4)
+    picture = np.where(y < 0.55 * SIZE, above, below)
+    picture = np.where(3 * x < SIZE, np.multiply((150, 40, 40), folds), picture)
+    picture = np.where(3 * x >= 2 * SIZE, np.multiply((40, 50, 150), folds), picture)
+    return np.clip(picture + rng.uniform(-8, 8, 3), 0, 255).astype(np.uint8)
 
 
 def draw(canvas: np.ndarray, player: Player, time: float) -> None:
-    """Paint the player as it looks at `time` seconds: it throbs and bobs while it plays."""
+    """Paint the player as it looks at `time` seconds: while it plays it throbs and bobs."""
     playing = player.start <= time < player.end
-    radius = player.radius * (1 + 0.16 * math.sin(2 * math.pi * 1.3 * time) * playing)
-    y = player.y + 5 * math.sin(2 * math.pi * 1.7 * time) * playing
-    top, left = max(0, math.ceil(y - radius)), max(0, math.ceil(player.x - radius))
-    box = canvas[top : math.ceil(y + radius), left : math.ceil(player.x + radius)]
-    v, u = np.ogrid[top : top + box.shape[0], left : left + box.shape[1]]
-    u, v = (u - player.x) / radius, (v - y) / radius
+    radius = player.radius * (1 + 0.15 * playing * math.sin(2 * math.pi * 1.3 * time))
+    middle = player.y + 5 * playing * math.sin(2 * math.pi * 1.7 * time)
+    top, left = max(0, math.ceil(middle - radius)), max(0, math.ceil(player.x - radius))
+    box = canvas[top : math.ceil(middle + radius), left : math.ceil(player.x + radius)]
+    v, u = np.mgrid[top : top + box.shape[0], left : left + box.shape[1]]
+    u, v = (u - player.x) / radius, (v - middle) / radius
     kind = KINDS[player.name]
-    inside, marked = np.broadcast_arrays(kind.shape(u, v), kind.pattern(u, v))
-    inside = np.broadcast_to(inside, box.shape[:2])
-    marked = np.broadcast_to(marked, box.shape[:2])
-    box[inside & ~marked] = kind.colours[0]
-    box[inside & marked] = kind.colours[1]
+    shape = kind.shape(u, v)
+    box[shape] = kind.colour
+    box[shape & kind.mark(u, v)] = kind.mark_colour
 
 
 def play(rng: np.random.Generator, kind: Kind, seconds: int) -> np.ndarray:
-    """`seconds` of the instrument at loudness 1, float64 at RATE."""
+    """A tune of the instrument, float64 at RATE, with an RMS of 1 where notes do not decay."""
     time = np.arange(seconds * RATE) / RATE
     note = (time * kind.beat).astype(int)
     pitch = kind.pitch * 2 ** (rng.integers(-2, 3, note[-1] + 1) / 12)[note]
     phase = 2 * np.pi * np.cumsum(pitch * (1 + kind.vibrato * np.sin(2 * np.pi * 6 * time))) / RATE
-    sound = sum(a * np.sin(k * phase) for k, a in enumerate(kind.harmonics, 1) if a)
-    if kind.noise:
-        sound = sound + kind.noise * rng.normal(0, 0.3, len(time))
-    if kind.decay:
-        sound = sound * np.exp(-kind.decay * (time - note / kind.beat))
-    return sound
+    sound = sum(level * np.sin(n * phase) for n, level in enumerate(kind.harmonics, 1) if level)
+    sound *= np.exp(-kind.decay * (time - note / kind.beat))
+    return sound / math.sqrt(sum(level**2 for level in kind.harmonics) / 2)
 
 
 def speak(rng: np.random.Generator, seconds: int) -> np.ndarray:
-    """`seconds` of something like a voice: a buzz at 120 Hz through moving formants, four syllables a second."""
+    """Something like a voice, float64 at RATE: a buzz at 120 Hz through moving formants, four syllables a second."""
     time = np.arange(seconds * RATE) / RATE
     syllable = (time * 4).astype(int)
     formant = rng.uniform(400, 900, syllable[-1] + 1)[syllable]
-    phase = 2 * np.pi * 120 * time
-    sound = sum(np.exp(-(((k * 120 - formant) / 200) ** 2)) * np.sin(k * phase) for k in range(2, 11))
-    return sound * abs(np.sin(np.pi * 4 * time))
+    buzz = sum(np.exp(-(((120 * n - formant) / 200) ** 2)) * np.sin(2 * np.pi * 120 * n * time) for n in range(2, 11))
+    return buzz * abs(np.sin(np.pi * 4 * time))
 
 
 def soundtrack(rng: np.random.Generator, clip: Clip) -> np.ndarray:
     """All that is heard, float32 in -1…1 at RATE."""
     mix = rng.normal(0, 0.001, clip.seconds * RATE)
-    for player in clip.players:
-        if player.sounds:
-            part = slice(player.start * RATE, player.end * RATE)
-            mix[part] += 0.15 * player.loudness * play(rng, KINDS[player.name], player.end - player.start)
-    if clip.voice[1] > clip.voice[0]:
-        mix[clip.voice[0] * RATE : clip.voice[1] * RATE] += 0.2 * speak(rng, clip.voice[1] - clip.voice[0])
+    for player in filter(lambda p: p.heard, clip.players):
+        tune = play(rng, KINDS[player.name], player.end - player.start)
+        mix[player.start * RATE : player.end * RATE] += 0.15 * player.loudness * tune
+    if clip.voiceover:
+        mix += 0.15 * speak(rng, clip.seconds)
     return np.clip(mix, -1, 1).astype(np.float32)
 
 
-def render(clip: Clip, path: Path) -> None:
-    """Write the clip as H.264 and AAC in mp4; encoders run in one thread, so that the bytes depend on the clip only."""
+def render(clip: Clip, folder: Path) -> None:
+    """Write <folder>/<video_id>.mp4. One thread an encoder: with more, the bytes would depend on the machine."""
     rng = np.random.default_rng(clip.seed)
     stage = background(rng, clip.outdoor)
-    frames = np.arange(clip.seconds * FPS)
-    if clip.special == "vfr":
-        frames = np.sort(rng.permutation(frames[1:])[: len(frames) // 2])
-        frames = np.concatenate([[0], frames])
-    with atomic(path) as partial, av.open(str(partial), "w", format="mp4") as file:
-        long_gop = {"bf": "3", "g": str(10 * FPS), "x264-params": "scenecut=0:b-adapt=0"}
-        options = long_gop if clip.special == "b-frames" else {"bf": "0", "g": str(2 * FPS)}
-        video = file.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "crf": "26", "threads": "1", **options})
-        video.width = video.height = SIZE
-        video.pix_fmt = "yuv420p"
-        audio = None if clip.special == "silent" else file.add_stream("aac", rate=RATE, layout="mono")
-        for n in frames:
+    frames = range(clip.seconds * FPS)
+    options = {"preset": "veryfast", "crf": "26", "threads": "1", "bf": "0", "g": str(2 * FPS)}
+    if clip.special == "b-frames":
+        options |= {"bf": "3", "g": str(GOP * FPS), "x264-params": "scenecut=0:b-adapt=0"}
+    if clip.special == "variable frame rate":
+        frames = [0, *np.flatnonzero(rng.random(len(frames) - 1) < 0.5) + 1]
+    with atomic(folder / f"{clip.video_id}.mp4") as partial, av.open(str(partial), "w", format="mp4") as file:
+        video = file.add_stream("libx264", rate=FPS, width=SIZE, height=SIZE, pix_fmt="yuv420p", options=options)
+        audio = None if clip.special == "no sound track" else file.add_stream("aac", rate=RATE, layout="mono")
+        for n in map(int, frames):
             canvas = stage.copy()
-            for player in clip.players:
-                if player.visible:
-                    draw(canvas, player, n / FPS)
+            for player in filter(lambda p: p.seen, clip.players):
+                draw(canvas, player, n / FPS)
             picture = av.VideoFrame.from_ndarray(canvas, format="rgb24")
-            picture.pts = int(n)
+            picture.pts = n
             file.mux(video.encode(picture))
         file.mux(video.encode(None))
         if audio:
@@ -221,143 +215,118 @@ def render(clip: Clip, path: Path) -> None:
             file.mux(audio.encode(None))
 
 
-# --- questions ---------------------------------------------------------------------------------------------------
-
-# How many questions of each template a clip gets on average; official words, official types.
+# Official words and types, and how many questions of each a clip gets at most on average.
 TEMPLATES = {
-    "Is there a <Object> sound?": ("Audio", "Counting", 1.0),
     "How many musical instruments were heard throughout the video?": ("Audio", "Counting", 1.0),
-    "Is the <Object> louder than the <Object>?": ("Audio", "Comparative", 1.0),
-    "Is the <Object> playing longer than the <Object>?": ("Audio", "Comparative", 1.0),
-    "Is there a <Object> in the entire video?": ("Visual", "Counting", 1.0),
+    "Is there a <Object> sound?": ("Audio", "Counting", 0.5),
+    "Is the <Object> louder than the <Object>?": ("Audio", "Comparative", 0.5),
     "How many types of musical instruments appeared in the entire video?": ("Visual", "Counting", 1.0),
-    "What kind of musical instrument is it?": ("Visual", "Location", 1.0),
-    "What kind of instrument is the <LRer> instrument? ": ("Visual", "Location", 1.0),
-    "Where is the performance?": ("Visual", "Location", 1.0),
-    "Is the <Object> in the video always playing?": ("Audio-Visual", "Existential", 1.0),
-    "Is there a voiceover?": ("Audio-Visual", "Existential", 1.0),
-    "Is this sound from the instrument in the video?": ("Audio-Visual", "Existential", 1.0),
-    "How many instruments are sounding in the video?": ("Audio-Visual", "Counting", 1.0),
-    "How many instruments in the video did not sound from beginning to end?": ("Audio-Visual", "Counting", 1.0),
-    "Where is the <LL> instrument?": ("Audio-Visual", "Location", 1.0),
-    "Is the <FL> sound coming from the <LR> instrument?": ("Audio-Visual", "Location", 1.0),
-    "Is the instrument on the <LR> louder than the instrument on the <LR>?": ("Audio-Visual", "Comparative", 1.0),
-    "What is the <TH> instrument that comes in?": ("Audio-Visual", "Temporal", 1.0),
-    "Where is the <FL> sounding instrument?": ("Audio-Visual", "Temporal", 1.0),
-    "Which instrument makes sounds <BA> the <Object>?": ("Audio-Visual", "Temporal", 1.0),
-}
+    "Is there a <Object> in the entire video?": ("Visual", "Counting", 0.5),
+    "What kind of instrument is the <LRer> instrument? ": ("Visual", "Location", 0.5),
+    "Where is the performance?": ("Visual", "Location", 0.5),
+    "Is there a voiceover?": ("Audio-Visual", "Existential", 0.8),
+    "How many instruments in the video did not sound from beginning to end?": ("Audio-Visual", "Counting", 0.5),
+    "How many instruments are sounding in the video?": ("Audio-Visual", "Counting", 0.5),
+    "Which is the musical instrument that sounds at the same time as the <Object>?": ("Audio-Visual", "Location", 0.5),
+    "Where is the <LL> instrument?": ("Audio-Visual", "Location", 0.3),
+    "Is the instrument on the <LR> more rhythmic than the instrument on the <LR>?": (
+        "Audio-Visual", "Comparative", 0.5),
+    "What is the <TH> instrument that comes in?": ("Audio-Visual", "Temporal", 0.7),
+}  # fmt: skip
+RIVALS = ({"drum", "flute"}, {"violin", "xylophone"})  # few, so that each question is asked often
 
 
 def ask(clip: Clip) -> Iterator[tuple[str, list[str], str]]:
-    """Every question (template, fillers, answer) that the clip's truth answers without doubt."""
-    yes = ("no", "yes")
-    shown = [p for p in clip.players if p.visible]
-    heard = [p for p in clip.players if p.sounds]
-    players = [p for p in shown if p.sounds]
-    visible, audible = {p.name for p in shown}, {p.name for p in heard}
-    by_place = {place: [p for p in shown if p.place == place] for place in PLACES}
+    """Every question that the clip answers beyond doubt: template, what fills its slots, answer."""
+    seen, heard = [p for p in clip.players if p.seen], [p for p in clip.players if p.heard]
+    both = [p for p in seen if p.heard]
+    at = {place: [p for p in seen if p.place == place] for place in PLACES}
 
-    yield "How many types of musical instruments appeared in the entire video?", [], NUMBERS[len(shown)]
-    yield "Where is the performance?", [], "outdoor" if clip.outdoor else "indoor"
+    yield "How many types of musical instruments appeared in the entire video?", [], NUMBERS[len(seen)]
+    yield "Where is the performance?", [], ("indoor", "outdoor")[clip.outdoor]
     for name in KINDS:
-        yield "Is there a <Object> in the entire video?", [name], yes[name in visible]
-    if len(shown) == 1:
-        yield "What kind of musical instrument is it?", [], shown[0].name
-    else:
-        for word, places in (("leftest", PLACES), ("rightest", PLACES[::-1])):
-            first = next(by_place[place] for place in places if by_place[place])
-            if len(first) == 1:
-                yield "What kind of instrument is the <LRer> instrument? ", [word], first[0].name
-    if clip.special == "silent":
+        yield "Is there a <Object> in the entire video?", [name], NO_YES[name in (p.name for p in seen)]
+    for word, places in (("leftest", PLACES), ("rightest", PLACES[::-1])):
+        outermost = next(at[place] for place in places if at[place])
+        if len(outermost) == 1 < len(seen):
+            yield "What kind of instrument is the <LRer> instrument? ", [word], outermost[0].name
+    if clip.special == "no sound track":
         return
 
-    yield "Is there a voiceover?", [], yes[clip.voice[1] > clip.voice[0]]
+    yield "Is there a voiceover?", [], NO_YES[clip.voiceover]
     yield "How many musical instruments were heard throughout the video?", [], NUMBERS[len(heard)]
+    if len(both) <= 2:  # more are rare
+        yield "How many instruments are sounding in the video?", [], NUMBERS[len(both)]
+    if (silent := len(seen) - len(both)) <= 2:
+        yield "How many instruments in the video did not sound from beginning to end?", [], NUMBERS[silent]
     for name in KINDS:
-        yield "Is there a <Object> sound?", [name], yes[name in audible]
-    for p in heard:
-        yield "Is the <Object> in the video always playing?", [p.name], yes[p.end - p.start == clip.seconds]
-        for q in heard:
-            if p is not q:
-                yield "Is the <Object> louder than the <Object>?", [p.name, q.name], yes[p.loudness > q.loudness]
-                longer = (p.end - p.start) - (q.end - q.start)
-                if longer:
-                    yield "Is the <Object> playing longer than the <Object>?", [p.name, q.name], yes[longer > 0]
-    if len(shown) == 1:
-        yield "Is this sound from the instrument in the video?", [], yes[bool(players)]
-        return
-
-    yield "How many instruments are sounding in the video?", [], NUMBERS[len(players)]
-    yield "How many instruments in the video did not sound from beginning to end?", [], NUMBERS[len(shown) - len(players)]
-    yield "Where is the <LL> instrument?", ["loudest"], max(players, key=lambda p: p.loudness).place
+        yield "Is there a <Object> sound?", [name], NO_YES[name in (p.name for p in heard)]
+    for a, b in permutations(heard, 2):
+        if {a.name, b.name} in RIVALS:
+            yield "Is the <Object> louder than the <Object>?", [a.name, b.name], NO_YES[a.loudness > b.loudness]
+    if len(heard) == 2 and max(p.start for p in heard) < min(p.end for p in heard):
+        for a, b in (heard, heard[::-1]):
+            yield "Which is the musical instrument that sounds at the same time as the <Object>?", [a.name], b.name
+    first, *later = sorted(heard, key=lambda p: p.start)
+    if all(first.start < p.start for p in later):
+        yield "What is the <TH> instrument that comes in?", ["first"], first.name
+    loudest = max(heard, key=lambda p: p.loudness)
+    if loudest.seen and len(seen) > 1:
+        yield "Where is the <LL> instrument?", ["loudest"], loudest.place
     for a, b in (("left", "right"), ("right", "left")):
-        if len(by_place[a]) == len(by_place[b]) == 1:
-            p, q = by_place[a][0], by_place[b][0]
-            if p.sounds and q.sounds:
-                yield ("Is the instrument on the <LR> louder than the instrument on the <LR>?", [a, b],
-                       yes[p.loudness > q.loudness])  # fmt: skip
-    order = sorted(players, key=lambda p: p.start)
-    starts = [p.start for p in order]
-    if len(order) > 1 and starts[0] < starts[1]:
-        yield "What is the <TH> instrument that comes in?", ["first"], order[0].name
-        yield "Where is the <FL> sounding instrument?", ["first"], order[0].place
-        for place in PLACES:
-            yield "Is the <FL> sound coming from the <LR> instrument?", ["first", place], yes[order[0].place == place]
-    if len(order) == 2 and starts[0] < starts[1]:
-        yield "Which instrument makes sounds <BA> the <Object>?", ["after", order[0].name], order[1].name
-        yield "Which instrument makes sounds <BA> the <Object>?", ["before", order[1].name], order[0].name
+        if len(at[a]) == len(at[b]) == 1 and at[a][0].heard and at[b][0].heard:
+            faster = KINDS[at[a][0].name].beat > KINDS[at[b][0].name].beat
+            yield "Is the instrument on the <LR> more rhythmic than the instrument on the <LR>?", [a, b], NO_YES[faster]
 
 
 def choose(rng: np.random.Generator, clips: list[Clip]) -> list[dict]:
-    """The questions of one split: rounds, each asking one text of one clip for each answer, until a template has enough."""
-    asked: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    """The questions of a split. A round asks the same words once for each answer, each time of another clip; an answer
+    half as common as others, or less, is left out."""
+    found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for n in rng.permutation(len(clips)):
         for template, fillers, answer in ask(clips[n]):
-            asked[template][json.dumps(fillers)][answer].append(clips[n].video_id)
+            found[template][json.dumps(fillers)][answer].append(clips[n].video_id)
     records = []
     for template, (scenario, kind, share) in TEMPLATES.items():
-        rounds = [
-            [(videos[k], fillers, answer) for answer, videos in answers.items()]
-            for fillers, answers in asked[template].items()
-            for k in range(min(map(len, answers.values())))
-        ]
-        enough = share * len(clips)
-        for n in rng.permutation(len(rounds)):
-            if enough <= 0:
-                break
-            enough -= len(rounds[n])
-            records += [
-                {"video_id": video, "type": json.dumps([scenario, kind]), "question_content": template,
-                 "templ_values": fillers, "question_deleted": 0, "anser": answer}
-                for video, fillers, answer in rounds[n]
+        rounds = []
+        for fillers, answers in found[template].items():
+            enough = sum(map(len, answers.values())) / len(answers) / 2
+            kept = {answer: videos for answer, videos in answers.items() if len(videos) >= enough}
+            rounds += [
+                [{"video_id": videos[n], "type": json.dumps([scenario, kind]), "question_content": template,
+                  "templ_values": fillers, "question_deleted": 0, "anser": answer} for answer, videos in kept.items()]
+                for n in range(min(map(len, kept.values())))
             ]  # fmt: skip
-    return sorted(records, key=lambda r: r["video_id"])
+        wanted = share * len(clips)
+        for n in rng.permutation(len(rounds)):
+            if wanted > 0:
+                records += rounds[n]
+                wanted -= len(rounds[n])
+    return sorted(records, key=lambda record: record["video_id"])
 
 
-def synthesize(out_dir: str | Path, clips: int = 240, seconds: int = 8, seed: int = 0) -> None:
-    """Write videos/<video_id>.mp4, train.json, val.json, test.json (official format) and truth.json below `out_dir`.
+def synthesize(out_dir: str | Path, clips: int = 240, seconds: int = 6, seed: int = 0) -> None:
+    """Write videos/<video_id>.mp4, train.json, val.json, test.json (official format) and truth.json to `out_dir`.
 
-    Same arguments, same content. Raises AVQAError for fewer than 12 clips or 4 seconds.
+    Same arguments, same content. Raises AVQAError for fewer than 16 clips or 4 seconds.
     """
-    if clips < 12 or seconds < 4:
-        raise AVQAError(f"synthesize: clips = {clips}, seconds = {seconds}; at least 12 clips of 4 seconds are needed")
-    out = Path(out_dir)
-    rng = np.random.default_rng(seed)
-    truth = [compose(rng, n, seconds) for n in range(clips)]
-    (out / "videos").mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(render, truth, [out / "videos" / f"{c.video_id}.mp4" for c in truth], chunksize=4))
+    for name, value, least in (("clips", clips, 16), ("seconds", seconds, 4)):
+        if value < least:
+            raise AVQAError(f"synthesize: {name} is {value}; it must be {least} or more")
+    out, rng = Path(out_dir), np.random.default_rng(seed)
+    counts = list(product(range(1, 5), repeat=2))  # each equally often in any stretch of 16 clips, so in each split
+    deck = [counts[n] for _ in range(0, clips, len(counts)) for n in rng.permutation(len(counts))]
+    truth = [compose(rng, n, seconds, deck[n]) for n in range(clips)]
+    # Not forked: a caller's threads would not survive it.
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        list(pool.map(render, truth, repeat(out / "videos"), chunksize=8))
 
-    order = rng.permutation(clips)
-    edges = np.round(np.cumsum([0, *SPLITS.values()]) * clips).astype(int)
-    question_id = 0
-    splits = {}
-    for split, low, high in zip(SPLITS, edges[:-1], edges[1:], strict=True):
-        chosen = [truth[n] for n in sorted(order[low:high])]
-        splits |= {clip.video_id: split for clip in chosen}
-        records = choose(rng, chosen)
-        for record in records:
-            question_id += 1
-            record["question_id"] = question_id
+    described, question_id = [], 0
+    ends = [round(clips * share) for share in SPLITS.values()]
+    for split, start, end in zip(SPLITS, [0, *ends], ends, strict=False):
+        records = choose(rng, truth[start:end])
+        records = [{"video_id": r["video_id"], "question_id": n, **r} for n, r in enumerate(records, question_id)]
+        question_id += len(records)
+        described += [{"split": split, **asdict(clip)} for clip in truth[start:end]]
         write_if_changed(out / f"{split}.json", json.dumps(records, indent=1))
-    write_if_changed(out / "truth.json", json.dumps([{"split": splits[c.video_id], **asdict(c)} for c in truth], indent=1))
+    write_if_changed(out / "truth.json", json.dumps(described, indent=1))
