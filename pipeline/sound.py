@@ -62,7 +62,10 @@ def read_sound(file: MediaFile, seconds: int) -> Sound | None:
     )
     process = command.run_async(cmd=imageio_ffmpeg.get_ffmpeg_exe(), pipe_stdout=True, pipe_stderr=True)
     out, log = process.communicate()
-    pieces = _pieces(out, shift)
+    try:
+        pieces = _pieces(out, shift)
+    except (av.FFmpegError, EOFError):
+        pieces = []  # cut short: ffmpeg has given up
     if not pieces and process.returncode:
         reason = log.decode("utf-8", "replace").strip().splitlines() or [f"ffmpeg ended with {process.returncode}"]
         raise MediaError(file.path, f"the sound cannot be decoded ({reason[-1]})")
