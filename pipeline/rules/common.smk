@@ -36,11 +36,14 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-# The code beside this file serves environments in which it is not installed; progress goes to the console and
-# into the job's log.
-shell.prefix(f"set -o pipefail; export PYTHONPATH={workflow.basedir} TQDM_MININTERVAL=5; ")
+# `avqa` in rules is the code beside this file, in the Python that runs Snakemake or that of the rule's conda
+# environment. Progress goes to the console and into the job's log.
 IN_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-AVQA = f"{'python' if IN_CONDA else shlex.quote(sys.executable)} -m pipeline"
+PYTHON = "python" if IN_CONDA else shlex.quote(sys.executable)
+shell.prefix(
+    f"set -o pipefail; export PYTHONPATH={shlex.quote(str(workflow.basedir))} TQDM_MININTERVAL=5; "
+    f'avqa() {{{{ {PYTHON} -m pipeline "$@"; }}}}; '
+)
 LOG = "2>&1 | tee {log}"
 
 

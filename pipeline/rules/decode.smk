@@ -19,5 +19,5 @@ rule decode:
     conda:
         "../../envs/media.yaml"
     shell:
-        f"{AVQA} decode {{input}} --out {{output.segments}} --failures {{output.failures}} {{params}}"
+        f"avqa decode {{input}} --out {{output.segments}} --failures {{output.failures}} {{params}}"
         f" --workers {{threads}} {LOG}"

@@ -16,12 +16,12 @@ rule extract:
     conda:
         "../../envs/torch.yaml"
     shell:
-        f"{AVQA} extract {{input}} --out {{output}} {{params}} {LOG}"
+        f"avqa extract {{input}} --out {{output}} {{params}} {LOG}"
 
 
 rule text:
     input:
-        f"{RESULTS}/questions.parquet",
+        questions,
     output:
         f"{RESULTS}/{config['text']['encoder']}/text.h5",
     params:
@@ -34,4 +34,4 @@ rule text:
     conda:
         "../../envs/torch.yaml"
     shell:
-        f"{AVQA} text {{input}} --out {{output}} {{params}} {LOG}"
+        f"avqa text {{input}} --out {{output}} {{params}} {LOG}"

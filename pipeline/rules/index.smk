@@ -18,4 +18,4 @@ rule index:
     conda:
         "../../envs/media.yaml"
     shell:
-        f"{AVQA} index --config {CONFIG} {LOG}"
+        f"avqa index --config {CONFIG} {LOG}"

@@ -2,7 +2,7 @@
 
 if "synthesize" in config:
 
-    checkpoint synthesize:
+    rule synthesize:
         output:
             *config["annotations"].values(),
         params:
@@ -18,36 +18,41 @@ if "synthesize" in config:
         conda:
             "../../envs/media.yaml"
         shell:
-            f"{AVQA} synthesize {{params}} {LOG}"
+            f"avqa synthesize {{params}} {LOG}"
 
 
 def videos_as_they_are(wildcards):
     """What makes the manifest due when a video appears, vanishes or is replaced."""
     if "synthesize" in config:
-        checkpoints.synthesize.get()
+        return "synthesized"  # they change with the annotations that come with them
     try:
         return videos_fingerprint(config["videos"])
     except OSError as error:
         raise WorkflowError(f"videos.folder: {error}; see README.md for what goes there")
 
 
+# questions.parquet and the shards are rewritten only where they change, so that what did not change makes nothing
+# due. They are no outputs, because Snakemake holds that a job that ran has changed all of its outputs.
 checkpoint manifest:
     input:
-        annotations=list(config["annotations"].values()),
+        list(config["annotations"].values()),
     output:
-        # Kept, and rewritten only where they change: what did not change makes nothing due. The shards are not
-        # outputs, because Snakemake would delete them all before it runs this rule again.
-        questions=update(f"{RESULTS}/questions.parquet"),
-        videos=update(f"{RESULTS}/videos.parquet"),
+        f"{RESULTS}/videos.parquet",
     params:
         videos=videos_as_they_are,
-        settings=[config["videos"], config["annotations"], config["allow_missing"], config["shard_size"]],
+        settings=[config[name] for name in ("videos", "annotations", "allow_missing", "shard_size")],
     log:
         f"{RESULTS}/logs/manifest.log",
     conda:
         "../../envs/manifest.yaml"
     shell:
-        f"{AVQA} manifest --config {CONFIG} {LOG}"
+        f"avqa manifest --config {CONFIG} {LOG}"
+
+
+def questions(wildcards):
+    """questions.parquet, once the manifest has made it."""
+    checkpoints.manifest.get()
+    return f"{RESULTS}/questions.parquet"
 
 
 def shards(wildcards):

@@ -13,4 +13,4 @@ rule report:
     conda:
         "../../envs/torch.yaml"
     shell:
-        f"{AVQA} report --config {CONFIG} > {{log}} 2>&1"
+        f"avqa report --config {CONFIG} > {{log}} 2>&1"

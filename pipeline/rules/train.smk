@@ -4,7 +4,7 @@
 rule train:
     input:
         features=f"{RESULTS}/features.h5",
-        questions=f"{RESULTS}/questions.parquet",
+        questions=questions,
     output:
         checkpoint=f"{RESULTS}/{{model}}/seed-{{seed}}/checkpoint.safetensors",
         history=f"{RESULTS}/{{model}}/seed-{{seed}}/history.csv",
@@ -21,7 +21,7 @@ rule train:
     conda:
         "../../envs/torch.yaml"
     shell:
-        f"{AVQA} train --config {CONFIG} --model {{wildcards.model}} --seed {{wildcards.seed}}"
+        f"avqa train --config {CONFIG} --model {{wildcards.model}} --seed {{wildcards.seed}}"
         f" --out {{params.folder}} {LOG}"
 
 
@@ -41,4 +41,4 @@ rule evaluate:
     conda:
         "../../envs/torch.yaml"
     shell:
-        f"{AVQA} evaluate {{params.folder}} --split test {LOG}"
+        f"avqa evaluate {{params.folder}} --split test {LOG}"
