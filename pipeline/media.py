@@ -57,8 +57,8 @@ def read_segments(
     for kind in BACKENDS[backend]:
         try:
             track = kind(file, segments, accuracy)
-            origin, count = _extent(track, sound, segments, frame_at)
-            frames = _pictures(track, [origin + i + Fraction(frame_at) for i in range(count)], segments, sizes)
+            origin = min(track.start, sound.start) if sound else track.start
+            frames, count = _pictures(track, origin, sound, segments, sizes, Fraction(frame_at))
             break
         except Mistimed as error:
             reason = str(error)
@@ -69,34 +69,39 @@ def read_segments(
         at = round((sound.start - origin) * RATE)
         part = sound.samples[: max(0, count * RATE - at)]
         audio.reshape(-1)[at : at + len(part)] = part
-    if pad == "repeat":
-        for rows in (audio, *frames.values()):
-            rows[count:] = rows[count - 1]
+    for rows in (audio, *frames.values()):
+        rows[count:] = rows[count - 1] if pad == "repeat" else 0
     return Segments(frames, audio, count, sound is not None)
 
 
-def _extent(track: DecodedTrack, sound: Sound | None, segments: int, frame_at: float) -> tuple[Fraction, int]:
-    """When second 0 begins, and how many seconds there are: those whose moment `frame_at` is before the end."""
-    origin, end = track.times[0], track.end
-    if sound:
-        origin, end = min(origin, sound.start), max(end, sound.end)
-    return origin, min(segments, max(1, math.ceil(end - origin - Fraction(frame_at))))
+def _pictures(
+    track: DecodedTrack | PacketTrack,
+    origin: Fraction,
+    sound: Sound | None,
+    segments: int,
+    sizes: Sequence[int],
+    at: Fraction,
+) -> tuple[dict[int, np.ndarray], int]:
+    """What is on show at `at` of each second, as CLIP wants it: size -> uint8 T,size,size,3; and the true seconds."""
 
+    def seconds() -> int:
+        """How many there are: those whose moment is before the end of both, as far as that is known yet."""
+        if track.end is None:
+            return segments
+        end = max(track.end, sound.end) if sound else track.end
+        return min(segments, max(1, math.ceil(end - origin - at)))
 
-def _pictures(track: DecodedTrack, moments: list[Fraction], rows: int, sizes: Sequence[int]) -> dict[int, np.ndarray]:
-    """What is on show at each moment, as CLIP wants it: size -> uint8 rows,size,size,3; zeros past the moments."""
-    frames = {size: np.zeros((rows, size, size, 3), np.uint8) for size in sizes}
-    shown = [track.on_show(moment) for moment in moments]
-    pictures = track.read(sorted(set(shown)))
-    for i, number in enumerate(shown):
-        if i and number == shown[i - 1]:
-            for array in frames.values():
-                array[i] = array[i - 1]
+    frames = {size: np.zeros((segments, size, size, 3), np.uint8) for size in sizes}
+    last = None
+    for second, picture in enumerate(track.show([origin + second + at for second in range(seconds())])):
+        if picture is last:
+            for rows in frames.values():
+                rows[second] = rows[second - 1]
         else:
-            image = Image.fromarray(next(pictures))
-            for size, array in frames.items():
-                array[i] = clip_crop(image, size)
-    return frames
+            image, last = Image.fromarray(picture), picture
+            for size, rows in frames.items():
+                rows[second] = clip_crop(image, size)
+    return frames, seconds()
 
 
 def read_length(path: str | os.PathLike) -> float:

@@ -1,6 +1,7 @@
 """The pictures of a video file, decoded by PyAV (FFmpeg's libraries) exactly as the ffmpeg program decodes them."""
 
 import struct
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
@@ -53,51 +54,48 @@ def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av
 
 
 class DecodedTrack:
-    """Every frame that a full decode shows, in order; the definition that faster ways are measured by.
+    """A video track read by decoding all of it; the definition that quicker ways are measured by.
 
-    `times`: when each frame appears (seconds, ascending); `end`: when the last one goes. Frames that start more
-    than `seconds` after the first one are left out.
+    `start`: when the first frame appears; `end`: when the last one goes, which is known once `show` is through.
+    Times are presentation times in seconds.
     """
 
     def __init__(self, file: MediaFile, seconds: int, accuracy: str = "exact"):
-        self.file, self.seconds = file, seconds
-        self.times = []
-        for time, duration, _ in self._frames():
-            self.times.append(time)
-            self.end = time + duration
-        if not self.times:
+        self.file, self.end = file, None
+        self.frames = self.decode()
+        first = next(self.frames, None)
+        if first is None:
             raise MediaError(file.path, "no frame can be decoded")
+        self.frames = chain([first], self.frames)
+        self.start = first[0]
 
-    def on_show(self, moment: Fraction) -> int:
-        """The number of the frame that is on show at a moment: the last one with a timestamp ≤ it."""
-        return max(0, np.searchsorted(self.times, moment, "right") - 1)
+    def show(self, moments: list[Fraction]) -> Iterator[np.ndarray]:
+        """What is on show at each of the ascending moments: the last frame with a timestamp ≤ it.
 
-    def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
-        """The frames with the given numbers (ascending), uint8 height,width,3 RGB, turned upright."""
-        convert = RGB()
-        left = iter(wanted)
-        following = next(left, None)
-        for number, (_, _, frame) in enumerate(self._frames()):
-            if number == following:
-                yield convert(frame)
-                following = next(left, None)
-            if following is None:
+        uint8 height,width,3 RGB, turned upright; the same array again while the same frame is on show. Before the
+        first frame that one stands in; the last one stays after its end.
+        """
+        convert, left = RGB(), deque(moments)
+        shown = picture = None
+        for time, duration, frame in self.frames:
+            while shown is not None and left and left[0] < time:
+                picture = convert(shown) if picture is None else picture
+                left.popleft()
+                yield picture
+            shown, picture, self.end = frame, None, time + duration
+            if not left:
                 return
-        raise MediaError(self.file.path, "decodes differently each time")
+        for _ in left:
+            picture = convert(shown) if picture is None else picture
+            yield picture
 
-    def _frames(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+    def decode(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+        """Time, duration and content of each frame."""
         with open_container(self.file) as container:
             stream = choose_stream(container, self.file)
             clock = Clock(stream)
-            latest = None
             for frame in decode(container, stream):
-                time, duration = clock(frame)
-                if latest is None:
-                    first = latest = time
-                if time - first > self.seconds:
-                    return
-                latest = max(time, latest)
-                yield latest, duration, frame
+                yield *clock(frame), frame
 
 
 def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:

@@ -1,6 +1,7 @@
 """The same pictures as a full decode shows, from as few packets as the format allows."""
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -13,12 +14,13 @@ from pipeline.bitstream import Unit
 from pipeline.mediafile import MediaFile
 from pipeline.pictures import RGB, Mistimed, choose_stream, open_container, packets
 
+HELD = 64 * 2**20  # bytes of packets that are kept rather than read again
+
 
 class Packet(NamedTuple):
     """What the first pass over a file keeps of a packet; times in the stream's unit."""
 
     pts: int | None
-    dts: int | None
     duration: int
     unit: Unit
     hidden: bool  # needed at most as a reference: outside the edit list, or of a picture that is not shown
@@ -27,37 +29,39 @@ class Packet(NamedTuple):
 class PacketTrack:
     """A video track whose packets' timestamps tell what is on show, so that little needs to be decoded.
 
-    Takes the same part in `read_segments` as DecodedTrack. Raises Mistimed where the packets turn out to say
-    something else than the decoder: damaged files, missing or wrong timestamps.
+    Takes the same part in `read_segments` as DecodedTrack; `end` is known at once. Raises Mistimed where the packets
+    turn out to say something else than the decoder: damaged files, missing or wrong timestamps.
     """
 
     def __init__(self, file: MediaFile, seconds: int, accuracy: str = "exact"):
-        self.file = file
-        with open_container(file) as container:
-            stream = choose_stream(container, file)
-            self.complete = True
-            self.packets = list(self._scan(container, stream, seconds))
-            reorders, unit = stream.codec_context.has_b_frames, stream.time_base
-        shown = sorted(n for n, packet in enumerate(self.packets) if not packet.hidden)
-        shown.sort(key=lambda n: _pts(self.packets[n]))
-        pts = [self.packets[n].pts for n in shown]
-        if not shown or len(set(pts)) < len(pts):
+        self.file, self.accuracy = file, accuracy
+        self.container = open_container(file)
+        self.stream = choose_stream(self.container, file)
+        self.held: list[av.Packet] | None = []  # the packets themselves, unless they are too much to keep
+        self.complete = True
+        self.packets = list(self._scan(seconds))
+        self.shown = [n for n, packet in enumerate(self.packets) if not packet.hidden]
+        in_decoding_order = self.shown.copy()
+        self.shown.sort(key=lambda n: _pts(self.packets[n]))  # packet numbers in order of presentation
+        pts = [self.packets[n].pts for n in self.shown]
+        if not pts or len(set(pts)) < len(pts):
             raise Mistimed("there are no frames or two at the same time")
-        if reorders and shown == sorted(shown) and not all(packet.unit.referenced for packet in self.packets):
+        droppable = not all(packet.unit.referenced for packet in self.packets)
+        if self.shown == in_decoding_order and self.stream.codec_context.has_b_frames and droppable:
             raise Mistimed("frames come in decoding order")  # their timestamps were lost
-        self.shown = shown  # packet numbers in order of presentation
-        self.times = [number * unit for number in pts]
-        last = self.packets[shown[-1]]
+        self.times = [number * self.stream.time_base for number in pts]
+        self.start = self.times[0]
+        last = self.packets[self.shown[-1]]
         step = pts[-1] - pts[-2] if len(pts) > 1 else 0
-        self.end = (last.pts + (step if last.duration <= 1 < step else last.duration)) * unit
-        self.candidates = _candidates([self.packets[n].unit for n in shown], accuracy)
+        self.end = (last.pts + (step if last.duration <= 1 < step else last.duration)) * self.stream.time_base
 
-    def _scan(self, container: av.container.InputContainer, stream: av.VideoStream, seconds: int) -> Iterator[Packet]:
-        """The packets of a stream in decoding order, up to those that are `seconds` after the first one."""
-        codec = stream.codec_context
+    def _scan(self, seconds: int) -> Iterator[Packet]:
+        """The packets of the stream in decoding order, up to those that are `seconds` after the first one."""
+        codec, unit_of_time = self.stream.codec_context, self.stream.time_base
         understand = bitstream.reader(codec.codec.canonical_name, codec.extradata or b"")
-        limit, starts = None, 0
-        for packet in packets(container, stream):
+        self.understood = understand is not None
+        limit, starts, size = None, 0, 0
+        for packet in packets(self.container, self.stream):
             try:
                 unit = understand(memoryview(packet)) if understand else Unit(intra=packet.is_keyframe)
             except (ValueError, IndexError):
@@ -65,25 +69,38 @@ class PacketTrack:
             starts += unit.starts or (understand is None and packet.is_keyframe)
             if not starts:
                 raise Mistimed("the track does not begin with a key frame")
-            if limit is None and packet.dts is not None:
-                limit = packet.dts + (seconds + 1) / stream.time_base
-            yield Packet(
-                packet.pts,
-                packet.dts,
-                packet.duration or 0,
-                unit,
-                # What leads to the very first start refers to what is not there; decoders leave it out.
-                packet.is_discard or not unit.shown or (unit.leading and starts == 1),
-            )
-            if limit is not None and packet.dts is not None and packet.dts > limit:
-                self.complete = False
-                return
+            # What leads to the very first start refers to what is not there; decoders leave it out.
+            hidden = packet.is_discard or not unit.shown or (unit.leading and starts == 1)
+            yield Packet(packet.pts, packet.duration or 0, unit, hidden)
+            size += packet.size
+            if size > HELD:
+                self.held = None
+            elif self.held is not None:
+                self.held.append(packet)
+            if packet.dts is not None:
+                limit = packet.dts + (seconds + 1) / unit_of_time if limit is None else limit
+                if packet.dts > limit:
+                    self.complete = False
+                    return
+
+    def show(self, moments: list[Fraction]) -> Iterator[np.ndarray]:
+        """What is on show at each of the ascending moments, as DecodedTrack.show says; only that is decoded."""
+        numbers = [self.on_show(moment) for moment in moments]
+        pictures = self.read(sorted(set(numbers)))
+        last = None
+        for number in numbers:
+            if number != last:
+                picture, last = next(pictures), number
+            yield picture
 
     def on_show(self, moment: Fraction) -> int:
         """The number of the frame that is on show at a moment; or of the nearest one that `accuracy` allows."""
-        if self.candidates is None:
+        if self.accuracy == "exact":
             return max(0, bisect_right(self.times, moment) - 1)
-        return min(self.candidates, key=lambda number: abs(self.times[number] - moment))
+        units = [self.packets[n].unit for n in self.shown]
+        by_itself = self.accuracy == "keyframe"
+        allowed = [n for n, unit in enumerate(units) if (unit.intra if by_itself else unit.referenced)]
+        return min(allowed or range(len(units)), key=lambda number: abs(self.times[number] - moment))
 
     def plan(self, wanted: list[int]) -> tuple[list[bool], list[bool]]:
         """For each packet, whether it has to be decoded for these frames, and whether the decoder starts anew."""
@@ -92,53 +109,54 @@ class PacketTrack:
 
     def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
         """The frames with the given numbers (ascending), uint8 height,width,3 RGB, turned upright."""
-        keep, fresh = self.plan(wanted)
         convert = RGB()
-        left = [self.packets[self.shown[number]].pts for number in reversed(wanted)]
+        times = [self.packets[n].pts for n in self.shown]
+        left = deque(times[number] for number in wanted)
         latest = None
-        for frame in self._decode(keep, fresh):
+        for count, frame in enumerate(self._decode(*self.plan(wanted))):
             if frame.pts is None or frame.is_corrupt or (latest is not None and frame.pts <= latest):
                 raise Mistimed("a frame is damaged or out of order")
+            if not self.understood and frame.pts != times[count]:
+                raise Mistimed("a frame was left out")
             latest = frame.pts
-            if frame.pts == left[-1]:
+            if frame.pts == left[0]:
                 yield convert(frame)
-                left.pop()
+                left.popleft()
                 if not left:
                     return
         raise Mistimed("a frame was not decoded")
 
     def _decode(self, keep: list[bool], fresh: list[bool]) -> Iterator[av.VideoFrame]:
         last = max(n for n, kept in enumerate(keep) if kept)
+        decoder = self.stream.codec_context
+        decoder.flush_buffers()
+        try:
+            for n, packet in enumerate(self._again()):
+                if packet.pts != self.packets[n].pts:
+                    raise Mistimed("the file reads differently each time")
+                if fresh[n]:
+                    yield from decoder.decode(None)
+                    decoder.flush_buffers()
+                if keep[n]:
+                    yield from decoder.decode(packet)
+                if n == last:
+                    yield from decoder.decode(None)
+                    return
+        except av.MemoryError:
+            raise
+        except (av.FFmpegError, EOFError) as error:
+            raise Mistimed("a packet is damaged") from error
+
+    def _again(self) -> Iterator[av.Packet]:
+        """The packets once more."""
+        if self.held is not None:
+            yield from self.held
+            return
         with open_container(self.file) as container:
-            stream = choose_stream(container, self.file)
-            decoder = stream.codec_context
-            try:
-                for n, packet in enumerate(packets(container, stream)):
-                    if packet.pts != self.packets[n].pts:
-                        raise Mistimed("the file reads differently each time")
-                    if fresh[n]:
-                        yield from decoder.decode(None)
-                        decoder.flush_buffers()
-                    if keep[n]:
-                        yield from decoder.decode(packet)
-                    if n == last:
-                        yield from decoder.decode(None)
-                        return
-            except av.MemoryError:
-                raise
-            except (av.FFmpegError, EOFError) as error:
-                raise Mistimed("a packet is damaged") from error
+            yield from packets(container, choose_stream(container, self.file))
 
 
 def _pts(packet: Packet) -> int:
     if packet.pts is None:
         raise Mistimed("a packet has no timestamp")
     return packet.pts
-
-
-def _candidates(units: list[Unit], accuracy: str) -> list[int] | None:
-    """Which frames may be shown: all (None), those that others refer to, or those that stand alone."""
-    if accuracy == "exact":
-        return None
-    allowed = [n for n, unit in enumerate(units) if (unit.intra if accuracy == "keyframe" else unit.referenced)]
-    return allowed or None
