@@ -224,11 +224,11 @@ class AVMaster(nn.Module):
         """Features B,T,D -> focus of visual and audio, (T,)B,L,D; in one pass where they share blocks and length."""
         bias_audio = self.bias_visual if self.bias_audio is None else self.bias_audio
         if self.own_focus_audio is None and bias_audio.shape == self.bias_visual.shape:
-            features, biases = torch.stack([visual, audio]), torch.stack([self.bias_visual, bias_audio])
+            features, biases = torch.stack([visual, audio]), (self.bias_visual, bias_audio)
             return mix_rows(self.focus(features, self.embed, biases, dropout, every)).unbind(-4)
         of_audio = self.own_focus_audio or self.focus
-        focus_visual = self.focus(visual[None], self.embed, self.bias_visual[None], dropout, every)
-        focus_audio = of_audio(audio[None], self.embed, bias_audio[None], dropout, every)
+        focus_visual = self.focus(visual[None], self.embed, [self.bias_visual], dropout, every)
+        focus_audio = of_audio(audio[None], self.embed, [bias_audio], dropout, every)
         return mix_rows(focus_visual.squeeze(-4)), mix_rows(focus_audio.squeeze(-4))
 
     def encode(self, audio: Tensor, visual: Tensor, words: Tensor, query: Tensor, dropout: float):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,15 +12,15 @@ from pipeline.models.layers import (
     Apply,
     Attention,
     FeedForward,
+    Map,
+    Memo,
     OneHeadAttention,
     add_dropped,
     additive_weights,
     as_map,
     compose,
-    composing_pays,
     drop,
     scan,
-    through,
 )
 
 
@@ -32,7 +34,7 @@ class FocusCapture(nn.Module):
 
     def __init__(self, width: int, focus_width: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.prepared = heads, Memo()
         self.template_in = nn.Linear(width, focus_width)
         self.frame_in = nn.Linear(width, focus_width)
         self.energy_bias = nn.Parameter(torch.ones(focus_width))
@@ -50,58 +52,62 @@ class FocusCapture(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, features: Tensor, embed: nn.Linear, biases: Tensor, dropout: float = 0.0, every: bool = False
+        self, features: Tensor, embed: nn.Linear, biases: Sequence[Tensor], dropout: float = 0.0, every: bool = False
     ) -> Tensor:
-        """features G,B,T,D of G modalities and their biases G,L,D -> the templates after the last second, G,B,L,D,
+        """features G,B,T,D of G modalities and their G biases L,D -> the templates after the last second, G,B,L,D,
         or after `every` second, T,G,B,L,D (no gradients)."""
-        (groups, batch, seconds, width), length = features.shape, biases.shape[1]
-        features = features.permute(2, 0, 1, 3)
-        energy = through(features, as_map(embed), as_map(self.frame_in))
-        crossed = through(features, as_map(embed), as_map(self.cross_value), as_map(self.cross_out))
-
-        attention = self.attention
-        packed = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
-        # Queries and keys see S' + P, values S': the difference is a constant, L×3D a modality.
-        shift = F.pad(F.linear(biases, packed[: 2 * width]), (0, width))
-        shift = shift + torch.cat([attention.query.bias, torch.zeros_like(attention.query.bias), attention.value.bias])
-        maps = [
-            (self.template_in.weight, self.template_in.bias + self.energy_bias),
-            as_map(self.energy_out),
-            (packed, torch.zeros_like(packed[:, 0])),
-            as_map(attention.out),
-            as_map(self.inner),
-            as_map(self.outer),
-        ]
-        fold = composing_pays(seconds * groups * batch * length, self.energy_out.in_features, width, 3 * width)
-        if fold:
-            weight, bias = compose(maps[1], maps[2])
-            maps[1] = torch.cat([weight, maps[1][0]]), torch.cat([bias, maps[1][1]])
-            maps.pop(2)
-        out, inner, outer = range(len(maps) - 3, len(maps))
+        groups, batch, _, width = features.shape
+        length = len(biases[0])
         heads = (groups * batch, length, self.heads, width // self.heads)
+        to_energy, to_crossed, shared, maps = self.prepared(
+            lambda: self.prepare(embed, biases), [*self.parameters(), *embed.parameters(), *biases]
+        )
 
         def step(apply: Apply, shared: list[Tensor], state: Tensor, energy: Tensor, crossed: Tensor) -> Tensor:
             shift, *norms = shared
             e = apply(0, state).view(groups, batch, length, -1).add_(energy[:, :, None]).flatten(0, 2)
-            s = apply(1, e)
-            qkv, s = s.split([3 * width, width], -1) if fold else (apply(2, s), s)
+            qkv, s = apply(1, e).split([3 * width, width], -1)
             qkv = qkv.view(groups, batch, length, -1) + shift[:, None]
             q, k, v = (x.reshape(heads).transpose(1, 2).flatten(0, 1) for x in qkv.split(width, -1))
             # Keys along the rows: a softmax over columns of eight is faster than over rows of eight.
             weights = torch.bmm(k, q.transpose(1, 2)).mul_((width // self.heads) ** -0.5).softmax(1)
             attended = torch.bmm(drop(weights, dropout).transpose(1, 2), v)
             attended = attended.unflatten(0, (-1, self.heads)).transpose(1, 2).reshape(len(state), width)
-            s = F.layer_norm(add_dropped(s, apply(out, attended), dropout), (width,), *norms[:2])
+            s = F.layer_norm(add_dropped(s, apply(2, attended), dropout), (width,), *norms[:2])
             frame = crossed[:, :, None].expand(-1, -1, length, -1).reshape(len(state), width)
             s = F.layer_norm(add_dropped(s, frame, dropout), (width,), *norms[2:4])
-            hidden = drop(F.gelu(apply(inner, s)), dropout)
-            s = F.layer_norm(add_dropped(s, apply(outer, hidden), dropout), (width,), *norms[4:6])
+            hidden = drop(F.gelu(apply(3, s)), dropout)
+            s = F.layer_norm(add_dropped(s, apply(4, hidden), dropout), (width,), *norms[4:6])
             return F.layer_norm(s, (width,), *norms[6:])
 
-        norms = [x for norm in (self.norm1, self.norm2, self.norm3, self.norm) for x in (norm.weight, norm.bias)]
+        features = features.permute(2, 0, 1, 3)
         state = embed(features[0])[:, :, None].expand(-1, -1, length, -1).reshape(-1, width)
-        states = scan(step, state, (energy, crossed), (shift, *norms), maps, every)
+        inputs = F.linear(features, *to_energy), F.linear(features, *to_crossed)
+        states = scan(step, state, inputs, shared, maps, every)
         return states.unflatten(-2, (groups, batch, length))
+
+    def prepare(self, embed: nn.Linear, biases: Sequence[Tensor]) -> tuple[Map, Map, list[Tensor], list[Map]]:
+        """Everything that is made from parameters alone: maps from a feature to its terms in the loop, and the loop's
+        own. Consecutive maps are multiplied: with linear3 in the attention's projections, S' and its queries, keys and
+        values are one map of the narrow e."""
+        attention = self.attention
+        packed = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
+        no_bias = torch.zeros_like(attention.query.bias)
+        weight, bias = compose(as_map(self.energy_out), (packed, None))
+        # Queries and keys see S' + P, values S': the difference is a constant, L×D a modality.
+        shift = F.pad(F.linear(torch.stack(list(biases)), packed[: 2 * len(no_bias)]), (0, len(no_bias)))
+        shift = shift + torch.cat([attention.query.bias, no_bias, attention.value.bias])
+        norms = [x for norm in (self.norm1, self.norm2, self.norm3, self.norm) for x in (norm.weight, norm.bias)]
+        maps = [
+            (self.template_in.weight, self.template_in.bias + self.energy_bias),
+            (torch.cat([weight, self.energy_out.weight]), torch.cat([bias, self.energy_out.bias])),
+            as_map(attention.out),
+            as_map(self.inner),
+            as_map(self.outer),
+        ]
+        to_energy = compose(as_map(embed), as_map(self.frame_in))
+        to_crossed = compose(as_map(embed), as_map(self.cross_value), as_map(self.cross_out))
+        return to_energy, to_crossed, [shift, *norms], maps
 
 
 def mix_rows(state: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: B samples, N tokens, D features. A map is the (weight, bias) of a linear
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,26 +20,31 @@ def as_map(layer: nn.Linear) -> Map:
     return layer.weight, layer.bias
 
 
-def compose(first: Map, second: Map) -> Map:
-    """The one map that equals `first`, then `second`."""
-    (a, b), (c, d) = first, second
-    return c @ a, d if b is None else F.linear(b, c, d)
+def compose(first: Map, *then: Map) -> Map:
+    """The one map that equals `first`, then the others in turn."""
+    for weight, bias in then:
+        carried = bias if first[1] is None else F.linear(first[1], weight, bias)
+        first = weight @ first[0], carried
+    return first
 
 
-def composing_pays(rows: int, inner: int, middle: int, outer: int) -> bool:
-    """Whether multiplying outer×middle by middle×inner first costs less than taking `rows` rows through both."""
-    return inner * middle * outer < rows * (inner * middle + middle * outer - inner * outer)
+class Memo:
+    """Keeps what was last computed from a set of parameters until one of them changes, for use without gradients.
+    A write through `.data` goes unnoticed, as it does by autograd; with gradients on nothing is kept."""
 
+    def __init__(self):
+        self.key, self.value, self.held = None, None, []
 
-def through(x: Tensor, *maps: Map) -> Tensor:
-    """`x` (…,in) through consecutive maps, multiplying these with each other first wherever that is less work."""
-    rows, maps = x.numel() // x.shape[-1], list(maps)
-    while maps:
-        first = maps.pop(0)
-        while maps and composing_pays(rows, first[0].shape[1], first[0].shape[0], maps[0][0].shape[0]):
-            first = compose(first, maps.pop(0))
-        x = F.linear(x, *first)
-    return x
+    def __call__(self, make: Callable[[], Any], parameters: Sequence[Tensor]) -> Any:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make()
+        device = parameters[0].device.type
+        mixed = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        key = (mixed, *((p.data_ptr(), p._version, p.dtype) for p in parameters))
+        if key != self.key:
+            self.key, self.value = key, make()
+            self.held = [p.detach() for p in parameters]  # as long as they live, no others have their addresses
+        return self.value
 
 
 class _DropAdd(torch.autograd.Function):
@@ -232,24 +238,27 @@ class Attention(nn.Module):
 
 
 class OneHeadAttention(Attention):
-    """Attention with a single head, where queries meet keys, and values meet `out`, with no head between them:
-    query·key and out·value are products of two matrices, formed first when there are more rows than columns."""
+    """Attention with a single head: queries meet keys, and values meet `out`, with no head between them. So query·key
+    and out·value are two matrices, formed once a pass and applied to the memory alone."""
+
+    def __init__(self, width: int):
+        super().__init__(width)
+        self.products = Memo()
+
+    def multiply(self) -> tuple[Tensor, Tensor, Tensor]:
+        meet = self.query.weight.T @ self.key.weight
+        give, bias = compose(as_map(self.value), (self.out.weight, None))
+        offset = self.query.bias @ self.key.weight
+        return torch.cat([meet, give]), F.pad(bias, (len(bias), 0)), offset
 
     def forward(self, x: Tensor, memory: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
         """x B,N,D attends to memory B,M,D -> B,N,D and the weights B,N,M (before dropout)."""
-        width = x.shape[-1]
-        scale = width**-0.5
-        if x.numel() > width * width:
-            meet = F.linear(self.query.weight.T, self.key.weight.T)
-            give, give_bias = compose(as_map(self.value), (self.out.weight, None))
-            offset = self.query.bias @ self.key.weight
-            key, values = F.linear(memory, torch.cat([meet, give])).split(width, -1)
-            scores = torch.baddbmm((memory @ offset)[:, None], x, key.transpose(1, 2), beta=scale, alpha=scale)
-            weights = scores.softmax(-1)
-            return drop(weights, dropout) @ (values + give_bias) + self.out.bias, weights
-        scores = self.query(x) @ self.key(memory).transpose(1, 2) * scale
+        scale = x.shape[-1] ** -0.5
+        weight, bias, offset = self.products(self.multiply, list(self.parameters()))
+        key, values = F.linear(memory, weight, bias).chunk(2, -1)
+        scores = torch.baddbmm((memory @ offset)[:, None], x, key.mT, beta=scale, alpha=scale)
         weights = scores.softmax(-1)
-        return self.out(drop(weights, dropout) @ self.value(memory)), weights
+        return drop(weights, dropout) @ values + self.out.bias, weights
 
 
 class FeedForward(nn.Module):

@@ -1,0 +1,171 @@
+"""AV-Master against the plain restatement of its formulas: time, peak memory.
+
+    python bench/model.py [--segments 60 --threads N --pairs 5 --quick]
+
+Forward passes at B = 1, 16, 64 and training steps (forward with negatives and dropout, backward, Adam) at B = 16, 64,
+full width, float32. The two sides run in turn; the ratio is the median over pairs, so that whatever else the machine
+does falls on both. Peak memory: one training step in a process of its own, above what the process held before it.
+The plain side is tests/models/plain_av_master.py with PyTorch's Adam as it comes; ours is what pipeline/train.py does.
+On a GPU our forward is also timed as a captured graph and compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/models")]
+
+from plain_av_master import plain_av_master  # noqa: E402
+
+from pipeline.models.av_master import AVMaster  # noqa: E402
+
+Run = Callable[[], object]
+
+
+def inputs(batch: int, segments: int, device: str) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(batch)
+    video = [(batch, segments, 128), (batch, segments, 768)]
+    shapes = [*video, (batch, 77, 768), (batch, 768), *video]
+    return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+
+
+def forward(side: str, batch: int, segments: int, device: str) -> Run:
+    torch.manual_seed(0)
+    model, x = AVMaster().to(device).eval(), inputs(batch, segments, device)[:4]
+    if side == "plain":
+        weights = model.released_state_dict()
+        return torch.no_grad()(lambda: plain_av_master(weights, *x))
+    if side == "ours":
+        return torch.no_grad()(lambda: model(*x))
+    if side == "compiled":
+        compiled = torch.compile(model, mode="reduce-overhead")
+        return torch.no_grad()(lambda: compiled(*x))
+    return captured(torch.no_grad()(lambda: model(*x)))
+
+
+def captured(run: Run) -> Run:
+    """The kernels of one run as a CUDA graph, replayed on the same inputs."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def training(side: str, batch: int, segments: int, device: str) -> Run:
+    torch.manual_seed(0)
+    model, x = AVMaster().to(device), inputs(batch, segments, device)
+    answers = torch.zeros(batch, dtype=torch.long, device=device)
+    if side == "ours":
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+
+        def loss() -> torch.Tensor:
+            return model.loss(model(*x), answers)[0]
+    else:
+        weights = {name: tensor.requires_grad_() for name, tensor in model.released_state_dict().items()}
+        del model
+        optimizer = torch.optim.Adam(weights.values(), lr=1e-4)
+
+        def loss() -> torch.Tensor:
+            out = plain_av_master(weights, *x, dropout=0.1)
+            logits = (out.fused, out.audio, out.visual)
+            return sum((torch.nn.functional.cross_entropy(y, answers) for y in logits), out.contrastive_loss)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds(run: Run) -> float:
+    started = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def pairs(make: Callable[..., Run], sides: list[str], batch: int, segments: int, count: int, device: str) -> dict:
+    """Median seconds of each side, and the median over pairs of the first side's time to the others'."""
+    runs = {side: make(side, batch, segments, device) for side in sides}
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(count):
+        for side, run in runs.items():
+            times[side].append(seconds(run))
+    result = {"batch": batch, **{side: statistics.median(t) for side, t in times.items()}}
+    for side in sides[1:]:
+        result[f"{side} ratio"] = statistics.median(a / b for a, b in zip(times[sides[0]], times[side], strict=True))
+    return result
+
+
+def peak(side: str, batch: int, segments: int, device: str) -> float:
+    """GiB that two training steps need at most, weights and Adam's state included."""
+    if device == "cuda":
+        run = training(side, batch, segments, device)
+        run(), run()
+        return torch.cuda.max_memory_allocated() / 2**30
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = training(side, batch, segments, device)
+    run(), run()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
+def peak_elsewhere(side: str, batch: int, args: argparse.Namespace) -> float | None:
+    """`peak` in a process of its own; None if it did not live to tell."""
+    command = [sys.executable, __file__, "--peak", side, "--batch", str(batch), "--segments", str(args.segments)]
+    done = subprocess.run([*command, "--threads", str(args.threads)], capture_output=True, text=True)
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--segments", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--skip", nargs="*", default=[], choices=["forward", "training", "memory"])
+    parser.add_argument("--peak", choices=["plain", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=64, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.peak:
+        print(peak(args.peak, args.batch, args.segments, device))
+        return
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{args.threads} CPU threads, {platform.machine()}"
+    print(f"{name}; torch {torch.__version__}; T = {args.segments}, float32", flush=True)
+    sides = ["plain", "ours"] + (["captured", "compiled"] if device == "cuda" else [])
+    for batch in args.batches if "forward" not in args.skip else ():
+        row = pairs(forward, sides, batch, args.segments, args.pairs, device)
+        print("forward", json.dumps(row), flush=True)
+    for batch in [b for b in args.batches if b > 1] if "training" not in args.skip else ():
+        row = pairs(training, sides[:2], batch, args.segments, max(2, args.pairs // 2), device)
+        print("training", json.dumps(row), flush=True)
+    for batch in (16, 64) if "memory" not in args.skip else ():
+        row = {side: peak_elsewhere(side, batch, args) for side in sides[:2]}
+        print("peak GiB", json.dumps({"batch": batch, **row}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
