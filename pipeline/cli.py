@@ -116,6 +116,18 @@ def report(args: argparse.Namespace) -> None:
     print(write_report(load_config(args.config)))
 
 
+def verify(args: argparse.Namespace) -> None:
+    from pipeline.config import results_dir
+    from pipeline.index import damaged_shards, open_index
+
+    folder = results_dir(load_config(args.config))
+    damage = damaged_shards(folder)
+    if damage:
+        raise AVQAError(f"{len(damage)} damaged files\n" + "\n".join(damage))
+    open_index(folder / "features.h5").close()
+    print(f"{folder}: every shard is whole")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line: a subcommand a stage."""
     parser = argparse.ArgumentParser(prog="avqa", description=__doc__.splitlines()[0])
@@ -184,5 +196,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="test")
 
     sub = command(report, "Summarise a data set's scores as text and as report.html.")
+    sub.add_argument("--config", required=True)
+
+    sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")
     sub.add_argument("--config", required=True)
     return parser

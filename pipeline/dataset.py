@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from pipeline.errors import AVQAError
-from pipeline.index import open_index
+from pipeline.index import damaged_shards, open_index
 
 STATISTICS_ROWS = 512
 
@@ -79,9 +79,12 @@ class QuestionData:
             name: {k: v.item() if isinstance(v, np.generic) else v for k, v in self.file[name].attrs.items()}
             for name in dict.fromkeys((audio.split("/")[0], visual.split("/")[0], "text"))
         }
-        self.audio, self.visual = Features(self.file[audio], device), Features(self.file[visual], device)
-        self.words = Features(self.file["text/words"], device)
-        self.sentence = Features(self.file["text/sentence"], device)
+        names = (audio, visual, "text/words", "text/sentence")
+        try:
+            self.audio, self.visual, self.words, self.sentence = (Features(self.file[n], device) for n in names)
+        except OSError as error:  # a virtual dataset does not say which of its files is damaged
+            damage = "\n".join(damaged_shards(folder))
+            raise AVQAError(f"{folder / 'features.h5'}: cannot be read ({error})\n{damage}") from error
 
         table = pd.read_parquet(folder / "questions.parquet")
         row_of = {text: n for n, text in enumerate(self.file["text/text"].asstr()[:])}

@@ -121,3 +121,22 @@ def open_index(path: str | Path) -> h5py.File:
     if lost:
         raise AVQAError(f"{path}: {len(lost)} of its shards are gone, the first {min(lost)}; run the workflow again")
     return file
+
+
+def damaged_shards(folder: str | Path) -> list[str]:
+    """Read every number of every features and text file of a results folder; what is wrong, a line a file."""
+    found = []
+    for path in sorted(Path(folder).glob("*/*.h5")):
+        kind = "text" if path.name == "text.h5" else "segments" if path.parent.name == "segments" else "features"
+        try:
+            with open_shard(path, kind) as file:
+                file.visititems(lambda _, item: _read_all(item))
+        except AVQAError as error:
+            found.append(str(error))
+    return found
+
+
+def _read_all(item: object) -> None:
+    if isinstance(item, h5py.Dataset):
+        for n in range(len(item)):
+            item[n]

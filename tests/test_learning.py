@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline.cli import main
 from pipeline.config import check_config
 from pipeline.dataset import QuestionData
 from pipeline.errors import AVQAError
@@ -123,6 +124,22 @@ def test_a_lost_shard_is_an_error_and_not_zeros(folder):
     (folder / "vggish" / "00001.h5").unlink()
     with pytest.raises(AVQAError, match=r"vggish/00001\.h5"):
         open_index(folder / "features.h5")
+
+
+def test_a_flipped_byte_is_noticed_and_its_shard_named(config, folder, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    assert main(["verify", "--config", str(tmp_path / "c.yaml")]) == 0
+    path = folder / "vggish" / "00001.h5"
+    with h5py.File(path) as file:
+        where = file["vggish/embedding"].id.get_chunk_info(5).byte_offset
+    content = bytearray(path.read_bytes())
+    content[where + 3] ^= 16
+    path.write_bytes(content)
+    with pytest.raises(AVQAError, match=r"vggish/00001\.h5: damaged.*delete it and run again"):
+        train(config, "av_master", 0, folder / "x")
+    assert main(["verify", "--config", str(tmp_path / "c.yaml")]) == 1
+    message = capsys.readouterr().err
+    assert "vggish/00001.h5" in message and "00000.h5" not in message
 
 
 def test_shards_that_do_not_belong_together_are_named(folder):
