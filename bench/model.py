@@ -44,7 +44,7 @@ def inputs(batch: int, segments: int, device: str) -> list[torch.Tensor]:
 
 def forward(side: str, batch: int, segments: int, device: str) -> Run:
     torch.manual_seed(0)
-    model, x = AVMaster().to(device).eval(), inputs(batch, segments, device)[:4]
+    model, x = AVMaster().to(device).eval().requires_grad_(False), inputs(batch, segments, device)[:4]
     if side == "plain":
         weights = model.released_state_dict()
         return torch.no_grad()(lambda: plain_av_master(weights, *x))

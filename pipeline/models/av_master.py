@@ -191,12 +191,10 @@ class AVMaster(nn.Module):
         dropout = self.dropout if self.training else 0.0
         contrasts = self.contrasts and neg_audio is not None
         # B,S,T,D: the sample's own sequence, and its negative.
-        audios = self.project("audio", self.fc_audio, torch.stack([audio, neg_audio] if contrasts else [audio], 1))
-        visuals = self.project(
-            "visual", self.fc_visual, torch.stack([visual, neg_visual] if contrasts else [visual], 1)
-        )
-        words = self.project("question", self.fc_words, words)
-        query = self.project("question", self.fc_sentence, sentence)
+        audios = self.project("audio", self.fc_audio, audio, *([neg_audio] if contrasts else []))
+        visuals = self.project("visual", self.fc_visual, visual, *([neg_visual] if contrasts else []))
+        words = self.project("question", self.fc_words, words)[:, 0]
+        query = self.project("question", self.fc_sentence, sentence)[:, 0]
         fused = focus_visual = focus_audio = logits = logits_audio = logits_visual = contrastive_loss = maps = None
 
         if self.decode_fused is not None:
@@ -216,8 +214,9 @@ class AVMaster(nn.Module):
             contrastive_loss = self.contrast(fused, audios.mean(2), visuals.mean(2))
         return Output(logits, logits_audio, logits_visual, contrastive_loss, focus_visual, focus_audio, maps)
 
-    def project(self, name: str, layer: nn.Linear, x: Tensor) -> Tensor:
-        x = x.to(layer.weight.dtype)
+    def project(self, name: str, layer: nn.Linear, *inputs: Tensor) -> Tensor:
+        """S inputs B,…,dim -> B,S,…,D"""
+        x = torch.stack([x.to(layer.weight.dtype) for x in inputs], 1)
         return layer(x if name in self.inputs else torch.zeros_like(x))
 
     def capture(self, visual: Tensor, audio: Tensor, dropout: float, every: bool = False) -> tuple[Tensor, ...]:
@@ -291,9 +290,11 @@ class AVMaster(nn.Module):
             raise ValueError("without: scores by time step need avfc and tdpp")
         out = self(audio, visual, words, sentence)
         dropout = self.dropout if self.training else 0.0
-        audio, visual = self.project("audio", self.fc_audio, audio), self.project("visual", self.fc_visual, visual)
-        query = self.project("question", self.fc_sentence, sentence)
-        encoded = self.encode(audio, visual, self.project("question", self.fc_words, words), query, dropout)
+        audio = self.project("audio", self.fc_audio, audio)[:, 0]
+        visual = self.project("visual", self.fc_visual, visual)[:, 0]
+        words = self.project("question", self.fc_words, words)[:, 0]
+        query = self.project("question", self.fc_sentence, sentence)[:, 0]
+        encoded = self.encode(audio, visual, words, query, dropout)
         scores = []
         for focuses in zip(*self.capture(visual, audio, dropout, every=True), strict=True):
             logits = self.decode_fused(query, self.fuse(encoded, *focuses)[:, None], dropout)

@@ -102,7 +102,7 @@ def released_counts(model: AVMaster, seconds: int, words: int) -> dict[str, tupl
 @torch.no_grad()
 def executed(model: AVMaster, seconds: int, words: int) -> dict[str, int]:
     """Multiply-adds of the matrix products of one forward pass of one sample, by part, as counted while it runs.
-    Products of parameters are left out: they are made once, not for each sample."""
+    The model is frozen for it, so that products of parameters are made once, not for each sample."""
     s, counter = model.settings, FlopCounterMode(display=False)
     shapes = [
         (1, seconds, s["audio_dim"]),

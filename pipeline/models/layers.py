@@ -29,14 +29,24 @@ def compose(first: Map, *then: Map) -> Map:
 
 
 class Memo:
-    """Keeps what was last computed from a set of parameters until one of them changes, for use without gradients.
-    A write through `.data` goes unnoticed, as it does by autograd; with gradients on nothing is kept."""
+    """Keeps what was last computed from parameters that are frozen (requires_grad False), until one of them changes.
+    Whatever may be trained is computed anew each time: not every optimizer leaves a trace of its steps."""
 
     def __init__(self):
+        self.forget()
+
+    def forget(self) -> None:
         self.key, self.value, self.held = None, None, []
 
+    def holds(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether these are frozen. If not, what was kept is forgotten."""
+        if torch.compiler.is_compiling() or any(p.requires_grad for p in parameters):
+            self.forget()
+            return False
+        return True
+
     def __call__(self, make: Callable[[], Any], parameters: Sequence[Tensor]) -> Any:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not self.holds(parameters):
             return make()
         device = parameters[0].device.type
         mixed = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
@@ -239,7 +249,7 @@ class Attention(nn.Module):
 
 class OneHeadAttention(Attention):
     """Attention with a single head: queries meet keys, and values meet `out`, with no head between them. So query·key
-    and out·value are two matrices, formed once a pass and applied to the memory alone."""
+    and out·value are two matrices, which only the memory has to pass. Forming them costs as much as D rows do."""
 
     def __init__(self, width: int):
         super().__init__(width)
@@ -253,8 +263,12 @@ class OneHeadAttention(Attention):
 
     def forward(self, x: Tensor, memory: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
         """x B,N,D attends to memory B,M,D -> B,N,D and the weights B,N,M (before dropout)."""
-        scale = x.shape[-1] ** -0.5
-        weight, bias, offset = self.products(self.multiply, list(self.parameters()))
+        width, parameters = x.shape[-1], list(self.parameters())
+        scale = width**-0.5
+        if x.numel() < width * width and not self.products.holds(parameters):
+            weights = (self.query(x) @ self.key(memory).mT * scale).softmax(-1)
+            return self.out(drop(weights, dropout) @ self.value(memory)), weights
+        weight, bias, offset = self.products(self.multiply, parameters)
         key, values = F.linear(memory, weight, bias).chunk(2, -1)
         scores = torch.baddbmm((memory @ offset)[:, None], x, key.mT, beta=scale, alpha=scale)
         weights = scores.softmax(-1)

@@ -24,10 +24,7 @@ def noise(name, shape):
 def fill(name, shape):
     """The recipe of the golden cases, for one tensor of the released state dict."""
     x = noise(name, shape)
-    if len(shape) > 1:
-        x = x / np.sqrt(np.prod(shape[1:]))
-    else:
-        x = 0.1 * x + name.endswith(ONES)
+    x = x / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.1 * x + name.endswith(ONES)
     return torch.from_numpy(x.astype(np.float32))
 
 
@@ -64,7 +61,7 @@ def golden_inputs(case):
 @pytest.mark.parametrize("number", [0, 1])
 def test_equals_the_released_implementation(golden, released_weights, number):
     case = golden["cases"][number]
-    model = AVMaster.load_released(released_weights).eval()
+    model = AVMaster.load_released(released_weights).eval().requires_grad_(number == 0)
     with torch.no_grad():
         out = model(*golden_inputs(case))
     for name in ("fused", "audio", "visual"):
@@ -140,12 +137,13 @@ def test_equals_the_formulas(sizes, same_length, batch, segments, words, missing
     tolerance = 1e-5 if dtype == torch.float32 else 1e-10
     for name in OUTPUTS:
         torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=tolerance, atol=10 * tolerance)
-    with torch.no_grad():
-        for name, value in zip(OUTPUTS, model(*inputs[:4]), strict=False):
-            if name != "contrastive_loss":
-                torch.testing.assert_close(value, getattr(plain, name), rtol=tolerance, atol=10 * tolerance)
-            else:
-                assert value is None
+    for frozen in (False, True):
+        model.requires_grad_(not frozen)
+        with torch.no_grad():
+            ours = model(*inputs[:4])
+        assert ours.contrastive_loss is None
+        for name in ("fused", "audio", "visual", "focus_visual", "focus_audio"):
+            torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=tolerance, atol=10 * tolerance)
 
 
 @settings(max_examples=10, deadline=None)
