@@ -25,6 +25,7 @@ include: "pipeline/rules/extract.smk"
 include: "pipeline/rules/index.smk"
 include: "pipeline/rules/train.smk"
 include: "pipeline/rules/report.smk"
+include: "pipeline/rules/ablations.smk"
 
 
 rule all:

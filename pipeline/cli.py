@@ -4,11 +4,12 @@ Stages import what they need when they run, so that those without a network do n
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
-from pipeline.config import load_config
+from pipeline.config import check_config, load_config
 from pipeline.errors import AVQAError
 from pipeline.shards import Video, read_shard
 
@@ -101,7 +102,11 @@ def train(args: argparse.Namespace) -> None:
     from pipeline.train import train
 
     config = load_config(args.config)
-    train(config, args.model or next(iter(config["models"])), args.seed, args.out)
+    name = args.model or next(iter(config["models"]))
+    if args.settings:
+        config["models"][name] |= json.loads(args.settings)
+        check_config(config, "--settings")
+    train(config, name, args.seed, args.out)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -114,6 +119,12 @@ def report(args: argparse.Namespace) -> None:
     from pipeline.report import write_report
 
     print(write_report(load_config(args.config)))
+
+
+def ablations(args: argparse.Namespace) -> None:
+    from pipeline.ablations import write_table
+
+    print(write_table(load_config(args.config), args.table))
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -188,6 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(train, "Train a model on a data set's features.")
     sub.add_argument("--config", required=True)
     sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
+    sub.add_argument("--settings", help="JSON of the model's settings to change, such as {\"inputs\": [\"question\"]}")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", required=True)
 
@@ -197,6 +209,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command(report, "Summarise a data set's scores as text and as report.html.")
     sub.add_argument("--config", required=True)
+
+    sub = command(ablations, "Put the scores of one of the paper's tables beside the paper's.")
+    sub.add_argument("--config", required=True)
+    sub.add_argument("--table", required=True, help="such as table_viii or fig_5; see manifests/ablations.csv")
 
     sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")
     sub.add_argument("--config", required=True)

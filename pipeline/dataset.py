@@ -64,11 +64,19 @@ class Features:
 class QuestionData:
     """The questions of a data set with the features of their videos and texts.
 
-    `audio` and `visual` name the features ("encoder/output"). Questions about videos that could not be decoded
+    `audio` and `visual` name the features ("encoder/output"), of which a model sees the first `segments` seconds. Questions about videos that could not be decoded
     are left out of training. Raises AVQAError naming what is missing.
     """
 
-    def __init__(self, folder: str | Path, audio: str, visual: str, standardize: bool, device: torch.device):
+    def __init__(
+        self,
+        folder: str | Path,
+        audio: str,
+        visual: str,
+        standardize: bool,
+        device: torch.device,
+        segments: int | None = None,
+    ):
         folder = Path(folder)
         self.file = open_index(folder / "features.h5")
         for name in (audio, visual):
@@ -95,7 +103,7 @@ class QuestionData:
         self.questions = table
         known = table[table["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
         self.answers = known["answer"].tolist()
-        self.device = device
+        self.device, self.segments = device, segments
         if standardize:
             training = self.of("train")
             for features in (self.audio, self.visual):
@@ -120,10 +128,13 @@ class QuestionData:
         answer, row = part["answer_id"].to_numpy(), part.index.to_numpy()
 
         def batch(at: np.ndarray, negative: np.ndarray | None) -> Batch:
-            others = (None, None) if negative is None else (self.audio[negative], self.visual[negative])
+            seconds = slice(self.segments)
+            others = (None, None)
+            if negative is not None:
+                others = (self.audio[negative][:, seconds], self.visual[negative][:, seconds])
             return Batch(
-                self.audio[video[at]],
-                self.visual[video[at]],
+                self.audio[video[at]][:, seconds],
+                self.visual[video[at]][:, seconds],
                 self.words[text[at]],
                 self.sentence[text[at]],
                 *others,

@@ -108,7 +108,7 @@ def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
 
 def build_model(settings: dict, data: QuestionData) -> torch.nn.Module:
     """The model that `settings` describe, its dimensions as the features have them. Raises AVQAError."""
-    options = {k: v for k, v in settings.items() if k not in ("architecture", "audio", "visual")}
+    options = {k: v for k, v in settings.items() if k not in ("architecture", "audio", "visual", "segments")}
     try:
         return MODELS[settings["architecture"]](
             num_answers=len(data.answers),
@@ -125,7 +125,12 @@ def load_data(config: dict, model_name: str, device: torch.device) -> QuestionDa
     """The data set as the model reads it."""
     settings = config["models"][model_name]
     return QuestionData(
-        results_dir(config), settings["audio"], settings["visual"], config["train"]["standardize"], device
+        results_dir(config),
+        settings["audio"],
+        settings["visual"],
+        config["train"]["standardize"],
+        device,
+        settings.get("segments"),
     )
 
 
