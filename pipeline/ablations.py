@@ -1,4 +1,4 @@
-"""The tables of AV-Master's paper, made again: what each row changes, what came out, and the paper's figure beside it."""
+"""The tables of AV-Master's paper made again: what each row changes, what came out, and the paper's figure."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ COLUMNS = {"a_qa": "Audio", "v_qa": "Visual", "av_qa": "Audio-Visual", "avg": No
 
 
 def write_table(config: dict, table: str) -> str:
-    """Write <results>/ablations/<table>.csv: accuracy in %, mean and standard deviation over the seeds, and the paper's.
+    """Write <results>/ablations/<table>.csv: accuracy in %, mean and deviation over the seeds, and the paper's.
 
     Returns the table as text. Raises AVQAError if a row has no scores yet.
     """

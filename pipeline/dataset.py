@@ -64,8 +64,9 @@ class Features:
 class QuestionData:
     """The questions of a data set with the features of their videos and texts.
 
-    `audio` and `visual` name the features ("encoder/output"), of which a model sees the first `segments` seconds. Questions about videos that could not be decoded
-    are left out of training. Raises AVQAError naming what is missing.
+    `audio` and `visual` name the features ("encoder/output"), of which a model sees the first `segments` seconds.
+    Questions about videos that could not be decoded are left out of training. Raises AVQAError naming what is
+    missing.
     """
 
     def __init__(
