@@ -107,11 +107,11 @@ def question(path: Path) -> Question:
     """Every frame is decoded here, so that the question cannot be wrong where packets and frames differ."""
     frames = DecodedTrack(MediaFile.check(path), 60).frames
     times: list[Fraction] = []
-    for time, duration, _ in frames:
-        if times and time > times[0] + 60:
+    for appears, duration, _ in frames:
+        if times and appears > times[0] + 60:
             break
-        times.append(time)
-        end = time + duration
+        times.append(appears)
+        end = appears + duration
     moments = [times[0] + second + Fraction(1, 2) for second in range(max(1, min(60, round(end - times[0]))))]
     numbers = sorted({max(0, bisect_right(times, moment) - 1) for moment in moments})
     return Question(path, moments, [times[n] for n in numbers], numbers, times[0])

@@ -28,7 +28,7 @@ VIDEO_CODECS = frozenset(_VIDEO.split(","))
 
 
 class MediaError(AVQAError):
-    """A video file that cannot be read. `final`: no other backend may try it, because the file is refused."""
+    """A video file that cannot be read. `final`: no other backend may try it, or it would fail in the same way."""
 
     def __init__(self, path: str | os.PathLike, reason: str, final: bool = False):
         super().__init__(f"{os.fspath(path)}: {reason}")

@@ -23,7 +23,7 @@ def open_container(file: MediaFile) -> av.container.InputContainer:
             file.url, format=file.container, options=file.limits | {"threads": "1"}, metadata_errors="replace"
         )
     except (av.FFmpegError, ValueError) as error:
-        raise MediaError(file.path, f"cannot be opened as {file.container} ({_reason(error)})") from error
+        raise MediaError(file.path, f"cannot be opened as {file.container} ({_reason(error)})", True) from error
     # PyAV asks the demuxer to invent timestamps where the file has none; the ffmpeg program does not.
     container.flags &= ~av.container.Flags.gen_pts.value
     return container
@@ -39,8 +39,10 @@ def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av
         raise MediaError(file.path, "has no video stream", True)
 
     def score(stream: av.VideoStream) -> int:
+        if stream.codec_context is None:
+            return -1
         default = bool(stream.disposition & av.stream.Disposition.default)
-        return stream.width * stream.height + 5_000_000 * default
+        return stream.codec_context.width * stream.codec_context.height + 5_000_000 * default
 
     stream = max(streams, key=score)
     if stream.codec_context is None or stream.codec_context.codec.name not in VIDEO_CODECS:

@@ -19,6 +19,7 @@ class DecordTrack(PacketTrack):
         """The frames with the given numbers (ascending), uint8 height,width,3 RGB."""
         import decord  # loads its own copy of FFmpeg: only where it is asked for
 
+        decord.logging.set_level(decord.logging.QUIET)
         try:
             reader = decord.VideoReader(self.file.path, num_threads=1)
             hidden = len(self.packets) - len(self.times)
@@ -26,5 +27,5 @@ class DecordTrack(PacketTrack):
                 raise MediaError(self.file.path, f"decord counts {len(reader)} frames, {len(self.times)} are shown")
             for number in wanted:
                 yield reader[number].asnumpy()
-        except decord.DECORDError as error:
+        except (decord.DECORDError, RuntimeError) as error:
             raise MediaError(self.file.path, f"decord: {str(error).splitlines()[0]}") from error

@@ -110,14 +110,15 @@ class PacketTrack:
     def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
         """The frames with the given numbers (ascending), uint8 height,width,3 RGB, turned upright."""
         convert = RGB()
-        times = [self.packets[n].pts for n in self.shown]
-        left = deque(times[number] for number in wanted)
+        keep, fresh = self.plan(wanted)
+        left = deque(self.packets[self.shown[number]].pts for number in wanted)
+        decoded = [self.packets[n].pts for n in self.shown if keep[n]]
         latest = None
-        for count, frame in enumerate(self._decode(*self.plan(wanted))):
+        for count, frame in enumerate(self._decode(keep, fresh)):
             if frame.pts is None or frame.is_corrupt or (latest is not None and frame.pts <= latest):
                 raise Mistimed("a frame is damaged or out of order")
-            if not self.understood and frame.pts != times[count]:
-                raise Mistimed("a frame was left out")
+            if not self.understood and decoded[count : count + 1] != [frame.pts]:
+                raise Mistimed("the decoder left a frame out")
             latest = frame.pts
             if frame.pts == left[0]:
                 yield convert(frame)
@@ -130,22 +131,32 @@ class PacketTrack:
         last = max(n for n, kept in enumerate(keep) if kept)
         decoder = self.stream.codec_context
         decoder.flush_buffers()
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.PANIC)  # prints nothing, but counts errors
+        complaints = av.logging.get_last_error()[0]
         try:
             for n, packet in enumerate(self._again()):
                 if packet.pts != self.packets[n].pts:
                     raise Mistimed("the file reads differently each time")
+                frames = []
                 if fresh[n]:
-                    yield from decoder.decode(None)
+                    frames += decoder.decode(None)
                     decoder.flush_buffers()
                 if keep[n]:
-                    yield from decoder.decode(packet)
+                    frames += decoder.decode(packet)
                 if n == last:
-                    yield from decoder.decode(None)
+                    frames += decoder.decode(None)
+                if av.logging.get_last_error()[0] > complaints:
+                    raise Mistimed("the decoder complains")  # and makes the best of whatever frames it has
+                yield from frames
+                if n == last:
                     return
         except av.MemoryError:
             raise
         except (av.FFmpegError, EOFError) as error:
             raise Mistimed("a packet is damaged") from error
+        finally:
+            av.logging.set_level(level)
 
     def _again(self) -> Iterator[av.Packet]:
         """The packets once more."""

@@ -68,7 +68,7 @@ def read_sound(file: MediaFile, seconds: int) -> Sound | None:
         pieces = []  # cut short: ffmpeg has given up
     if not pieces and process.returncode:
         reason = log.decode("utf-8", "replace").strip().splitlines() or [f"ffmpeg ended with {process.returncode}"]
-        raise MediaError(file.path, f"the sound cannot be decoded ({reason[-1]})")
+        raise MediaError(file.path, f"the sound cannot be decoded ({reason[-1]})", True)
     return _join(pieces) if pieces else None
 
 
