@@ -8,6 +8,7 @@ the first frame the first one stands in, after the last one the last one stays.
 import math
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -56,9 +57,9 @@ def read_segments(
     sound = read_sound(file, segments)
     for kind in BACKENDS[backend]:
         try:
-            track = kind(file, segments, accuracy)
-            origin = min(track.start, sound.start) if sound else track.start
-            frames, count = _pictures(track, origin, sound, segments, sizes, Fraction(frame_at))
+            with closing(kind(file, segments, accuracy)) as track:
+                origin = min(track.start, sound.start) if sound else track.start
+                frames, count = _pictures(track, origin, sound, segments, sizes, Fraction(frame_at))
             break
         except Mistimed as error:
             reason = str(error)

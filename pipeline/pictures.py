@@ -64,12 +64,16 @@ class DecodedTrack:
 
     def __init__(self, file: MediaFile, seconds: int, accuracy: str = "exact"):
         self.file, self.end = file, None
-        self.frames = self.decode()
-        first = next(self.frames, None)
+        self.decoding = self._decode()
+        first = next(self.decoding, None)
         if first is None:
             raise MediaError(file.path, "no frame can be decoded")
-        self.frames = chain([first], self.frames)
+        self.frames = chain([first], self.decoding)  # time, duration and content of each
         self.start = first[0]
+
+    def close(self) -> None:
+        """Give the file back."""
+        self.decoding.close()
 
     def show(self, moments: list[Fraction]) -> Iterator[np.ndarray]:
         """What is on show at each of the ascending moments: the last frame with a timestamp ≤ it.
@@ -91,8 +95,7 @@ class DecodedTrack:
             picture = convert(shown) if picture is None else picture
             yield picture
 
-    def decode(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
-        """Time, duration and content of each frame."""
+    def _decode(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
         with open_container(self.file) as container:
             stream = choose_stream(container, self.file)
             clock = Clock(stream)

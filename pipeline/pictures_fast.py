@@ -36,10 +36,23 @@ class PacketTrack:
     def __init__(self, file: MediaFile, seconds: int, accuracy: str = "exact"):
         self.file, self.accuracy = file, accuracy
         self.container = open_container(file)
-        self.stream = choose_stream(self.container, file)
-        self.held: list[av.Packet] | None = []  # the packets themselves, unless they are too much to keep
-        self.complete = True
-        self.packets = list(self._scan(seconds))
+        try:
+            self.stream = choose_stream(self.container, file)
+            self.held: list[av.Packet] | None = []  # the packets themselves, unless they are too much to keep
+            self.complete = True
+            self.packets = list(self._scan(seconds))
+            self._arrange()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the file back."""
+        self.container.close()
+        self.held = None
+
+    def _arrange(self) -> None:
+        """Bring the frames into order of presentation."""
         self.shown = [n for n, packet in enumerate(self.packets) if not packet.hidden]
         in_decoding_order = self.shown.copy()
         self.shown.sort(key=lambda n: _pts(self.packets[n]))  # packet numbers in order of presentation

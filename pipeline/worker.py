@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
+import psutil
 
 from pipeline.media import MediaError, read_length, read_segments
 
@@ -68,8 +69,13 @@ class Worker:
                 self.deadline = began + self.allowed
             if "error" in reply:
                 raise WorkerFailure(reply["error"], reply["final"])
-            return reply, [self._array(*spec) for spec in arrays]
-        except WorkerFailure:
+            data = [self._array(*spec) for spec in arrays]
+            if reply.pop("memory") > self.limits.memory / 2:
+                self.close()  # decoders leak; the next video is to have its full share
+            return reply, data
+        except WorkerFailure as failure:
+            if not failure.final:
+                self.close()
             raise
         except TimeoutError:
             self.close()
@@ -164,7 +170,8 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             traceback.print_exc()
             say({"error": f"{type(error).__name__}: {error}", "final": False})
         else:
-            say({"num_segments": result.num_segments, "has_audio": result.has_audio})
+            memory = psutil.Process().memory_info().vms
+            say({"num_segments": result.num_segments, "has_audio": result.has_audio, "memory": memory})
             for array in (*result.frames.values(), result.audio):
                 replies.write(memoryview(array).cast("B"))
             replies.flush()
