@@ -50,7 +50,9 @@ def read_segments(
     """Cut the first `segments` seconds of a video file into segments.
 
     Second i shows the frame that is on show at i + `frame_at` (0 ≤ frame_at < 1) and holds the sound of
-    [i, i + 1). Seconds past the end repeat the last one (`pad` "repeat") or are zeros ("zero").
+    [i, i + 1). Seconds past the end repeat the last one (`pad` "repeat") or are zeros ("zero"). With `accuracy`
+    "reference" it is the nearest frame that others refer to, with "keyframe" the nearest that stands alone; where a
+    file's packets do not tell them apart, the exact one.
     Raises MediaError, which names the file and the reason, when picture or sound cannot be read.
     """
     file = MediaFile.check(path)

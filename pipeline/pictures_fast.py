@@ -75,6 +75,8 @@ class PacketTrack:
         self.understood = understand is not None
         limit, starts, size = None, 0, 0
         for packet in packets(self.container, self.stream):
+            if packet.has_sidedata("new_extradata") and bytes(packet.get_sidedata("new_extradata")) != codec.extradata:
+                raise Mistimed("the codec's parameters change on the way")
             try:
                 unit = understand(memoryview(packet)) if understand else Unit(intra=packet.is_keyframe)
             except (ValueError, IndexError):
