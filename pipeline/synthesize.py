@@ -1,11 +1,10 @@
 """The demo's data set: drawn and played performances with questions whose answers are known.
 
-Nothing here is a recording. A clip is a stage between two curtains. One to four "instruments" stand on it, each a
-shape of its own colours, and one to four are heard, each in a register of its own. Which ones are seen and which
-are heard is drawn independently, so that neither gives the other away: some are silent on the stage, and some
-sound from off it. Questions are in the words and the format of MUSIC-AVQA, and their answers follow from the truth
-that the clip was made from. A question's text says nothing about its answer: to the same words, each answer is
-given equally often in a split.
+A clip is a stage between two curtains. One to four "instruments" stand on it, each a shape of its own colours, and
+one to four are heard, each in a register of its own. Which are seen and which are heard is drawn independently, so
+that neither gives the other away: some stand there in silence, some sound from off the stage. Questions are in the
+words and the format of MUSIC-AVQA, and their answers follow from the truth that the clip was made from. A question's
+text says nothing about its answer: in a split, the same words have each of their answers equally often.
 """
 
 import json
@@ -15,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import permutations, product, repeat
+from itertools import count, permutations, product, repeat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,26 +24,17 @@ import numpy as np
 from pipeline.errors import AVQAError
 from pipeline.files import atomic, write_if_changed
 
-SIZE, FPS, RATE = 160, 10, 16000  # pixels a side, pictures a second, samples a second
-GOP = 10  # seconds between keyframes in the clip that tries the decoder's patience
+SIZE, FPS, RATE, GOP = 160, 10, 16000, 10  # pixels a side, pictures and samples a second, seconds in a long GOP
 SPLITS = {"train": 0.6, "val": 0.75, "test": 1.0}  # share of the clips up to which a split goes
-PLACES = ("left", "middle", "right")
-LOUDNESS = (1.0, 0.5, 0.25, 0.125)
-NUMBERS = ("zero", "one", "two", "three", "four")
-NO_YES = ("no", "yes")
-
-Colour = tuple[int, int, int]
-Area = Callable[[np.ndarray, np.ndarray], np.ndarray]  # coordinates from -1 to 1 -> whether a point is in it
+PLACES, NUMBERS, NO_YES = ("left", "middle", "right"), ("zero", "one", "two", "three", "four"), ("no", "yes")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How an instrument looks and sounds."""
+    """How an instrument looks and sounds. `parts` takes coordinates from -1 to 1: 0 outside, else 1 + its colour."""
 
-    shape: Area
-    colour: Colour
-    mark: Area
-    mark_colour: Colour
+    parts: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    colours: tuple[tuple[int, int, int], tuple[int, int, int]]
     pitch: float  # Hz
     harmonics: tuple[float, ...]
     beat: float  # notes a second
@@ -54,22 +44,22 @@ class Kind:
 
 # Registers do not overlap and shapes are large and plain: random features carry what differs boldly.
 KINDS = {
-    "drum": Kind(lambda u, v: u * u + v * v < 1, (255, 230, 0), lambda u, v: u * u + v * v < 0.4, (200, 0, 0),
-                 pitch=60, harmonics=(1, 1, 1, 1, 1, 1), beat=4, decay=8),
-    "accordion": Kind(lambda u, v: abs(v) < 0.65 + 0.3 * abs(u), (230, 0, 200), lambda u, v: abs(u) < 0.4,
-                      (255, 255, 120), pitch=320, harmonics=(0, 1, 0.8, 0.6), beat=1.5),
-    "violin": Kind(lambda u, v: abs(u) * (1.3 - 0.5 * np.cos(5 * v)) < 0.8, (255, 90, 0), lambda u, v: abs(u) < 0.15,
-                   (110, 20, 0), pitch=500, harmonics=(0, 0, 1, 0.8, 0.6), beat=1, vibrato=0.03),
-    "flute": Kind(lambda u, v: abs(u) + abs(v) < 1.15, (0, 220, 255), lambda u, v: abs(u) + abs(v) < 0.55,
-                  (0, 60, 200), pitch=1400, harmonics=(0, 1, 0.8), beat=2),
-    "xylophone": Kind(lambda u, v: abs(v) < 0.75, (250, 250, 250), lambda u, v: v > 0, (10, 10, 10),
-                      pitch=2500, harmonics=(0, 1, 0.8), beat=3, decay=3),
+    "drum": Kind(lambda u, v: (u * u + v * v < 1) * (1 + (u * u + v * v < 0.4)),
+                 ((255, 230, 0), (200, 0, 0)), pitch=60, harmonics=(1, 1, 1, 1, 1, 1), beat=4, decay=8),
+    "accordion": Kind(lambda u, v: (abs(v) < 0.65 + 0.3 * abs(u)) * (1 + (abs(u) < 0.4)),
+                      ((230, 0, 200), (255, 255, 120)), pitch=320, harmonics=(0, 1, 0.8, 0.6), beat=1.5),
+    "violin": Kind(lambda u, v: (abs(u) * (1.3 - 0.5 * np.cos(5 * v)) < 0.8) * (1 + (abs(u) < 0.15)),
+                   ((255, 90, 0), (110, 20, 0)), pitch=500, harmonics=(0, 0, 1, 0.8, 0.6), beat=1, vibrato=0.03),
+    "flute": Kind(lambda u, v: (abs(u) + abs(v) < 1.15) * (1 + (abs(u) + abs(v) < 0.55)),
+                  ((0, 220, 255), (0, 60, 200)), pitch=1400, harmonics=(0, 1, 0.8), beat=2),
+    "xylophone": Kind(lambda u, v: (abs(v) < 0.75) * (1 + (v > 0)),
+                      ((250, 250, 250), (10, 10, 10)), pitch=2500, harmonics=(0, 1, 0.8), beat=3, decay=3),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Player:
-    """One instrument of a clip. Off the stage: radius 0, place "". Silent: loudness 0, start = end = 0."""
+    """One instrument of a clip. Off the stage: radius 0 and no place. Silent: loudness 0 and end 0."""
 
     name: str
     place: str
@@ -80,20 +70,13 @@ class Player:
     start: int  # seconds
     end: int
 
-    @property
-    def seen(self) -> bool:
-        return self.radius > 0
-
-    @property
-    def heard(self) -> bool:
-        return self.end > self.start
-
 
 @dataclass(frozen=True)
 class Clip:
     """The truth of one video. `special` is "no sound track", "b-frames", "variable frame rate" or empty."""
 
     video_id: str
+    split: str
     seed: int
     seconds: int
     special: str
@@ -102,15 +85,14 @@ class Clip:
     players: tuple[Player, ...]
 
 
-def compose(rng: np.random.Generator, number: int, seconds: int, counts: tuple[int, int]) -> Clip:
-    """Make up clip `number` with so many instruments seen and heard. All of it happens within `seconds` seconds, or
-    within fewer in every eighth clip."""
+def compose(rng: np.random.Generator, number: int, split: str, seconds: int, counts: tuple[int, int]) -> Clip:
+    """Make up clip `number` with so many instruments seen and heard, all within `seconds`, or fewer now and then."""
     special = {0: "no sound track", 1: "b-frames", 2: "variable frame rate"}.get(number, "")
     if number % 8 == 3:
         seconds -= int(rng.integers(1, seconds // 2))
-    seen, heard = (rng.permutation(list(KINDS))[:count].tolist() for count in counts)
+    seen, heard = (rng.permutation(list(KINDS))[:n].tolist() for n in counts)
     columns = rng.permutation([0, 1, 2, rng.integers(3)] if len(seen) == 4 else 3)[: len(seen)].tolist()
-    loudness = rng.permutation(LOUDNESS).tolist()
+    loudness = rng.permutation([1.0, 0.5, 0.25, 0.125]).tolist()
     players = []
     for n, name in enumerate(dict.fromkeys([*seen, *heard])):
         place, x, y, radius, level, start, end = "", 0.0, 0.0, 0.0, 0.0, 0, 0
@@ -126,7 +108,7 @@ def compose(rng: np.random.Generator, number: int, seconds: int, counts: tuple[i
         players.append(Player(name, place, round(x, 2), round(y, 2), round(radius, 2), level, start, end))
     seed, outdoor, voiceover = int(rng.integers(2**32)), bool(rng.integers(2)), bool(rng.integers(2))
     length = GOP + 2 if special == "b-frames" else seconds
-    return Clip(f"synth{number:05d}", seed, max(length, seconds), special, outdoor, voiceover, tuple(players))
+    return Clip(f"synth{number:05d}", split, seed, max(length, seconds), special, outdoor, voiceover, tuple(players))
 
 
 def background(rng: np.random.Generator, outdoor: bool) -> np.ndarray:
@@ -150,10 +132,8 @@ def draw(canvas: np.ndarray, player: Player, time: float) -> None:
     box = canvas[top : math.ceil(middle + radius), left : math.ceil(player.x + radius)]
     v, u = np.mgrid[top : top + box.shape[0], left : left + box.shape[1]]
     u, v = (u - player.x) / radius, (v - middle) / radius
-    kind = KINDS[player.name]
-    shape = kind.shape(u, v)
-    box[shape] = kind.colour
-    box[shape & kind.mark(u, v)] = kind.mark_colour
+    parts = KINDS[player.name].parts(u, v)
+    box[parts > 0] = np.array(KINDS[player.name].colours)[parts[parts > 0] - 1]
 
 
 def play(rng: np.random.Generator, kind: Kind, seconds: int) -> np.ndarray:
@@ -170,8 +150,7 @@ def play(rng: np.random.Generator, kind: Kind, seconds: int) -> np.ndarray:
 def speak(rng: np.random.Generator, seconds: int) -> np.ndarray:
     """Something like a voice, float64 at RATE: a buzz at 120 Hz through moving formants, four syllables a second."""
     time = np.arange(seconds * RATE) / RATE
-    syllable = (time * 4).astype(int)
-    formant = rng.uniform(400, 900, syllable[-1] + 1)[syllable]
+    formant = np.repeat(rng.uniform(400, 900, 4 * seconds), RATE // 4)
     buzz = sum(np.exp(-(((120 * n - formant) / 200) ** 2)) * np.sin(2 * np.pi * 120 * n * time) for n in range(2, 11))
     return buzz * abs(np.sin(np.pi * 4 * time))
 
@@ -179,7 +158,7 @@ def speak(rng: np.random.Generator, seconds: int) -> np.ndarray:
 def soundtrack(rng: np.random.Generator, clip: Clip) -> np.ndarray:
     """All that is heard, float32 in -1…1 at RATE."""
     mix = rng.normal(0, 0.001, clip.seconds * RATE)
-    for player in filter(lambda p: p.heard, clip.players):
+    for player in (p for p in clip.players if p.loudness):
         tune = play(rng, KINDS[player.name], player.end - player.start)
         mix[player.start * RATE : player.end * RATE] += 0.15 * player.loudness * tune
     if clip.voiceover:
@@ -188,22 +167,20 @@ def soundtrack(rng: np.random.Generator, clip: Clip) -> np.ndarray:
 
 
 def render(clip: Clip, folder: Path) -> None:
-    """Write <folder>/<video_id>.mp4. One thread and no macroblock tree, which reads memory that nobody has written:
-    with either, the same clip could come out as other bytes."""
+    """Write <folder>/<video_id>.mp4. More threads, or x264's macroblock tree, which reads memory that nobody has
+    written, could make the same clip come out as other bytes."""
     rng = np.random.default_rng(clip.seed)
     stage = background(rng, clip.outdoor)
-    frames = range(clip.seconds * FPS)
+    steady = clip.special != "variable frame rate"
+    frames = [n for n in range(clip.seconds * FPS) if n == 0 or steady or rng.random() < 0.5]
     options = {"preset": "superfast", "crf": "26", "threads": "1", "x264-params": "mbtree=0:scenecut=0:b-adapt=0"}
-    bold = clip.special == "b-frames"
-    options |= {"bf": "3", "g": str(GOP * FPS)} if bold else {"bf": "0", "g": str(2 * FPS)}
-    if clip.special == "variable frame rate":
-        frames = [0, *np.flatnonzero(rng.random(len(frames) - 1) < 0.5) + 1]
+    options |= {"bf": "3", "g": str(GOP * FPS)} if clip.special == "b-frames" else {"bf": "0", "g": str(2 * FPS)}
     with atomic(folder / f"{clip.video_id}.mp4") as partial, av.open(str(partial), "w", format="mp4") as file:
         video = file.add_stream("libx264", rate=FPS, width=SIZE, height=SIZE, pix_fmt="yuv420p", options=options)
         audio = None if clip.special == "no sound track" else file.add_stream("aac", rate=RATE, layout="mono")
-        for n in map(int, frames):
+        for n in frames:
             canvas = stage.copy()
-            for player in filter(lambda p: p.seen, clip.players):
+            for player in (p for p in clip.players if p.radius):
                 draw(canvas, player, n / FPS)
             picture = av.VideoFrame.from_ndarray(canvas, format="rgb24")
             picture.pts = n
@@ -212,26 +189,25 @@ def render(clip: Clip, folder: Path) -> None:
         if audio:
             sound = av.AudioFrame.from_ndarray(soundtrack(rng, clip)[None], format="fltp", layout="mono")
             sound.sample_rate = RATE
-            file.mux(audio.encode(sound))
-            file.mux(audio.encode(None))
+            for part in (sound, None):
+                file.mux(audio.encode(part))
 
 
+RHYTHM = "Is the instrument on the <LR> more rhythmic than the instrument on the <LR>?"
 # Official words and types, and how many questions of each a clip gets at most on average.
 TEMPLATES = {
     "How many musical instruments were heard throughout the video?": ("Audio", "Counting", 1.0),
-    "Is there a <Object> sound?": ("Audio", "Counting", 0.5),
-    "Is the <Object> louder than the <Object>?": ("Audio", "Comparative", 0.5),
-    "How many types of musical instruments appeared in the entire video?": ("Visual", "Counting", 1.0),
-    "Is there a <Object> in the entire video?": ("Visual", "Counting", 0.5),
+    "Is the <Object> louder than the <Object>?": ("Audio", "Comparative", 0.4),
+    "How many types of musical instruments appeared in the entire video?": ("Visual", "Counting", 0.7),
+    "Is there a <Object> in the entire video?": ("Visual", "Counting", 0.4),
     "What kind of instrument is the <LRer> instrument? ": ("Visual", "Location", 0.5),
-    "Where is the performance?": ("Visual", "Location", 0.5),
-    "Is there a voiceover?": ("Audio-Visual", "Existential", 0.8),
+    "Where is the performance?": ("Visual", "Location", 0.4),
+    "Is there a voiceover?": ("Audio-Visual", "Existential", 0.7),
     "How many instruments in the video did not sound from beginning to end?": ("Audio-Visual", "Counting", 0.5),
     "How many instruments are sounding in the video?": ("Audio-Visual", "Counting", 0.5),
     "Which is the musical instrument that sounds at the same time as the <Object>?": ("Audio-Visual", "Location", 0.5),
-    "Where is the <LL> instrument?": ("Audio-Visual", "Location", 0.3),
-    "Is the instrument on the <LR> more rhythmic than the instrument on the <LR>?": (
-        "Audio-Visual", "Comparative", 0.5),
+    "Where is the <LL> instrument?": ("Audio-Visual", "Location", 0.4),
+    RHYTHM: ("Audio-Visual", "Comparative", 0.5),
     "What is the <TH> instrument that comes in?": ("Audio-Visual", "Temporal", 0.7),
 }  # fmt: skip
 RIVALS = ({"drum", "flute"}, {"violin", "xylophone"})  # few, so that each question is asked often
@@ -239,29 +215,26 @@ RIVALS = ({"drum", "flute"}, {"violin", "xylophone"})  # few, so that each quest
 
 def ask(clip: Clip) -> Iterator[tuple[str, list[str], str]]:
     """Every question that the clip answers beyond doubt: template, what fills its slots, answer."""
-    seen, heard = [p for p in clip.players if p.seen], [p for p in clip.players if p.heard]
-    both = [p for p in seen if p.heard]
-    at = {place: [p for p in seen if p.place == place] for place in PLACES}
+    seen, heard = [p for p in clip.players if p.radius], [p for p in clip.players if p.loudness]
+    both = [p for p in seen if p.loudness]
+    alone = [p for p in seen if [q.place for q in seen].count(p.place) == 1]
 
     yield "How many types of musical instruments appeared in the entire video?", [], NUMBERS[len(seen)]
     yield "Where is the performance?", [], ("indoor", "outdoor")[clip.outdoor]
     for name in KINDS:
-        yield "Is there a <Object> in the entire video?", [name], NO_YES[name in (p.name for p in seen)]
-    for word, places in (("leftest", PLACES), ("rightest", PLACES[::-1])):
-        outermost = next(at[place] for place in places if at[place])
-        if len(outermost) == 1 < len(seen):
-            yield "What kind of instrument is the <LRer> instrument? ", [word], outermost[0].name
+        yield "Is there a <Object> in the entire video?", [name], NO_YES[name in {p.name for p in seen}]
+    for word, extreme in (("leftest", min), ("rightest", max)):
+        outermost = extreme(seen, key=lambda p: p.x)
+        if outermost in alone and len(seen) > 1:
+            yield "What kind of instrument is the <LRer> instrument? ", [word], outermost.name
     if clip.special == "no sound track":
         return
-
     yield "Is there a voiceover?", [], NO_YES[clip.voiceover]
     yield "How many musical instruments were heard throughout the video?", [], NUMBERS[len(heard)]
     if len(both) <= 2:  # more are rare
         yield "How many instruments are sounding in the video?", [], NUMBERS[len(both)]
     if (silent := len(seen) - len(both)) <= 2:
         yield "How many instruments in the video did not sound from beginning to end?", [], NUMBERS[silent]
-    for name in KINDS:
-        yield "Is there a <Object> sound?", [name], NO_YES[name in (p.name for p in heard)]
     for a, b in permutations(heard, 2):
         if {a.name, b.name} in RIVALS:
             yield "Is the <Object> louder than the <Object>?", [a.name, b.name], NO_YES[a.loudness > b.loudness]
@@ -272,62 +245,55 @@ def ask(clip: Clip) -> Iterator[tuple[str, list[str], str]]:
     if all(first.start < p.start for p in later):
         yield "What is the <TH> instrument that comes in?", ["first"], first.name
     loudest = max(heard, key=lambda p: p.loudness)
-    if loudest.seen and len(seen) > 1:
+    if loudest.radius and len(seen) > 1:
         yield "Where is the <LL> instrument?", ["loudest"], loudest.place
-    for a, b in (("left", "right"), ("right", "left")):
-        if len(at[a]) == len(at[b]) == 1 and at[a][0].heard and at[b][0].heard:
-            faster = KINDS[at[a][0].name].beat > KINDS[at[b][0].name].beat
-            yield "Is the instrument on the <LR> more rhythmic than the instrument on the <LR>?", [a, b], NO_YES[faster]
+    for a, b in permutations((p for p in alone if p.loudness and p.place != "middle"), 2):
+        yield RHYTHM, [a.place, b.place], NO_YES[KINDS[a.name].beat > KINDS[b.name].beat]
 
 
-def choose(rng: np.random.Generator, clips: list[Clip]) -> list[dict]:
-    """The questions of a split. A round asks the same words once for each answer, each time of another clip; an answer
-    half as common as others, or less, is left out."""
+def choose(rng: np.random.Generator, clips: list[Clip]) -> list[tuple[str, str, str, str]]:
+    """The questions of a split: video_id, template, fillers as JSON, answer. A round asks the same words once for
+    each answer, each time of another clip; an answer half as common as others, or less, is left out."""
     found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for n in rng.permutation(len(clips)):
         for template, fillers, answer in ask(clips[n]):
             found[template][json.dumps(fillers)][answer].append(clips[n].video_id)
-    records = []
-    for template, (scenario, kind, share) in TEMPLATES.items():
+    chosen = []
+    for template, (_, _, share) in TEMPLATES.items():
         rounds = []
         for fillers, answers in found[template].items():
-            enough = sum(map(len, answers.values())) / len(answers) / 2
-            kept = {answer: videos for answer, videos in answers.items() if len(videos) >= enough}
-            rounds += [
-                [{"video_id": videos[n], "type": json.dumps([scenario, kind]), "question_content": template,
-                  "templ_values": fillers, "question_deleted": 0, "anser": answer} for answer, videos in kept.items()]
-                for n in range(min(map(len, kept.values())))
-            ]  # fmt: skip
+            half = sum(map(len, answers.values())) / len(answers) / 2
+            kept = {answer: videos for answer, videos in answers.items() if len(videos) >= half}
+            for videos in zip(*kept.values(), strict=False):
+                rounds.append([(video, template, fillers, answer) for video, answer in zip(videos, kept, strict=True)])
         wanted = share * len(clips)
         for n in rng.permutation(len(rounds)):
             if wanted > 0:
-                records += rounds[n]
+                chosen += rounds[n]
                 wanted -= len(rounds[n])
-    return sorted(records, key=lambda record: record["video_id"])
+    return sorted(chosen, key=lambda question: question[0])
 
 
 def synthesize(out_dir: str | Path, clips: int = 240, seconds: int = 6, seed: int = 0) -> None:
     """Write videos/<video_id>.mp4, train.json, val.json, test.json (official format) and truth.json to `out_dir`.
-
-    Same arguments, same content. Raises AVQAError for fewer than 16 clips or 4 seconds.
-    """
-    for name, value, least in (("clips", clips, 16), ("seconds", seconds, 4)):
-        if value < least:
-            raise AVQAError(f"synthesize: {name} is {value}; it must be {least} or more")
+    Same arguments, same content. Raises AVQAError for fewer than 16 clips or 4 seconds."""
+    if clips < 16 or seconds < 4:
+        raise AVQAError(f"synthesize: clips is {clips}, seconds is {seconds}; give at least 16 clips of 4 seconds")
     out, rng = Path(out_dir), np.random.default_rng(seed)
+    split_of = [next(name for name, end in SPLITS.items() if n < round(end * clips)) for n in range(clips)]
     counts = list(product(range(1, 5), repeat=2))  # each equally often in any stretch of 16 clips, so in each split
     deck = [counts[n] for _ in range(0, clips, len(counts)) for n in rng.permutation(len(counts))]
-    truth = [compose(rng, n, seconds, deck[n]) for n in range(clips)]
+    truth = [compose(rng, n, split_of[n], seconds, deck[n]) for n in range(clips)]
     # Not forked: a caller's threads would not survive it.
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         list(pool.map(render, truth, repeat(out / "videos"), chunksize=8))
 
-    described, question_id = [], 0
-    ends = [round(clips * share) for share in SPLITS.values()]
-    for split, start, end in zip(SPLITS, [0, *ends], ends, strict=False):
-        records = choose(rng, truth[start:end])
-        records = [{"video_id": r["video_id"], "question_id": n, **r} for n, r in enumerate(records, question_id)]
-        question_id += len(records)
-        described += [{"split": split, **asdict(clip)} for clip in truth[start:end]]
+    write_if_changed(out / "truth.json", json.dumps([asdict(clip) for clip in truth], indent=1))
+    question_id = count()
+    for split in SPLITS:
+        records = [
+            {"video_id": video, "question_id": next(question_id), "type": json.dumps(TEMPLATES[template][:2]),
+             "question_content": template, "templ_values": fillers, "question_deleted": 0, "anser": answer}
+            for video, template, fillers, answer in choose(rng, [clip for clip in truth if clip.split == split])
+        ]  # fmt: skip
         write_if_changed(out / f"{split}.json", json.dumps(records, indent=1))
-    write_if_changed(out / "truth.json", json.dumps(described, indent=1))

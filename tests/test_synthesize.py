@@ -169,8 +169,6 @@ def restated(clip: dict, template: str, fillers: list[str]) -> str:
             return yes_no(clip["voiceover"])
         case "How many musical instruments were heard throughout the video?":
             return number(len(band))
-        case "Is there a <Object> sound?":
-            return yes_no(fillers[0] in band)
         case "How many instruments are sounding in the video?":
             return number(len(stage.keys() & band.keys()))
         case "How many instruments in the video did not sound from beginning to end?":
