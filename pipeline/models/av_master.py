@@ -157,7 +157,10 @@ class AVMaster(nn.Module):
         self.contrasts = has_tdpp and has_gpap and "dpcl" not in without and contrastive_weight > 0
 
         self.fc_audio, self.fc_visual = nn.Linear(audio_dim, width), nn.Linear(visual_dim, width)
-        self.fc_words, self.fc_sentence = nn.Linear(text_dim, width), nn.Linear(text_dim, width)
+        # Key fusion and the preferences read the words; a model without either hears only the sentence.
+        reads_words = has_gpap or (has_tdpp and "avkf" not in without)
+        self.fc_words = nn.Linear(text_dim, width) if reads_words else None
+        self.fc_sentence = nn.Linear(text_dim, width)
         self.embed = self.focus = self.own_focus_audio = self.bias_visual = self.bias_audio = self.fusion = None
         if has_tdpp and "avfc" not in without:
             self.embed = nn.Linear(width, width)
@@ -193,7 +196,7 @@ class AVMaster(nn.Module):
         # B,S,T,D: the sample's own sequence, and its negative.
         audios = self.project("audio", self.fc_audio, audio, *([neg_audio] if contrasts else []))
         visuals = self.project("visual", self.fc_visual, visual, *([neg_visual] if contrasts else []))
-        words = self.project("question", self.fc_words, words)[:, 0]
+        words = None if self.fc_words is None else self.project("question", self.fc_words, words)[:, 0]
         query = self.project("question", self.fc_sentence, sentence)[:, 0]
         fused = focus_visual = focus_audio = logits = logits_audio = logits_visual = contrastive_loss = maps = None
 
@@ -292,7 +295,7 @@ class AVMaster(nn.Module):
         dropout = self.dropout if self.training else 0.0
         audio = self.project("audio", self.fc_audio, audio)[:, 0]
         visual = self.project("visual", self.fc_visual, visual)[:, 0]
-        words = self.project("question", self.fc_words, words)[:, 0]
+        words = None if self.fc_words is None else self.project("question", self.fc_words, words)[:, 0]
         query = self.project("question", self.fc_sentence, sentence)[:, 0]
         encoded = self.encode(audio, visual, words, query, dropout)
         scores = []

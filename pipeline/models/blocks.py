@@ -65,26 +65,24 @@ class FocusCapture(nn.Module):
 
         def step(apply: Apply, shared: list[Tensor], state: Tensor, energy: Tensor, crossed: Tensor) -> Tensor:
             shift, *norms = shared
-            e = apply(0, state).view(groups, batch, length, -1).add_(energy[:, :, None]).flatten(0, 2)
-            qkv, s = apply(1, e).split([3 * width, width], -1)
-            qkv = qkv.view(groups, batch, length, -1) + shift[:, None]
+            e = apply(0, state).add_(energy[:, :, None])
+            qkv, s = apply(1, e).add_(shift[:, None]).split([3 * width, width], -1)
             q, k, v = (x.reshape(heads).transpose(1, 2).flatten(0, 1) for x in qkv.split(width, -1))
             # Keys along the rows: a softmax over columns of eight is faster than over rows of eight.
             weights = torch.bmm(k, q.transpose(1, 2)).mul_((width // self.heads) ** -0.5).softmax(1)
             attended = torch.bmm(drop(weights, dropout).transpose(1, 2), v)
-            attended = attended.unflatten(0, (-1, self.heads)).transpose(1, 2).reshape(len(state), width)
+            attended = attended.unflatten(0, (-1, self.heads)).transpose(1, 2).reshape(state.shape)
             s = F.layer_norm(add_dropped(s, apply(2, attended), dropout), (width,), *norms[:2])
-            frame = crossed[:, :, None].expand(-1, -1, length, -1).reshape(len(state), width)
-            s = F.layer_norm(add_dropped(s, frame, dropout), (width,), *norms[2:4])
+            frame = crossed[:, :, None]
+            s = F.layer_norm(add_dropped(s, frame.expand_as(s) if dropout else frame, dropout), (width,), *norms[2:4])
             hidden = drop(F.gelu(apply(3, s)), dropout)
             s = F.layer_norm(add_dropped(s, apply(4, hidden), dropout), (width,), *norms[4:6])
             return F.layer_norm(s, (width,), *norms[6:])
 
         features = features.permute(2, 0, 1, 3)
-        state = embed(features[0])[:, :, None].expand(-1, -1, length, -1).reshape(-1, width)
+        state = embed(features[0])[:, :, None].expand(-1, -1, length, -1).contiguous()
         inputs = F.linear(features, *to_energy), F.linear(features, *to_crossed)
-        states = scan(step, state, inputs, shared, maps, every)
-        return states.unflatten(-2, (groups, batch, length))
+        return scan(step, state, inputs, shared, maps, every)
 
     def prepare(self, embed: nn.Linear, biases: Sequence[Tensor]) -> tuple[Map, Map, list[Tensor], list[Map]]:
         """Everything that is made from parameters alone: maps from a feature to its terms in the loop, and the loop's
@@ -92,20 +90,22 @@ class FocusCapture(nn.Module):
         values are one map of the narrow e."""
         attention = self.attention
         packed = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
-        no_bias = torch.zeros_like(attention.query.bias)
         weight, bias = compose(as_map(self.energy_out), (packed, None))
-        # Queries and keys see S' + P, values S': the difference is a constant, L×D a modality.
-        shift = F.pad(F.linear(torch.stack(list(biases)), packed[: 2 * len(no_bias)]), (0, len(no_bias)))
-        shift = shift + torch.cat([attention.query.bias, no_bias, attention.value.bias])
+        # Queries and keys see S' + P, values S': with all biases, a constant of L rows a modality.
+        shift = F.pad(F.linear(torch.stack(list(biases)), packed[: 2 * packed.shape[1]]), (0, 2 * packed.shape[1]))
+        no_bias = torch.zeros_like(attention.query.bias)
+        projected = bias + torch.cat([attention.query.bias, no_bias, attention.value.bias])
+        shift = shift + torch.cat([projected, self.energy_out.bias])
         norms = [x for norm in (self.norm1, self.norm2, self.norm3, self.norm) for x in (norm.weight, norm.bias)]
         maps = [
-            (self.template_in.weight, self.template_in.bias + self.energy_bias),
-            (torch.cat([weight, self.energy_out.weight]), torch.cat([bias, self.energy_out.bias])),
+            (self.template_in.weight, None),
+            (torch.cat([weight, self.energy_out.weight]), None),
             as_map(attention.out),
             as_map(self.inner),
             as_map(self.outer),
         ]
-        to_energy = compose(as_map(embed), as_map(self.frame_in))
+        energy_weight, energy_bias = compose(as_map(embed), as_map(self.frame_in))
+        to_energy = energy_weight, energy_bias + self.template_in.bias + self.energy_bias
         to_crossed = compose(as_map(embed), as_map(self.cross_value), as_map(self.cross_out))
         return to_energy, to_crossed, [shift, *norms], maps
 

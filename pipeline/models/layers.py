@@ -145,7 +145,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, step, n_inputs: int, n_shared: int, state: Tensor, *tensors: Tensor) -> Tensor:
         inputs, shared = tensors[:n_inputs], tensors[n_inputs : n_inputs + n_shared]
-        maps = [x.detach() for x in tensors[n_inputs + n_shared :]]
+        maps = [x if x is None else x.detach() for x in tensors[n_inputs + n_shared :]]
         ctx.tape, ctx.shared = [], [x.detach().requires_grad_() for x in shared]
         ctx.lengths, ctx.maps = [len(x) for x in inputs], maps
         with torch.enable_grad():
@@ -166,15 +166,16 @@ class _Scan(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         if not ctx.tape:
             raise RuntimeError("the focus loop's graph was already used by an earlier backward pass")
-        grad_maps = [torch.zeros_like(x) for x in ctx.maps]
+        grad_maps = [x if x is None else torch.zeros_like(x) for x in ctx.maps]
         grad_shared = [torch.zeros_like(x) for x in ctx.shared]
         grad_inputs: list[list[Tensor]] = []
         waiting: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
         def settle(n: int) -> None:
-            xs, gs = (torch.cat(parts) for parts in zip(*waiting.pop(n), strict=True))
+            xs, gs = (torch.cat([x.flatten(0, -2) for x in parts]) for parts in zip(*waiting.pop(n), strict=True))
             grad_maps[2 * n].addmm_(gs.T, xs)
-            grad_maps[2 * n + 1] += gs.sum(0)
+            if grad_maps[2 * n + 1] is not None:
+                grad_maps[2 * n + 1] += gs.sum(0)
 
         while ctx.tape:
             leaves, uses, end = ctx.tape.pop()
@@ -186,7 +187,7 @@ class _Scan(torch.autograd.Function):
                 total += part
             for (n, x, _), g in zip(uses, rest[len(grad_shared) :], strict=True):
                 waiting.setdefault(n, []).append((x, g))
-                if len(waiting[n]) * len(x) >= _Scan.ROWS:
+                if len(waiting[n]) * x.numel() >= _Scan.ROWS * x.shape[-1]:
                     settle(n)
         for n in list(waiting):
             settle(n)
@@ -208,13 +209,13 @@ def scan(
     """state = step(apply, shared, state, *(x[t] for x in inputs)) for t = 0 … T-1; the last, or with `every` all of
     them stacked (no gradients then).
 
-    `apply(n, x)` is x rows,in through map n; a step goes through every map with the same number of rows. `inputs` are
+    `apply(n, x)` is x (…,in) through map n. `inputs` are
     T,…; `shared` are tensors that every step uses whole. Under autocast all are brought to its type once, not at each
     step."""
     device, flat = state.device.type, [x for pair in maps for x in pair]
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        state, flat = state.to(dtype), [x.to(dtype) for x in flat]
+        state, flat = state.to(dtype), [x if x is None else x.to(dtype) for x in flat]
         inputs, shared = [x.to(dtype) for x in inputs], [x.to(dtype) for x in shared]
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and not every:
