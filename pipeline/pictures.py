@@ -9,6 +9,7 @@ from itertools import chain
 import av
 import numpy as np
 
+from pipeline.cropping import Margins, margins
 from pipeline.mediafile import VIDEO_CODECS, MediaError, MediaFile
 
 
@@ -81,7 +82,7 @@ class DecodedTrack:
         uint8 height,width,3 RGB, turned upright; the same array again while the same frame is on show. Before the
         first frame that one stands in; the last one stays after its end.
         """
-        convert, left = RGB(), deque(moments)
+        convert, left = RGB(self.cut), deque(moments)
         shown = picture = None
         for time, duration, frame in self.frames:
             while shown is not None and left and left[0] < time:
@@ -98,6 +99,7 @@ class DecodedTrack:
     def _decode(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
         with open_container(self.file) as container:
             stream = choose_stream(container, self.file)
+            self.cut = margins(self.file, stream.index)
             clock = Clock(stream)
             for frame in decode(container, stream):
                 yield *clock(frame), frame
@@ -161,41 +163,46 @@ class Clock:
 class RGB:
     """Converts frames to RGB and turns them upright with the filters that the ffmpeg program inserts."""
 
-    def __init__(self):
-        self.made_for, self.graph = None, None
+    def __init__(self, cut: Margins | None):
+        self.cut, self.made_for, self.graph = cut, None, None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 height,width,3."""
         matrix = next((bytes(d) for d in frame.side_data if d.type == _MATRIX), None)
         look = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, matrix)
         if look != self.made_for:
-            self.graph, self.made_for = self._graph(*look), look
+            self.graph, self.made_for = _graph(self.cut, *look), look
         self.graph.push(frame)
         return self.graph.pull().to_ndarray()
 
-    @staticmethod
-    def _graph(width: int, height: int, pixels: str, colorspace: int, color_range: int, matrix: bytes | None):
-        graph = av.filter.Graph()
-        graph.threads = 1
-        nodes = [
-            graph.add(
-                "buffer",
-                video_size=f"{width}x{height}",
-                pix_fmt=pixels,
-                time_base="1/1000",
-                pixel_aspect="1/1",
-                colorspace=str(colorspace),
-                range=str(color_range),
-            )
-        ]
-        nodes += [graph.add(name, args) for name, args in _upright(matrix)]
-        nodes += [graph.add("scale", flags="bicubic"), graph.add("format", pix_fmts="rgb24"), graph.add("buffersink")]
-        graph.link_nodes(*nodes)
-        graph.configure()
-        return graph
-
 
 _MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
+
+
+def _graph(
+    cut: Margins | None, width: int, height: int, pixels: str, colorspace: int, color_range: int, matrix: bytes | None
+) -> av.filter.Graph:
+    graph = av.filter.Graph()
+    graph.threads = 1
+    nodes = [
+        graph.add(
+            "buffer",
+            video_size=f"{width}x{height}",
+            pix_fmt=pixels,
+            time_base="1/1000",
+            pixel_aspect="1/1",
+            colorspace=str(colorspace),
+            range=str(color_range),
+        )
+    ]
+    if cut:
+        inside = f"w=iw-{cut.left}-{cut.right}:h=ih-{cut.top}-{cut.bottom}:x={cut.left}:y={cut.top}"
+        nodes.append(graph.add("crop", inside))
+    nodes += [graph.add(name, args) for name, args in _upright(matrix)]
+    nodes += [graph.add("scale", flags="bicubic"), graph.add("format", pix_fmts="rgb24"), graph.add("buffersink")]
+    graph.link_nodes(*nodes)
+    graph.configure()
+    return graph
 
 
 def _upright(matrix: bytes | None) -> list[tuple[str, str | None]]:

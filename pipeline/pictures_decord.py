@@ -22,6 +22,8 @@ class DecordTrack(PacketTrack):
         decord.logging.set_level(decord.logging.QUIET)
         try:
             reader = decord.VideoReader(self.file.path, num_threads=1)
+            if self.cut:
+                raise MediaError(self.file.path, "decord does not crop as the container says")
             hidden = len(self.packets) - len(self.times)
             if hidden or len(reader) < len(self.times) or (self.complete and len(reader) > len(self.times)):
                 raise MediaError(self.file.path, f"decord counts {len(reader)} frames, {len(self.times)} are shown")

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import bitstream
 from pipeline.bitstream import Unit
+from pipeline.cropping import margins
 from pipeline.mediafile import MediaFile
 from pipeline.pictures import RGB, Mistimed, choose_stream, open_container, packets
 
@@ -38,6 +39,7 @@ class PacketTrack:
         self.container = open_container(file)
         try:
             self.stream = choose_stream(self.container, file)
+            self.cut = margins(file, self.stream.index)
             self.held: list[av.Packet] | None = []  # the packets themselves, unless they are too much to keep
             self.complete = True
             self.packets = list(self._scan(seconds))
@@ -124,7 +126,7 @@ class PacketTrack:
 
     def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
         """The frames with the given numbers (ascending), uint8 height,width,3 RGB, turned upright."""
-        convert = RGB()
+        convert = RGB(self.cut)
         keep, fresh = self.plan(wanted)
         left = deque(self.packets[self.shown[number]].pts for number in wanted)
         decoded = [self.packets[n].pts for n in self.shown if keep[n]]

@@ -1,7 +1,9 @@
 """What the ffmpeg program says of a file, and clips made with it on the spot."""
 
 import math
+import struct
 import subprocess
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -112,3 +114,21 @@ def _table(text: bytes) -> tuple[list[tuple[int, int]], Fraction]:
 
 def _size(ppm: bytes) -> tuple[int, int]:
     return tuple(map(int, ppm.split(maxsplit=4)[1:3]))
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    """An MP4 box."""
+    body = b"".join(parts)
+    return struct.pack(">I", len(body) + 8) + kind + body
+
+
+def rebuilt(data: bytes, change: Callable[[bytes, bytes], bytes]) -> bytes:
+    """An MP4's boxes, with `change(kind, body)` applied to the innermost ones."""
+    out, at = [], 0
+    while at + 8 <= len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + size]
+        inner = kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"stbl")
+        out.append(box(kind, rebuilt(body, change) if inner else change(kind, body)))
+        at += size
+    return b"".join(out)

@@ -1,10 +1,12 @@
 """Segments of one file, against what the ffmpeg program shows and plays."""
 
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from media_oracle import PICTURE, RATE, SOUND, X264, clip, ffmpeg, truth
+from media_oracle import PICTURE, RATE, SOUND, X264, box, clip, ffmpeg, rebuilt, truth
 from PIL import Image
 
 from pipeline.media import MediaError, clip_crop, read_segments
@@ -64,6 +66,21 @@ TURNS = [f"-display_rotation {turn} {flip}" for turn in (90, 180, 270, 30) for f
 @pytest.mark.parametrize("turn", [*TURNS, "-display_vflip", "-display_hflip -display_vflip"])
 def test_display_rotation(made, turn):
     agrees(make(made, f"turn{turn.replace(' ', '')}.mp4", turn + " -i {v} -c copy"), 1)
+
+
+@pytest.mark.parametrize("name", ["cropped.mp4", "cropped.mkv", "cropped_and_turned.mkv"])
+def test_cropping_by_the_container(made, name):
+    """QuickTime's clean aperture: 60 by 44 of 96 by 64 pixels, off the middle."""
+
+    def crop(kind, body):
+        if kind != b"stsd" or b"avc1" not in body:
+            return body
+        return body[:8] + box(b"avc1", body[16:], box(b"clap", struct.pack(">8i", 60, 1, 44, 1, 6, 1, -4, 1)))
+
+    (made / "aperture.mp4").write_bytes(rebuilt((made / "v.mp4").read_bytes(), crop))
+    path = make(made, name, ("-display_rotation 90 " if "turned" in name else "") + "-i {aperture} -c copy")
+    assert truth(path).pictures.shape[1:3] in ((44, 60), (60, 44))
+    agrees(path)
 
 
 @pytest.mark.parametrize("name", ["two.mkv", "two.mp4", "two.ts"])

@@ -7,7 +7,7 @@ import struct
 from contextlib import contextmanager, suppress
 
 import pytest
-from media_oracle import PICTURE, SOUND, X264, clip
+from media_oracle import PICTURE, SOUND, X264, box, clip, rebuilt
 
 from pipeline.media import BACKENDS, MediaError, read_segments
 
@@ -88,23 +88,6 @@ def test_text_behind_a_video_header_is_no_playlist(tmp_path, video, backend):
             path.write_bytes(head + b"\n" + text.format(file=video, url=url, port=port).encode())
             with untouched(video), pytest.raises(MediaError):
                 read_segments(path, backend=backend)
-
-
-def box(kind, *parts):
-    body = b"".join(parts)
-    return struct.pack(">I", len(body) + 8) + kind + body
-
-
-def rebuilt(data, change):
-    """An MP4's boxes, with `change(kind, body)` applied to the innermost ones."""
-    out, at = [], 0
-    while at + 8 <= len(data):
-        size, kind = struct.unpack(">I4s", data[at : at + 8])
-        body = data[at + 8 : at + size]
-        inner = kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf")
-        out.append(box(kind, rebuilt(body, change) if inner else change(kind, body)))
-        at += size
-    return b"".join(out)
 
 
 def test_a_movie_whose_samples_are_in_another_file(tmp_path, video):
