@@ -35,6 +35,7 @@ from pipeline.pictures_fast import PacketTrack
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 SIZES = {"360p": "640x360", "720p": "1280x720", "1080p": "1920x1080"}
 RATE = 30
+YUV = ["-pix_fmt", "yuv420p", "-color_range", "tv"]
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "24"]
 X265 = ["-c:v", "libx265", "-preset", "superfast", "-crf", "26"]
 VP9 = ["-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-row-mt", "1", "-crf", "34", "-b:v", "0"]
@@ -79,8 +80,8 @@ def made(folder: Path, seconds: int) -> Iterator[Clip]:
     folder.mkdir(parents=True, exist_ok=True)
     for label, size in SIZES.items():
         source = folder / f"source{label}.mkv"
-        motion = f"testsrc2=s={size}:r={RATE}:d={seconds},rotate=t/9:c=gray,noise=alls=9:allf=t"
-        ffmpeg("-f", "lavfi", "-i", motion, "-c:v", "mjpeg", "-q:v", 2, "-pix_fmt", "yuvj420p", target=source)
+        motion = f"testsrc2=s={size}:r={RATE}:d={seconds},rotate=t/9:c=gray,noise=alls=5:allf=t"
+        ffmpeg("-f", "lavfi", "-i", motion, *X264[:2], "-preset", "ultrafast", "-qp", 0, *YUV, target=source)
         codings = [
             *((f"h264 {'B' if b else 'no B'}", [*X264, "-bf", b], 1.5 if b else 0.95, (1, 5, 10)) for b in (3, 0)),
             *((f"hevc {'B' if b else 'no B'}", [*X265, "-bf", b], 0.95, (1, 10)) for b in (4, 0)),
@@ -91,9 +92,8 @@ def made(folder: Path, seconds: int) -> Iterator[Clip]:
             path = folder / f"{name}-{label}-{gop}.mp4".replace(" ", "")
             if "libx265" in coding:
                 coding = [*coding, "-x265-params", f"log-level=none:keyint={gop * RATE}"]
-            plain = ["-pix_fmt", "yuv420p", "-color_range", "tv", "-g", gop * RATE]
             if not path.exists():
-                ffmpeg("-i", source, *coding, *plain, target=path)
+                ffmpeg("-i", source, *coding, *YUV, "-g", gop * RATE, target=path)
             yield Clip(f"{name} {label} {gop} s", path, target)
         source.unlink()
 
