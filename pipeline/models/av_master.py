@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.models import released
 from pipeline.models.blocks import AnswerDecoder, FocusCapture, KeyFusion, Preference, mix_rows
+from pipeline.models.layers import take_step
 
 COMPONENTS = ("avfc", "avkf", "dpcl", "gpap", "tdpp")
 INPUTS = ("audio", "visual", "question")
@@ -284,6 +285,15 @@ class AVMaster(nn.Module):
             share = torch.stack(logits).logsumexp(-1, keepdim=True).softmax(0)
             logits = list(share * torch.stack(logits))
         return sum(logits) if fused is None else sum(logits, fused)
+
+    def compile_loop(self) -> AVMaster:
+        """From now on a step of the focus loop is one compiled region wherever there are no gradients. Compiled at the
+        first pass of each batch size, which takes seconds, and needs what torch.compile needs: a C++ compiler, or
+        Triton on a GPU."""
+        for focus in (self.focus, self.own_focus_audio):
+            if focus is not None:
+                focus.take = torch.compile(take_step, dynamic=False)
+        return self
 
     @torch.no_grad()
     def step_scores(self, audio: Tensor, visual: Tensor, words: Tensor, sentence: Tensor) -> Tensor:

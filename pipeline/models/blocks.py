@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from pipeline.models.layers import (
     compose,
     drop,
     scan,
+    take_step,
 )
 
 
@@ -34,7 +36,7 @@ class FocusCapture(nn.Module):
 
     def __init__(self, width: int, focus_width: int, heads: int):
         super().__init__()
-        self.heads, self.prepared = heads, Memo()
+        self.heads, self.prepared, self.take = heads, Memo(), take_step
         self.template_in = nn.Linear(width, focus_width)
         self.frame_in = nn.Linear(width, focus_width)
         self.energy_bias = nn.Parameter(torch.ones(focus_width))
@@ -56,33 +58,34 @@ class FocusCapture(nn.Module):
     ) -> Tensor:
         """features G,B,T,D of G modalities and their G biases L,D -> the templates after the last second, G,B,L,D,
         or after `every` second, T,G,B,L,D (no gradients)."""
-        groups, batch, _, width = features.shape
-        length = len(biases[0])
-        heads = (groups * batch, length, self.heads, width // self.heads)
         to_energy, to_crossed, shared, maps = self.prepared(
             lambda: self.prepare(embed, biases), [*self.parameters(), *embed.parameters(), *biases]
         )
-
-        def step(apply: Apply, shared: list[Tensor], state: Tensor, energy: Tensor, crossed: Tensor) -> Tensor:
-            shift, *norms = shared
-            e = apply(0, state).add_(energy[:, :, None])
-            qkv, s = apply(1, e).add_(shift[:, None]).split([3 * width, width], -1)
-            q, k, v = (x.reshape(heads).transpose(1, 2).flatten(0, 1) for x in qkv.split(width, -1))
-            # Keys along the rows: a softmax over columns of eight is faster than over rows of eight.
-            weights = torch.bmm(k, q.transpose(1, 2)).mul_((width // self.heads) ** -0.5).softmax(1)
-            attended = torch.bmm(drop(weights, dropout).transpose(1, 2), v)
-            attended = attended.unflatten(0, (-1, self.heads)).transpose(1, 2).reshape(state.shape)
-            s = F.layer_norm(add_dropped(s, apply(2, attended), dropout), (width,), *norms[:2])
-            frame = crossed[:, :, None]
-            s = F.layer_norm(add_dropped(s, frame.expand_as(s) if dropout else frame, dropout), (width,), *norms[2:4])
-            hidden = drop(F.gelu(apply(3, s)), dropout)
-            s = F.layer_norm(add_dropped(s, apply(4, hidden), dropout), (width,), *norms[4:6])
-            return F.layer_norm(s, (width,), *norms[6:])
-
         features = features.permute(2, 0, 1, 3)
-        state = embed(features[0])[:, :, None].expand(-1, -1, length, -1).contiguous()
+        state = embed(features[0])[:, :, None].expand(-1, -1, len(biases[0]), -1).contiguous()
         inputs = F.linear(features, *to_energy), F.linear(features, *to_crossed)
-        return scan(step, state, inputs, shared, maps, every)
+        return scan(partial(self.step, dropout), state, inputs, shared, maps, every, self.take)
+
+    def step(
+        self, dropout: float, apply: Apply, shared: list[Tensor], state: Tensor, energy: Tensor, crossed: Tensor
+    ) -> Tensor:
+        """One second: templates G,B,L,D and the frame's terms G,B,focus_width and G,B,D -> templates."""
+        shift, *norms = shared
+        groups, batch, length, width = state.shape
+        heads = (groups * batch, length, self.heads, width // self.heads)
+        e = apply(0, state).add_(energy[:, :, None])
+        qkv, s = apply(1, e).add_(shift[:, None]).split([3 * width, width], -1)
+        q, k, v = (x.reshape(heads).transpose(1, 2).flatten(0, 1) for x in qkv.split(width, -1))
+        # Keys along the rows: a softmax over columns of eight is faster than over rows of eight.
+        weights = torch.bmm(k, q.transpose(1, 2)).mul_((width // self.heads) ** -0.5).softmax(1)
+        attended = torch.bmm(drop(weights, dropout).transpose(1, 2), v)
+        attended = attended.unflatten(0, (-1, self.heads)).transpose(1, 2).reshape(state.shape)
+        s = F.layer_norm(add_dropped(s, apply(2, attended), dropout), (width,), *norms[:2])
+        frame = crossed[:, :, None]
+        s = F.layer_norm(add_dropped(s, frame.expand_as(s) if dropout else frame, dropout), (width,), *norms[2:4])
+        hidden = drop(F.gelu(apply(3, s)), dropout)
+        s = F.layer_norm(add_dropped(s, apply(4, hidden), dropout), (width,), *norms[4:6])
+        return F.layer_norm(s, (width,), *norms[6:])
 
     def prepare(self, embed: nn.Linear, biases: Sequence[Tensor]) -> tuple[Map, Map, list[Tensor], list[Map]]:
         """Everything that is made from parameters alone: maps from a feature to its terms in the loop, and the loop's

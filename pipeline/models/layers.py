@@ -198,6 +198,11 @@ class _Scan(torch.autograd.Function):
 Apply = Callable[[int, Tensor], Tensor]
 
 
+def take_step(step: Callable[..., Tensor], flat: Sequence[Tensor | None], *rest) -> Tensor:
+    """One step without gradients; `flat` holds the weight and bias of each map in turn."""
+    return step(lambda n, x: F.linear(x, flat[2 * n], flat[2 * n + 1]), *rest)
+
+
 def scan(
     step: Callable[..., Tensor],
     state: Tensor,
@@ -205,13 +210,13 @@ def scan(
     shared: Sequence[Tensor],
     maps: Sequence[Map],
     every: bool = False,
+    take: Callable[..., Tensor] = take_step,
 ) -> Tensor:
     """state = step(apply, shared, state, *(x[t] for x in inputs)) for t = 0 … T-1; the last, or with `every` all of
     them stacked (no gradients then).
 
-    `apply(n, x)` is x (…,in) through map n. `inputs` are
-    T,…; `shared` are tensors that every step uses whole. Under autocast all are brought to its type once, not at each
-    step."""
+    `apply(n, x)` is x (…,in) through map n. `inputs` are T,…; `shared` are tensors that every step uses whole. Under
+    autocast all are brought to its type once, not at each step. `take` is take_step, or that compiled."""
     device, flat = state.device.type, [x for pair in maps for x in pair]
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -220,13 +225,9 @@ def scan(
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and not every:
             return _Scan.apply(step, len(inputs), len(shared), state, *inputs, *shared, *flat)
-
-        def apply(n: int, x: Tensor) -> Tensor:
-            return F.linear(x, flat[2 * n], flat[2 * n + 1])
-
         states = []
         for now in zip(*inputs, strict=True):
-            state = step(apply, shared, state, *now)
+            state = take(step, flat, shared, state, *now)
             if every:
                 states.append(state)
         return torch.stack(states) if every else state
