@@ -71,7 +71,7 @@ def reader(codec: str, extradata: bytes) -> Reader | None:
 
 
 class _Bits:
-    """Reads numbers from the most significant bit on; past the end come zeros."""
+    """Reads numbers from the most significant bit on. Raises ValueError well past the end."""
 
     def __init__(self, data: bytes):
         self.value, self.left = int.from_bytes(data + bytes(8), "big"), 8 * len(data) + 64

@@ -30,7 +30,7 @@ _LINE = 2**16  # bytes that a message may have
 
 
 class WorkerFailure(Exception):
-    """A video could not be decoded: the reason, and whether that is the last word on the file."""
+    """A video could not be decoded: the reason, and whether another backend need not try."""
 
     def __init__(self, reason: str, final: bool = False):
         super().__init__(reason)
@@ -64,15 +64,18 @@ class Worker:
         try:
             self.process.stdin.write(json.dumps({"path": path, "options": options}).encode() + b"\n")
             self.process.stdin.flush()
-            while "length" in (reply := self._message()):
-                self.allowed += self.limits.seconds_per_second * min(reply["length"], options["segments"])
+            reply = self._message()
+            if "length" in reply:
+                self.allowed += self.limits.seconds_per_second * max(0, min(reply["length"], options["segments"]))
                 self.deadline = began + self.allowed
+                reply = self._message()
             if "error" in reply:
-                raise WorkerFailure(reply["error"], reply["final"])
+                raise WorkerFailure(str(reply["error"]), bool(reply["final"]))
+            facts = {"num_segments": int(reply["num_segments"]), "has_audio": bool(reply["has_audio"])}
             data = [self._array(*spec) for spec in arrays]
-            if reply.pop("memory") > self.limits.memory / 2:
+            if reply["memory"] > self.limits.memory / 2:
                 self.close()  # decoders leak; the next video is to have its full share
-            return reply, data
+            return facts, data
         except WorkerFailure as failure:
             if not failure.final:
                 self.close()
@@ -82,6 +85,9 @@ class Worker:
             raise WorkerFailure(f"took longer than its limit of {self.allowed:.0f} s") from None
         except (BrokenPipeError, EOFError):
             raise WorkerFailure(self._obituary()) from None
+        except (ValueError, KeyError, TypeError) as error:
+            self.close()
+            raise WorkerFailure(f"the decoder gave an answer that is none ({error})") from error
         except BaseException:
             self.close()
             raise
