@@ -1,12 +1,14 @@
 """AV-Master against the plain restatement of its formulas: time, peak memory.
 
-    python bench/model.py [--segments 60 --threads N --pairs 5 --quick]
+    python bench/model.py [--segments 60 --threads N --pairs 5 --batches 1 16 64]
 
 Forward passes at B = 1, 16, 64 and training steps (forward with negatives and dropout, backward, Adam) at B = 16, 64,
 full width, float32. The two sides run in turn; the ratio is the median over pairs, so that whatever else the machine
 does falls on both. Peak memory: one training step in a process of its own, above what the process held before it.
 The plain side is tests/models/plain_av_master.py with PyTorch's Adam as it comes; ours is what pipeline/train.py does.
-On a GPU our forward is also timed as a captured graph and compiled.
+Nothing is run that would need more memory than is free: the plain side's training step at B = 64 takes about 20 GiB,
+and where there is less, its peak is extrapolated from smaller batches and its time left out.
+On a GPU our forward is also timed as a captured graph, with and without the compiled loop.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,12 +51,10 @@ def forward(side: str, batch: int, segments: int, device: str) -> Run:
     if side == "plain":
         weights = model.released_state_dict()
         return torch.no_grad()(lambda: plain_av_master(weights, *x))
-    if side == "ours":
-        return torch.no_grad()(lambda: model(*x))
-    if side == "compiled":
-        compiled = torch.compile(model, mode="reduce-overhead")
-        return torch.no_grad()(lambda: compiled(*x))
-    return captured(torch.no_grad()(lambda: model(*x)))
+    if side.endswith("compiled"):
+        model.compile_loop()
+    run = torch.no_grad()(lambda: model(*x))
+    return captured(run) if side.startswith("captured") else run
 
 
 def captured(run: Run) -> Run:
@@ -131,11 +132,36 @@ def peak(side: str, batch: int, segments: int, device: str) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
 
 
-def peak_elsewhere(side: str, batch: int, args: argparse.Namespace) -> float | None:
-    """`peak` in a process of its own; None if it did not live to tell."""
+def peak_elsewhere(side: str, batch: int, args: argparse.Namespace) -> float:
+    """`peak` in a process of its own."""
     command = [sys.executable, __file__, "--peak", side, "--batch", str(batch), "--segments", str(args.segments)]
     done = subprocess.run([*command, "--threads", str(args.threads)], capture_output=True, text=True)
-    return float(done.stdout) if done.returncode == 0 else None
+    if done.returncode:
+        raise SystemExit(f"peak memory of {side} at B = {batch} was not measured:\n{done.stderr}")
+    return float(done.stdout)
+
+
+def memory(args: argparse.Namespace, device: str) -> dict[int, dict]:
+    """Peak memory of both sides at each training batch; linear in the batch where there is too little to try."""
+    rows: dict[int, dict] = {}
+    for batch in sorted({8, 16, *args.batches} - {1}):
+        row: dict[str, object] = {"batch": batch}
+        for side in ("plain", "ours"):
+            expected, known = 0.0, [(b, rows[b][side]) for b in rows]
+            if len(known) > 1:
+                (b0, m0), (b1, m1) = known[-2:]
+                expected = m1 + (m1 - m0) / (b1 - b0) * (batch - b1)
+            if expected > 0.8 * free_memory(device):
+                row[side], row[f"{side} extrapolated"] = expected, True
+            else:
+                row[side] = peak_elsewhere(side, batch, args)
+        rows[batch] = row
+        print("peak GiB", json.dumps(row), flush=True)
+    return rows
+
+
+def free_memory(device: str) -> float:
+    return (torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available) / 2**30
 
 
 def main() -> None:
@@ -144,9 +170,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--skip", nargs="*", default=[], choices=["forward", "training", "memory"])
     parser.add_argument("--peak", choices=["plain", "ours"], help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=int, default=64, help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -154,17 +179,19 @@ def main() -> None:
         print(peak(args.peak, args.batch, args.segments, device))
         return
     name = torch.cuda.get_device_name() if device == "cuda" else f"{args.threads} CPU threads, {platform.machine()}"
-    print(f"{name}; torch {torch.__version__}; T = {args.segments}, float32", flush=True)
-    sides = ["plain", "ours"] + (["captured", "compiled"] if device == "cuda" else [])
-    for batch in args.batches if "forward" not in args.skip else ():
+    print(f"{name}; torch {torch.__version__}; T = {args.segments}, float32; load {os.getloadavg()[0]:.1f}", flush=True)
+    sides = ["plain", "ours"] + (["compiled", "captured", "captured compiled"] if device == "cuda" else [])
+    for batch in args.batches:
         row = pairs(forward, sides, batch, args.segments, args.pairs, device)
         print("forward", json.dumps(row), flush=True)
-    for batch in [b for b in args.batches if b > 1] if "training" not in args.skip else ():
-        row = pairs(training, sides[:2], batch, args.segments, max(2, args.pairs // 2), device)
+    peaks = memory(args, device)
+    for batch in [b for b in args.batches if b > 1]:
+        if peaks[batch]["plain"] > 0.8 * free_memory(device):
+            row = pairs(training, ["ours"], batch, args.segments, max(2, args.pairs // 2), device)
+        else:
+            row = pairs(training, ["plain", "ours"], batch, args.segments, max(2, args.pairs // 2), device)
         print("training", json.dumps(row), flush=True)
-    for batch in (16, 64) if "memory" not in args.skip else ():
-        row = {side: peak_elsewhere(side, batch, args) for side in sides[:2]}
-        print("peak GiB", json.dumps({"batch": batch, **row}), flush=True)
+    print(f"load at the end {os.getloadavg()[0]:.1f}", flush=True)
 
 
 if __name__ == "__main__":
