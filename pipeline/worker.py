@@ -160,8 +160,11 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """The process's loop: read a request, decode, reply; until the requests end."""
 
     def say(message: dict) -> None:
-        replies.write(json.dumps(message).encode()[: _LINE - 1] + b"\n")
+        replies.write(json.dumps(message).encode() + b"\n")
         replies.flush()
+
+    def fail(reason: object, final: bool = False) -> None:
+        say({"error": str(reason)[: _LINE // 16], "final": final})
 
     for line in requests:
         request = json.loads(line)
@@ -169,12 +172,12 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             say({"length": read_length(request["path"])})
             result = read_segments(request["path"], **request["options"])
         except MediaError as error:
-            say({"error": error.reason, "final": error.final})
+            fail(error.reason, error.final)
         except MemoryError as error:
-            say({"error": f"needs more memory than its limit ({error})", "final": False})
+            fail(f"needs more memory than its limit ({error})")
         except Exception as error:
             traceback.print_exc()
-            say({"error": f"{type(error).__name__}: {error}", "final": False})
+            fail(f"{type(error).__name__}: {error}")
         else:
             memory = psutil.Process().memory_info().vms
             say({"num_segments": result.num_segments, "has_audio": result.has_audio, "memory": memory})

@@ -112,6 +112,9 @@ def test_good_and_bad_files(videos, tmp_path):
         assert file.attrs["kind"] == "segments" and file["frames/32"].chunks == (1, 1, 32, 32, 3)
     again = decode(videos, names, tmp_path / "s.h5")
     assert again[1] == failures
+    (tmp_path / "s.tsv").unlink()
+    lost = decode(videos, names, tmp_path / "s.h5")[1]  # which checks that all of them are listed
+    assert all("earlier run" in failure["reason"] for failure in lost.values())
 
 
 def test_a_worker_that_hangs_is_replaced(videos, tmp_path):
