@@ -1,5 +1,7 @@
 """AV-Master's settings: each of the paper's tables can be made, and a wrong value is named."""
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -308,3 +310,13 @@ def test_released_names_need_released_blocks():
         AVMaster.load_released({name: tensor for name, tensor in weights.items() if name != "bo_v"}, heads=4)
     with pytest.raises(ValueError, match=r"^fc_v\.bias: "):
         AVMaster.load_released(weights | {"fc_v.bias": torch.zeros(3)}, heads=4)
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_loop_gives_the_same_answers():
+    net, x = model(), inputs()
+    with torch.no_grad():
+        expected = net(*x)
+        found = net.compile_loop()(*x)
+    torch.testing.assert_close(found.fused, expected.fused)
+    torch.testing.assert_close(found.focus_audio, expected.focus_audio)
