@@ -58,7 +58,8 @@ def read_sound(file: MediaFile, seconds: int) -> Sound | None:
             sn=None,
             dn=None,
         )
-        .global_args("-nostdin", "-hide_banner", "-loglevel", "error")
+        # The time limit is for an ffmpeg that hangs and has lost the process which would have ended it.
+        .global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-timelimit", "600")
     )
     process = command.run_async(cmd=imageio_ffmpeg.get_ffmpeg_exe(), pipe_stdout=True, pipe_stderr=True)
     out, log = process.communicate()
