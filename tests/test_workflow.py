@@ -166,10 +166,10 @@ def test_a_missing_folder_is_named(place):
 def fake_conda(tmp_path):
     """Enough of conda to plan with: Snakemake asks it who it is before it plans."""
     script = tmp_path / "conda"
-    script.write_text(
-        '#!/bin/sh\ncase "$*" in *--json*) echo \'{"platform": "linux-64", "root_prefix": "/"}\';; '
-        "*--version*) echo 'conda 25.1.0';; *) echo 'channel_priority: strict';; esac\n"
-    )
+    facts = {"platform": "linux-64", "conda_prefix": "/", "get": {"channel_priority": "strict"}}
+    script.write_text(f"""#!/bin/sh
+case "$*" in *--version*) echo conda 25.1.0;; *) echo '{json.dumps(facts)}';; esac
+""")
     script.chmod(0o755)
     return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
