@@ -61,32 +61,33 @@ class Question(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path, help="folders of videos; without one, clips are made")
-    parser.add_argument("--seconds", type=int, default=12, help="length of the clips that are made")
+    parser.add_argument("--seconds", type=int, default=10, help="length of the clips that are made")
+    parser.add_argument("--full", action="store_true", help="GOPs of 5 s for the newer codecs too")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each reader gets on each clip")
     parser.add_argument("--keep", type=Path, help="make the clips in this folder and leave them there")
     args = parser.parse_args()
     _lend_libraries_to_torchcodec()
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as temporary:
         if args.folders:
             clips = [Clip(p.name, p) for folder in args.folders for p in sorted(folder.iterdir()) if p.is_file()]
         else:
-            clips = made(args.keep or Path(temporary), args.seconds)
+            clips = made(args.keep or Path(temporary), args.seconds, args.full)
         report(clips, args.rounds)
 
 
-def made(folder: Path, seconds: int) -> Iterator[Clip]:
+def made(folder: Path, seconds: int, full: bool) -> Iterator[Clip]:
     """The clips: three sizes, GOPs of 1, 5 and 10 s, with B-frames and without, four codecs."""
     folder.mkdir(parents=True, exist_ok=True)
     for label, size in SIZES.items():
         source = folder / f"source{label}.mkv"
         motion = f"testsrc2=s={size}:r={RATE}:d={seconds},rotate=t/9:c=gray,noise=alls=5:allf=t"
         ffmpeg("-f", "lavfi", "-i", motion, *X264[:2], "-preset", "ultrafast", "-qp", 0, *YUV, target=source)
+        gops = (1, 5, 10) if full else (1, 10)
         codings = [
             *((f"h264 {'B' if b else 'no B'}", [*X264, "-bf", b], 1.5 if b else 0.95, (1, 5, 10)) for b in (3, 0)),
-            *((f"hevc {'B' if b else 'no B'}", [*X265, "-bf", b], 0.95, (1, 10)) for b in (4, 0)),
-            ("vp9", VP9, 0.95, (1, 10)),
-            ("av1", AV1, None, (1, 10)),
+            *((f"hevc {'B' if b else 'no B'}", [*X265, "-bf", b], 0.95, gops) for b in (4, 0)),
+            ("vp9", VP9, 0.95, gops),
+            ("av1", AV1, None, gops),
         ]
         for (name, coding, target), gop in ((c[:3], gop) for c in codings for gop in c[3]):
             path = folder / f"{name}-{label}-{gop}.mp4".replace(" ", "")
@@ -168,6 +169,7 @@ def report(clips: Iterator[Clip], rounds: int) -> None:
     """Measure and print. A reader that fails on a clip is left out of it."""
     import torchcodec.decoders  # noqa: F401  the first import is nobody's turn
 
+    cores = os.sched_getaffinity(0)
     print(f"| clip | {' | '.join(f'{name}, frames/s' for name in READERS)} | pyav : decord | decoded | identical |")
     print(f"|---|{'---:|' * (len(READERS) + 2)}---|")
     ratios, identical, total = {}, 0, 0
@@ -178,6 +180,7 @@ def report(clips: Iterator[Clip], rounds: int) -> None:
             print(f"| {clip.name} | refused: {error.reason} |")
             continue
         seconds, frames = {name: [] for name in READERS}, {}
+        os.sched_setaffinity(0, {max(cores)})
         for turn in range(rounds):
             for name in list(READERS)[:: -1 if turn % 2 else 1]:
                 try:
@@ -186,6 +189,7 @@ def report(clips: Iterator[Clip], rounds: int) -> None:
                     seconds[name].append(_spent() - before)
                 except Exception as error:  # whatever a library throws: it is a cell in the table
                     frames[name] = error
+        os.sched_setaffinity(0, cores)
         speeds = {name: float(len(asked.moments) * _rate(asked)) / median(s) for name, s in seconds.items() if s}
         cells = [f"{speeds[name]:.0f}" if name in speeds else "–" for name in READERS]
         same = {name: _same(frames[name], frames["ffmpeg"]) for name in READERS if name != "ffmpeg"}
