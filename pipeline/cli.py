@@ -110,9 +110,18 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from pipeline.evaluate import evaluate, format_scores
+    from pipeline.evaluate import evaluate, evaluate_steps, format_scores
 
     print(format_scores(evaluate(args.folder, args.split)))
+    if args.steps:
+        print(evaluate_steps(args.folder, args.split).to_string(index=False))
+
+
+def model(args: argparse.Namespace) -> None:
+    from pipeline.models.av_master import AVMaster
+    from pipeline.models.flops import as_text, report
+
+    print(as_text(report(AVMaster(**json.loads(args.settings)), args.segments)))
 
 
 def report(args: argparse.Namespace) -> None:
@@ -206,6 +215,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(evaluate, "Score a trained model.")
     sub.add_argument("folder", metavar="DIR", help="what `avqa train` wrote")
     sub.add_argument("--split", default="test")
+    sub.add_argument("--steps", action="store_true", help="accuracy after each second as well (AV-Master, Fig. 6)")
+
+    sub = command(model, "Parameters and FLOPs of a model, by part.")
+    sub.add_argument("architecture", choices=["av_master"])
+    sub.add_argument("--segments", type=int, default=60)
+    sub.add_argument("--settings", default="{}", help="JSON of the model's settings, such as {\"width\": 256}")
 
     sub = command(report, "Summarise a data set's scores as text and as report.html.")
     sub.add_argument("--config", required=True)

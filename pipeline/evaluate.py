@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 import yaml
 
+from pipeline.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.files import atomic
 from pipeline.train import build_model, load_data, predict
@@ -35,19 +36,8 @@ def evaluate(folder: str | Path, split: str = "test") -> dict:
     trained model.
     """
     folder = Path(folder)
-    try:
-        about = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
-    except FileNotFoundError as error:
-        raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
-    config, model_name = about["config"], about["model"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = load_data(config, model_name, device)
-    if data.answers != about["answers"]:
-        raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
-    model = build_model(config["models"][model_name], data).to(device)
-    model.load_state_dict(state)
-    rows, scores = predict(model, data, split, config["train"]["batch_size"])
+    about, model, data = load_trained(folder)
+    rows, scores = predict(model, data, split, about["config"]["train"]["batch_size"])
 
     table = data.questions.loc[rows, ["question_id", "video_id", "question", "scenario", "type", "answer"]]
     table["prediction"] = np.array(data.answers)[scores.argmax(-1)]
@@ -56,7 +46,7 @@ def evaluate(folder: str | Path, split: str = "test") -> dict:
     summary = {
         **score(table),
         "split": split,
-        "model": model_name,
+        "model": about["model"],
         "seed": about["seed"],
         "questions_of_failed_videos": int(data.questions.loc[rows, "failed"].sum()),
         "encoders": {n: {k: p[k] for k in ("weights", "pretrained")} for n, p in data.provenance.items()},
@@ -67,6 +57,39 @@ def evaluate(folder: str | Path, split: str = "test") -> dict:
     with atomic(folder / f"scores{suffix}.json") as partial:
         partial.write_text(json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def load_trained(folder: Path) -> tuple[dict, torch.nn.Module, QuestionData]:
+    """What `avqa train` wrote about a model, the model and its data. Raises AVQAError if something is missing."""
+    try:
+        about = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
+    except FileNotFoundError as error:
+        raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
+    config, name = about["config"], about["model"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = load_data(config, name, device)
+    if data.answers != about["answers"]:
+        raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
+    model = build_model(config["models"][name], data).to(device)
+    model.load_state_dict(state)
+    return about, model.eval(), data
+
+
+@torch.inference_mode()
+def evaluate_steps(folder: str | Path, split: str = "test") -> pd.DataFrame:
+    """Accuracy with the templates as they are after each second (Fig. 6); writes steps.csv to `folder`."""
+    folder = Path(folder)
+    about, model, data = load_trained(folder)
+    right, count = 0, 0
+    for batch in data.batches(split, about["config"]["train"]["batch_size"]):
+        answers = model.step_scores(*batch[:4]).argmax(-1)  # B, T
+        right = right + (answers == batch.answer[:, None]).sum(0).cpu().numpy()
+        count += len(answers)
+    steps = pd.DataFrame({"second": np.arange(1, len(right) + 1), "accuracy": right / count})
+    with atomic(folder / ("steps.csv" if split == "test" else f"steps-{split}.csv")) as partial:
+        steps.to_csv(partial, index=False)
+    return steps
 
 
 def score(table: pd.DataFrame) -> dict:

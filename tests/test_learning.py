@@ -13,12 +13,14 @@ import pytest
 import torch
 import yaml
 
+from pipeline.ablations import GRID
 from pipeline.cli import main
 from pipeline.config import check_config
 from pipeline.dataset import QuestionData
 from pipeline.errors import AVQAError
-from pipeline.evaluate import evaluate, format_scores, score
+from pipeline.evaluate import evaluate, evaluate_steps, format_scores, score
 from pipeline.index import build_index, open_index
+from pipeline.models.av_master import AVMaster
 from pipeline.report import write_report
 from pipeline.shards import Dataset, ShardWriter, Video, write_shard
 from pipeline.train import train
@@ -196,12 +198,42 @@ def test_a_model_learns_what_the_picture_says_and_the_question_does_not(config, 
             assert scores["overall"]["accuracy"] == 1
         else:
             assert scores["overall"]["accuracy"] < 0.8
+    steps = evaluate_steps(folder / "av_master" / "seed-0")
+    assert len(steps) == SECONDS and steps["accuracy"].iloc[-1] == 1  # the last second's templates give the answer
     predictions = pd.read_parquet(folder / "av_master" / "seed-0" / "predictions.parquet")
     assert (predictions["prediction"] == predictions["answer"]).all() and len(predictions) == 8
     summary = write_report(config)
     page = (folder / "report.html").read_text()
     for text in (summary, page):
         assert "100.00" in text and "seeded random numbers" in text and "question_only" in text
+
+
+@pytest.mark.parametrize("table", ["fig_4", "table_xiii"])
+def test_a_table_of_the_paper(config, folder, tmp_path, table):
+    config["train"]["epochs"] = 1
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    grid = pd.read_csv(GRID).query("table == @table")
+    for row in grid.to_dict("records"):
+        out = folder / "ablations" / f"table~{table}" / f"row~{row['row']}" / "seed-0"
+        given = ["--config", str(tmp_path / "c.yaml"), "--settings", row["settings"], "--out", str(out)]
+        assert main(["train", *given]) == 0 and main(["evaluate", str(out)]) == 0
+        changed = yaml.safe_load((out / "config.yaml").read_text())["config"]["models"]["av_master"]
+        assert json.loads(row["settings"]).items() <= changed.items()
+    assert main(["ablations", "--config", str(tmp_path / "c.yaml"), "--table", table]) == 0
+    made = pd.read_csv(folder / "ablations" / f"{table}.csv")
+    assert made["row"].tolist() == grid["label"].tolist() and made["avg"].between(0, 100).all()
+    np.testing.assert_array_equal(made["avg_paper"], grid["avg"])
+
+
+def test_every_row_of_every_table_builds_a_model():
+    for row in pd.read_csv(GRID).to_dict("records"):
+        settings = {k: v for k, v in json.loads(row["settings"]).items() if k != "segments"}
+        AVMaster(5, 4, 8, 8, width=16, focus_width=8, heads=2, **settings)
+
+
+def test_the_model_report(capsys):
+    assert main(["model", "av_master"]) == 0
+    assert "34.07" in capsys.readouterr().out
 
 
 def history(folder):
