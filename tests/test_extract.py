@@ -62,7 +62,7 @@ def test_what_the_encoder_needs_must_be_there(tmp_path):
     make_segments(tmp_path / "s.h5", "repeat")
     with pytest.raises(AVQAError, match=r"s\.h5: has no frames/224, which clip_vit_b32 reads"):
         extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", encoder="clip_vit_b32", weights="random")
-    with pytest.raises(AVQAError, match="outputs.*pach.*choose from"):
+    with pytest.raises(AVQAError, match=r"outputs.*pach.*choose from"):
         extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", encoder="vggish", weights="random", outputs=["pach"])
 
 
