@@ -41,7 +41,8 @@ def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(config, model_name, device)
     left_out = int((data.questions["failed"] & (data.questions["split"] == "train")).sum())
-    print(f"{len(data.of('train'))} training questions, {left_out} left out because their video failed")
+    counts = {split: len(data.of(split)) for split in ("train", "val")}
+    print(f"{counts['train']} training and {counts['val']} validation questions; {left_out} of failed videos left out")
 
     torch.manual_seed(seed)
     model = build_model(settings, data).to(device)
@@ -102,7 +103,7 @@ def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
     write_if_changed(out / "config.yaml", yaml.safe_dump({**described, "answers": data.answers, "config": config}))
     with atomic(out / "checkpoint.safetensors") as partial:
         safetensors.torch.save_file(best_state, partial, {"architecture": settings["architecture"]})
-    resume.unlink()
+    resume.unlink(missing_ok=True)
     print(f"best validation accuracy {best:.2%}")
 
 
