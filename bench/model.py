@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -126,10 +125,16 @@ def peak(side: str, batch: int, segments: int, device: str) -> float:
         run = training(side, batch, segments, device)
         run(), run()
         return torch.cuda.max_memory_allocated() / 2**30
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_peak()
     run = training(side, batch, segments, device)
     run(), run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    return resident_peak() - before
+
+
+def resident_peak() -> float:
+    """GiB. Not getrusage's ru_maxrss, which a process inherits from the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
 def peak_elsewhere(side: str, batch: int, args: argparse.Namespace) -> float:
