@@ -20,12 +20,13 @@ STATISTICS_ROWS = 512
 class Batch(NamedTuple):
     """What AV-Master's forward takes, and the questions' places in their table with their answers."""
 
-    audio: torch.Tensor  # B, T, audio dimension
-    visual: torch.Tensor  # B, T, visual dimension
+    audio: torch.Tensor  # B, T, audio dimension; with `videos` V, T, audio dimension
+    visual: torch.Tensor  # B, T, visual dimension; with `videos` V, T, visual dimension
     words: torch.Tensor  # B, 77, text dimension
     sentence: torch.Tensor  # B, text dimension
     neg_audio: torch.Tensor | None
     neg_visual: torch.Tensor | None
+    videos: torch.Tensor | None  # B int64: each question's row in audio and visual, where these hold a video once
     answer: torch.Tensor  # B int64; -1 where the answer never occurs in training
     row: np.ndarray  # B
 
@@ -122,20 +123,24 @@ class QuestionData:
         return part
 
     def batches(self, split: str, size: int, rng: np.random.Generator | None = None) -> Iterator[Batch]:
-        """The split in order; with `rng` shuffled, and with another question's video as each sample's negative."""
+        """The split video by video, each batch with its videos once; with `rng` shuffled, and with another question's
+        video as each sample's negative."""
         part = self.of(split)
-        order = np.arange(len(part)) if rng is None else rng.permutation(len(part))
         video, text = part["video_row"].to_numpy(), part["text_row"].to_numpy(np.int64)
+        order = video.argsort(kind="stable") if rng is None else rng.permutation(len(part))
         answer, row = part["answer_id"].to_numpy(), part.index.to_numpy()
 
         def batch(at: np.ndarray, negative: np.ndarray | None) -> Batch:
             seconds = slice(self.segments)
-            others = (None, None)
-            if negative is not None:
-                others = (self.audio[negative][:, seconds], self.visual[negative][:, seconds])
+            rows = video[at]
+            if negative is None:
+                rows, of_rows = np.unique(rows, return_inverse=True)
+                others = (None, None, torch.from_numpy(of_rows).to(self.device))
+            else:
+                others = (self.audio[negative][:, seconds], self.visual[negative][:, seconds], None)
             return Batch(
-                self.audio[video[at]][:, seconds],
-                self.visual[video[at]][:, seconds],
+                self.audio[rows][:, seconds],
+                self.visual[rows][:, seconds],
                 self.words[text[at]],
                 self.sentence[text[at]],
                 *others,

@@ -12,7 +12,7 @@ import yaml
 from pipeline.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.files import atomic
-from pipeline.train import build_model, load_data, predict
+from pipeline.train import build_model, frozen, load_data, predict
 
 # The nine types in the order of the papers' tables.
 TYPES = (
@@ -76,16 +76,16 @@ def load_trained(folder: Path) -> tuple[dict, torch.nn.Module, QuestionData]:
     return about, model.eval(), data
 
 
-@torch.inference_mode()
 def evaluate_steps(folder: str | Path, split: str = "test") -> pd.DataFrame:
     """Accuracy with the templates as they are after each second (Fig. 6); writes steps.csv to `folder`."""
     folder = Path(folder)
     about, model, data = load_trained(folder)
     right, count = 0, 0
-    for batch in data.batches(split, about["config"]["train"]["batch_size"]):
-        answers = model.step_scores(*batch[:4]).argmax(-1)  # B, T
-        right = right + (answers == batch.answer[:, None]).sum(0).cpu().numpy()
-        count += len(answers)
+    with torch.inference_mode(), frozen(model):
+        for batch in data.batches(split, about["config"]["train"]["batch_size"]):
+            answers = model.step_scores(*batch[:4], batch.videos).argmax(-1)  # B, T
+            right = right + (answers == batch.answer[:, None]).sum(0).cpu().numpy()
+            count += len(answers)
     steps = pd.DataFrame({"second": np.arange(1, len(right) + 1), "accuracy": right / count})
     with atomic(folder / ("steps.csv" if split == "test" else f"steps-{split}.csv")) as partial:
         steps.to_csv(partial, index=False)

@@ -180,6 +180,25 @@ def test_batches_hold_each_questions_own_features(folder, monkeypatch, in_memory
     assert sorted(seen) == [n for n in range(24) if n != 3]  # video 3 failed
 
 
+def test_batches_without_shuffling_hold_each_video_once(folder):
+    table = pd.read_parquet(folder / "questions.parquet")
+    table = pd.concat([table, table, table[::-1]], ignore_index=True)  # three questions a video, far from one another
+    table.to_parquet(folder / "questions.parquet", index=False)
+    data = QuestionData(folder, "vggish/embedding", "clip_vit_b32/cls", False, torch.device("cpu"))
+    seen = []
+    with h5py.File(folder / "features.h5") as index:
+        for batch in data.batches("test", 5):
+            assert len(batch.visual) == len(batch.audio) <= 3 and batch.neg_audio is None
+            for i, row in enumerate(batch.row):
+                question = data.questions.loc[row]
+                n = question["video_row"]
+                np.testing.assert_array_equal(batch.visual[batch.videos[i]], index["clip_vit_b32/cls"][n])
+                np.testing.assert_array_equal(batch.audio[batch.videos[i]], index["vggish/embedding"][n])
+                assert batch.answer[i] == question["answer_id"]
+                seen.append(row)
+    assert sorted(seen) == table.index[table["split"] == "test"].tolist()
+
+
 def test_standardized_features_have_zero_mean_and_unit_variance(folder):
     data = QuestionData(folder, "vggish/embedding", "clip_vit_b32/cls", True, torch.device("cpu"))
     training = data.of("train")["video_row"].to_numpy()
@@ -201,7 +220,8 @@ def test_a_model_learns_what_the_picture_says_and_the_question_does_not(config, 
     steps = evaluate_steps(folder / "av_master" / "seed-0")
     assert len(steps) == SECONDS and steps["accuracy"].iloc[-1] == 1  # the last second's templates give the answer
     predictions = pd.read_parquet(folder / "av_master" / "seed-0" / "predictions.parquet")
-    assert (predictions["prediction"] == predictions["answer"]).all() and len(predictions) == 8
+    assert (predictions["prediction"] == predictions["answer"]).all()
+    assert predictions["question_id"].tolist() == list(range(32, 40)), "in the order of the annotations"
     summary = write_report(config)
     page = (folder / "report.html").read_text()
     for text in (summary, page):
@@ -246,6 +266,29 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(config, f
         train(config, "av_master", seed, folder / name)
     assert history(folder / "a") == history(folder / "b") != history(folder / "c")
     assert (folder / "a/checkpoint.safetensors").read_bytes() == (folder / "b/checkpoint.safetensors").read_bytes()
+
+
+def test_early_stopping_and_the_epoch_that_is_kept(config, folder):
+    """Oracle: the validation accuracies in the history."""
+    config["train"] |= {"epochs": 20, "patience": 2}
+    train(config, "av_master", 0, folder / "patient")
+    accuracies = pd.read_csv(folder / "patient" / "history.csv")["val_accuracy"]
+    assert len(accuracies) == accuracies.idxmax() + 1 + 2 < 20
+    config["train"] |= {"epochs": len(accuracies), "patience": 0, "checkpoint": "last"}
+    train(config, "av_master", 0, folder / "last")
+    config["train"] |= {"epochs": int(accuracies.idxmax()) + 1}
+    train(config, "av_master", 0, folder / "short")
+    kept = {name: (folder / name / "checkpoint.safetensors").read_bytes() for name in ("patient", "last", "short")}
+    assert kept["patient"] == kept["short"] != kept["last"]
+
+
+def test_deterministic_mode(config, folder):
+    config["train"] |= {"epochs": 1, "deterministic": True}
+    train(config, "av_master", 0, folder / "a")
+    assert torch.are_deterministic_algorithms_enabled()
+    config["train"]["deterministic"] = False
+    train(config, "av_master", 0, folder / "b")
+    assert not torch.are_deterministic_algorithms_enabled() and history(folder / "a") == history(folder / "b")
 
 
 def test_a_killed_training_run_ends_in_the_same_result(config, folder, tmp_path):

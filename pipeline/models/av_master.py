@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.models import released
 from pipeline.models.blocks import AnswerDecoder, FocusCapture, KeyFusion, Preference, mix_rows
-from pipeline.models.layers import take_step
+from pipeline.models.layers import rows_of, take_step
 
 COMPONENTS = ("avfc", "avkf", "dpcl", "gpap", "tdpp")
 INPUTS = ("audio", "visual", "question")
@@ -186,12 +186,18 @@ class AVMaster(nn.Module):
         neg_audio: Tensor | None = None,
         neg_visual: Tensor | None = None,
         attention: bool = False,
+        videos: Tensor | None = None,
     ) -> Output:
         """audio B,T,audio_dim; visual B,T,visual_dim; words B,W,text_dim; sentence B,text_dim; the negatives like audio
         and visual, or None for no contrastive loss. Any float type. `attention` asks for Fig. 9's maps, the weights
-        B,T,W of each modality's seconds on the words."""
+        B,T,W of each modality's seconds on the words.
+
+        Questions about the same video share most of the work: with `videos` B, row numbers, audio and visual hold
+        each video once, V,T,…, and question b is about row videos[b]. Not together with negatives."""
         if (neg_audio is None) != (neg_visual is None):
             raise ValueError("neg_audio and neg_visual: give both or neither")
+        if videos is not None and neg_audio is not None:
+            raise ValueError("videos: negatives belong to questions, so give audio and visual for each question too")
         dropout = self.dropout if self.training else 0.0
         contrasts = self.contrasts and neg_audio is not None
         # B,S,T,D: the sample's own sequence, and its negative.
@@ -204,13 +210,14 @@ class AVMaster(nn.Module):
         if self.decode_fused is not None:
             audio, visual = audios[:, 0], visuals[:, 0]
             if self.focus is not None:
-                focus_visual, focus_audio = self.capture(visual, audio, dropout)
+                focus_visual, focus_audio = (rows_of(x, videos) for x in self.capture(visual, audio, dropout))
+            audio, visual = rows_of(audio, videos), rows_of(visual, videos)
             guides = (visual, audio) if self.focus is None else (focus_visual, focus_audio)
             fused = self.fuse(self.encode(audio, visual, words, query, dropout), *guides)
             logits = self.decode_fused(query, fused[:, None], dropout)
         if self.preference_audio is not None:
-            audios, on_audio = self.preference_audio(audios, words, dropout)
-            visuals, on_visual = self.preference_visual(visuals, words, dropout)
+            audios, on_audio = self.preference_audio(audios, words, dropout, videos)
+            visuals, on_visual = self.preference_visual(visuals, words, dropout, videos)
             logits_audio = self.decode_audio(query, audios[:, 0], dropout)
             logits_visual = self.decode_visual(query, visuals[:, 0], dropout)
             maps = {"audio": on_audio[:, 0], "visual": on_visual[:, 0]} if attention else None
@@ -296,21 +303,24 @@ class AVMaster(nn.Module):
         return self
 
     @torch.no_grad()
-    def step_scores(self, audio: Tensor, visual: Tensor, words: Tensor, sentence: Tensor) -> Tensor:
+    def step_scores(
+        self, audio: Tensor, visual: Tensor, words: Tensor, sentence: Tensor, videos: Tensor | None = None
+    ) -> Tensor:
         """Fig. 6: the scores that the templates after each second would give, B,T,num_answers. Key fusion and the
-        preferences see the whole video all along: only the focus capture is stopped early."""
+        preferences see the whole video all along: only the focus capture is stopped early. `videos` as in `forward`."""
         if self.focus is None:
             raise ValueError("without: scores by time step need avfc and tdpp")
-        out = self(audio, visual, words, sentence)
+        out = self(audio, visual, words, sentence, videos=videos)
         dropout = self.dropout if self.training else 0.0
         audio = self.project("audio", self.fc_audio, audio)[:, 0]
         visual = self.project("visual", self.fc_visual, visual)[:, 0]
         words = None if self.fc_words is None else self.project("question", self.fc_words, words)[:, 0]
         query = self.project("question", self.fc_sentence, sentence)[:, 0]
-        encoded = self.encode(audio, visual, words, query, dropout)
+        encoded = self.encode(rows_of(audio, videos), rows_of(visual, videos), words, query, dropout)
         scores = []
         for focuses in zip(*self.capture(visual, audio, dropout, every=True), strict=True):
-            logits = self.decode_fused(query, self.fuse(encoded, *focuses)[:, None], dropout)
+            fused = self.fuse(encoded, *(rows_of(x, videos) for x in focuses))
+            logits = self.decode_fused(query, fused[:, None], dropout)
             scores.append(self.answer_scores(out._replace(fused=logits)))
         return torch.stack(scores, 1)
 

@@ -21,6 +21,7 @@ from pipeline.models.layers import (
     as_map,
     compose,
     drop,
+    rows_of,
     scan,
     take_step,
 )
@@ -181,11 +182,15 @@ class Preference(nn.Module):
         self.own, self.cross, self.norm = OneHeadAttention(width), OneHeadAttention(width), nn.LayerNorm(width)
         self.feed_forward = FeedForward(width)
 
-    def forward(self, x: Tensor, words: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
-        """x B,S,T,D: S sequences a sample that share its words B,W,D -> B,S,T,D and the weights B,S,T,W on words."""
+    def forward(
+        self, x: Tensor, words: Tensor, dropout: float = 0.0, videos: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x B,S,T,D: S sequences a sample that share its words B,W,D -> B,S,T,D and the weights B,S,T,W on words.
+        With `videos` B, x holds each video once, V,S,T,D."""
+        own = self.own(x.flatten(0, 1), x.flatten(0, 1), dropout)[0].view_as(x)
+        x, own = rows_of(x, videos), rows_of(own, videos)
         cross, weights = self.cross(x.flatten(1, 2), words, dropout)
-        own = self.own(x.flatten(0, 1), x.flatten(0, 1), dropout)[0]
-        x = self.norm(add_dropped(add_dropped(x, cross.view_as(x), dropout), own.view_as(x), dropout))
+        x = self.norm(add_dropped(add_dropped(x, cross.view_as(x), dropout), own, dropout))
         return self.feed_forward(x, dropout), weights.unflatten(1, x.shape[1:3])
 
 

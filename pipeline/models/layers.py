@@ -28,6 +28,11 @@ def compose(first: Map, *then: Map) -> Map:
     return first
 
 
+def rows_of(x: Tensor, rows: Tensor | None) -> Tensor:
+    """x[rows]; all of x where `rows` is None."""
+    return x if rows is None else x.index_select(0, rows)
+
+
 class Memo:
     """Keeps what was last computed from parameters that are frozen (requires_grad False), until one of them changes.
     Whatever may be trained is computed anew each time: not every optimizer leaves a trace of its steps."""

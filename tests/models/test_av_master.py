@@ -146,6 +146,29 @@ def test_equals_the_formulas(sizes, same_length, batch, segments, words, missing
             torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=tolerance, atol=10 * tolerance)
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    sizes=sizes,
+    videos=st.integers(1, 3).flatmap(lambda n: st.lists(st.integers(0, n - 1), min_size=1, max_size=6)),
+    segments=st.integers(1, 8),
+    seed=st.integers(0, 2**31),
+)
+def test_questions_about_one_video_may_share_it(sizes, videos, segments, seed):
+    model, weights = small_model(seed, torch.float64, **sizes)
+    model.requires_grad_(False)
+    count, rows = max(videos) + 1, torch.tensor(videos)
+    audio, visual = random_inputs(count, segments, 5, sizes, torch.float64)[:2]
+    words, sentence = random_inputs(len(videos), segments, 5, sizes, torch.float64)[2:4]
+    ours = model(audio, visual, words, sentence, videos=rows)
+    plain = plain_av_master(weights, audio[rows], visual[rows], words, sentence, heads=sizes["heads"])
+    for name in ("fused", "audio", "visual", "focus_visual", "focus_audio"):
+        torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=1e-10, atol=1e-9)
+    steps = model.step_scores(audio, visual, words, sentence, videos=rows)
+    torch.testing.assert_close(steps, model.step_scores(audio[rows], visual[rows], words, sentence))
+    with pytest.raises(ValueError, match="videos"):
+        model(audio, visual, words, sentence, audio, visual, videos=rows)
+
+
 @settings(max_examples=10, deadline=None)
 @given(
     sizes=sizes,
