@@ -39,8 +39,9 @@ def decode_shard(
 ) -> None:
     """Decode videos in `workers` processes and write the segments file `out`; row n is video n.
 
-    A video that fails is tried once with the next backend, unless the file itself is refused, and is then a row
-    of zeros with status 1 and a line in the table `failures`. A killed run goes on where it stopped.
+    A video that fails is tried once with the next backend, unless the file itself is refused; once more with the
+    same if somebody killed its process. Then it is a row of zeros with status 1 and a line in the table `failures`.
+    A killed run goes on where it stopped.
     """
     options = {"segments": segments, "sizes": list(sizes), "pad": pad, "frame_at": frame_at, "accuracy": accuracy}
     spec = {f"frames/{size}": Dataset((segments, size, size, 3), "uint8", (1, size, size, 3)) for size in sizes}
@@ -63,10 +64,9 @@ def decode_shard(
 
     def attempt(worker: Worker, path: str) -> tuple[dict, str]:
         """A video's row, and why it is not what it could be."""
-        reasons = []
-        for name in attempts:
-            if stopping.is_set():
-                break
+        reasons, left, spared = [], list(attempts), False
+        while left and not stopping.is_set():
+            name = left.pop(0)
             try:
                 facts, data = worker.read(path, list(arrays.values()), backend=name, **options)
                 return dict(zip(arrays, data, strict=True)) | facts | {"status": DECODED}, ""
@@ -74,6 +74,9 @@ def decode_shard(
                 reasons.append(f"{name}: {failure.reason}")
                 if failure.final:
                     break
+                if failure.killed and not spared:  # the same backend once more, so that its frames are the same
+                    left.insert(0, name)
+                    spared = True
         blank = {name: np.zeros(*shape) for name, shape in arrays.items()}
         return blank | {"num_segments": 0, "has_audio": False, "status": FAILED}, "; ".join(reasons)
 

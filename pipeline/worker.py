@@ -30,11 +30,12 @@ _LINE = 2**16  # bytes that a message may have
 
 
 class WorkerFailure(Exception):
-    """A video could not be decoded: the reason, and whether another backend need not try."""
+    """A video could not be decoded: the reason, whether another backend need not try, and whether somebody else
+    killed the process, which says nothing about video or backend."""
 
-    def __init__(self, reason: str, final: bool = False):
+    def __init__(self, reason: str, final: bool = False, killed: bool = False):
         super().__init__(reason)
-        self.reason, self.final = reason, final
+        self.reason, self.final, self.killed = reason, final, killed
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Worker:
             self.close()
             raise WorkerFailure(f"took longer than its limit of {self.allowed:.0f} s") from None
         except (BrokenPipeError, EOFError):
-            raise WorkerFailure(self._obituary()) from None
+            raise self._obituary() from None
         except (ValueError, KeyError, TypeError) as error:
             self.close()
             raise WorkerFailure(f"the decoder gave an answer that is none ({error})") from error
@@ -122,13 +123,13 @@ class Worker:
             env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         )
 
-    def _obituary(self) -> str:
+    def _obituary(self) -> WorkerFailure:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(5)  # its end may be a little later than its pipe's
         code = self.close()
-        return (
-            f"the decoder died of {signal.Signals(-code).name}" if code < 0 else f"the decoder ended with code {code}"
-        )
+        if code >= 0:
+            return WorkerFailure(f"the decoder ended with code {code}")
+        return WorkerFailure(f"the decoder died of {signal.Signals(-code).name}", killed=-code == signal.SIGKILL)
 
     def _fill(self, buffer: memoryview) -> int:
         left = max(0.0, self.deadline - time.monotonic())
