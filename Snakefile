@@ -28,16 +28,20 @@ include: "pipeline/rules/report.smk"
 include: "pipeline/rules/ablations.smk"
 
 
-rule all:
-    default_target: True
-    input:
-        f"{RESULTS}/report.html",
-        f"{RESULTS}/summary.txt",
-
-
+# Shards are asked for by name, or Snakemake would not miss one that was deleted once features.h5 is there.
 rule features:
     input:
         f"{RESULTS}/features.h5",
+        rules.index.input.features,
+        rules.text.output,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.features.input,
+        f"{RESULTS}/report.html",
+        f"{RESULTS}/summary.txt",
 
 
 onstart:
@@ -45,5 +49,7 @@ onstart:
 
 
 onsuccess:
+    for partial in Path(RESULTS).rglob(".*.partial"):  # of jobs that were killed
+        partial.unlink(missing_ok=True)
     if Path(f"{RESULTS}/summary.txt").exists():
         print(Path(f"{RESULTS}/summary.txt").read_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
 from pipeline.config import check_config, load_config
-from pipeline.errors import AVQAError
+from pipeline.errors import AVQAError, out_of_space
 from pipeline.shards import Video, read_shard
 
 
@@ -25,6 +25,15 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"avqa {arguments.command}: stopped; run it again to go on from here", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not out_of_space(error):
+            raise
+        print(
+            f"avqa {arguments.command}: the disk is full ({error}); free some space and run again: "
+            "what is finished is kept",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

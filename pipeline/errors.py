@@ -1,5 +1,17 @@
 """The errors that a user can mend."""
 
+import errno
+import os
+
 
 class AVQAError(Exception):
     """Bad input. The message names the file, the field and the remedy; the command line prints it as it is."""
+
+
+def out_of_space(error: BaseException | None) -> bool:
+    """Whether this or what led to it is a full disk; not every library says so by an OSError with its number."""
+    if error is None:
+        return False
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    named = any(os.strerror(number) in str(error) for number in numbers)
+    return named or getattr(error, "errno", None) in numbers or out_of_space(error.__context__)

@@ -30,7 +30,8 @@ def build_index(folder: str | Path, encoders: list[str], text: str, max_failed_f
     expected = [[video.video_id for video in read_shard(tsv)] for tsv in shards]
     out = folder / "features.h5"
     with atomic(out) as partial:
-        with h5py.File(partial, "w", libver="latest") as index:
+        # In memory first: the file is small, and HDF5 may crash when its disk is full.
+        with h5py.File(partial, "w", libver="latest", driver="core", backing_store=False) as index:
             index.attrs.update(schema_version=SCHEMA_VERSION, kind="index", created_by=f"avqa-pipeline {__version__}")
             index.attrs["dataset"] = folder.name
             for encoder in encoders:
@@ -40,6 +41,8 @@ def build_index(folder: str | Path, encoders: list[str], text: str, max_failed_f
             for name in FACTS:
                 index[name] = facts[name]
             _link_text(index, folder / text / "text.h5")
+            index.flush()
+            partial.write_bytes(index.id.get_file_image())
         _gather_failures(folder, facts["status"], max_failed_fraction)
 
 

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from pipeline import __version__
-from pipeline.errors import AVQAError
+from pipeline.errors import AVQAError, out_of_space
 from pipeline.files import atomic, write_if_changed
 
 SCHEMA_VERSION = 1
@@ -150,6 +150,10 @@ class ShardWriter:
             os.close(self.lock)
 
     def _join(self, partial: Path) -> None:
+        parts = sorted(self.parts.glob("*.npz"), key=lambda part: _rows(part).start)
+        with open(partial, "wb") as file:
+            # HDF5 crashes when its disk becomes full; this asks for the space beforehand, and fails in order.
+            os.posix_fallocate(file.fileno(), 0, sum(part.stat().st_size for part in parts))
         with h5py.File(partial, "w") as file:
             file.attrs.update(self.attributes)
             for name, values in self.constants.items():
@@ -159,7 +163,7 @@ class ShardWriter:
                 chunks = (1, *(spec.chunk or spec.shape)) if spec.shape else (max(self.rows, 1),)
                 shape = (self.rows, *spec.shape)
                 file.create_dataset(name, shape, spec.dtype, chunks=chunks, fletcher32=True)
-            for part in sorted(self.parts.glob("*.npz"), key=lambda part: _rows(part).start):
+            for part in parts:
                 with np.load(part) as arrays:
                     for name in self.datasets:
                         file[name][_rows(part)] = arrays[name]
@@ -215,4 +219,6 @@ def open_shard(path: str | Path, kind: str) -> Iterator[h5py.File]:
         try:
             yield file
         except OSError as error:
+            if out_of_space(error):
+                raise  # of a file that is written meanwhile
             raise AVQAError(f"{path}: damaged ({error}); {remedy}") from error

@@ -101,8 +101,8 @@ def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
             kept = {name: value.cpu().clone() for name, value in model.state_dict().items()}
         state = {"key": key, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         state |= {"decay": decay.state_dict(), "history": history, "kept": kept}
-        with atomic(resume) as partial:
-            torch.save(state, partial)
+        with atomic(resume) as partial, open(partial, "wb") as file:
+            torch.save(state, file)  # to an open file, or else a full disk is no error of the system's but a riddle
     log.close()
 
     with atomic(out / "history.csv") as partial, open(partial, "w", newline="") as file:

@@ -161,8 +161,9 @@ def test_other_files_are_refused_by_name(tmp_path, content):
 
 def test_another_kind_of_file_is_refused(tmp_path):
     write(tmp_path / "a.h5", range(ROWS))
-    with pytest.raises(AVQAError, match=r"kind is 'segments'.*expected 'features'"), open_shard(
-        tmp_path / "a.h5", "features"
+    with (
+        pytest.raises(AVQAError, match=r"kind is 'segments'.*expected 'features'"),
+        open_shard(tmp_path / "a.h5", "features"),
     ):
         pass
 

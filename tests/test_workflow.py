@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,6 +155,70 @@ def test_kill_9_at_any_stage_changes_no_result(place):
     last = snakemake(place, "--config", f"results={place / 'again'}")
     assert last.returncode == 0, last.stdout
     assert_same(content(place / "results" / "tiny"), content(results))
+
+
+def test_a_damaged_shard_is_named_and_only_that_one_is_made_again(place):
+    results = place / "results" / "tiny"
+    before, file = content(results), "clip_vit_b32/00001.h5"
+    os.truncate(results / file, (results / file).stat().st_size // 2)
+    verified = avqa(place, "verify", "--config", results / "config.yaml")
+    assert verified.returncode == 1 and verified.stdout.count(".h5:") == 1 and file in verified.stdout
+    (results / file).unlink()
+    done = snakemake(place, "features")
+    assert done.returncode == 0, done.stdout
+    ran = re.findall(r"^ +output: (.*)$", done.stdout, re.MULTILINE)
+    assert ran and not [names for names in ran if "00000" in names], ran
+    assert_same(before, content(results))
+
+
+def avqa(place, *arguments, largest=None):
+    """Run a stage by hand; no file may become larger than `largest` bytes, which is how a full disk or quota feels."""
+    limit = largest and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest)))
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        preexec_fn=limit,
+    )
+
+
+def test_a_full_disk_loses_nothing_in_any_stage(place, tmp_path):
+    whole, results = place / "results" / "tiny", tmp_path / "results" / "tiny"
+    shutil.copytree(whole, results)
+    config, seed = tmp_path / "c.yaml", results / "av_master" / "seed-0"
+    config.write_text(
+        yaml.safe_dump(yaml.safe_load((whole / "config.yaml").read_text()) | {"results": str(results.parent)})
+    )
+    random = ["--weights", "random"]
+    shard, questions = results / "shards" / "00000.tsv", results / "questions.parquet"
+    segments, features = tmp_path / "segments.h5", tmp_path / "features.h5"
+    text, sentences = tmp_path / "text.h5", ["text", questions, "--encoder", "clip_vit_b32"]
+    stages = [
+        (["decode", shard, "--segments", 4, "--out", segments], [segments], 100_000),
+        (["decode", shard, "--segments", 4, "--out", segments], [segments], 1_000_000),
+        (["extract", segments, "--encoder", "clip_vit_b32", *random, "--out", features], [features], 3000),
+        ([*sentences, *random, "--out", text], [text], 100_000),
+        (["index", "--config", config], [results / "features.h5"], 3000),
+        (["train", "--config", config, "--out", seed], [seed / "checkpoint.safetensors", seed / "history.csv"], 20_000),
+        (["evaluate", seed], [seed / "predictions.parquet", seed / "scores.json"], 3000),
+        (["report", "--config", config], [results / "report.html"], 3000),
+    ]
+    for arguments, outputs, largest in stages:
+        for path in outputs:
+            path.unlink(missing_ok=True)
+        failed = avqa(place, *arguments, largest=largest)
+        assert failed.returncode == 1 and f"avqa {arguments[0]}: the disk is full" in failed.stdout, failed.stdout
+        assert not any(path.exists() for path in outputs), arguments
+        done = avqa(place, *arguments)
+        assert done.returncode == 0 and all(path.exists() for path in outputs), done.stdout
+    assert_same(content(whole), content(results))
+    with h5py.File(features) as made, h5py.File(whole / "clip_vit_b32" / "00000.h5") as expected:
+        np.testing.assert_array_equal(made["clip_vit_b32/cls"], expected["clip_vit_b32/cls"])
+    with h5py.File(text) as made, h5py.File(whole / "clip_vit_b32" / "text.h5") as expected:
+        np.testing.assert_array_equal(made["words"], expected["words"])
 
 
 def test_a_missing_folder_is_named(place):
