@@ -63,13 +63,13 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path, help="folders of videos; without one, clips are made")
     parser.add_argument("--seconds", type=int, default=10, help="length of the clips that are made")
     parser.add_argument("--full", action="store_true", help="GOPs of 5 s for the newer codecs too")
-    parser.add_argument("--rounds", type=int, default=3, help="turns that each reader gets on each clip")
+    parser.add_argument("--rounds", type=int, default=5, help="turns that each reader gets on each clip")
     parser.add_argument("--keep", type=Path, help="make the clips in this folder and leave them there")
     args = parser.parse_args()
     _lend_libraries_to_torchcodec()
     with tempfile.TemporaryDirectory() as temporary:
         if args.folders:
-            clips = [Clip(p.name, p) for folder in args.folders for p in sorted(folder.iterdir()) if p.is_file()]
+            clips = [Clip(p.name, p, 0.95) for folder in args.folders for p in sorted(folder.iterdir()) if p.is_file()]
         else:
             clips = made(args.keep or Path(temporary), args.seconds, args.full)
         report(clips, args.rounds)

@@ -3,7 +3,8 @@
 Only what the formats promise is used. H.264 (7.4.1) and HEVC (7.4.2.2) say of each picture whether later ones may
 refer to it, HEVC also by temporal layer; AV1 (5.9.2) says which reference slots a frame is kept in. IDR and other
 random access pictures, and key frames of VP8, VP9 and AV1, start anew: nothing after them needs anything before,
-but for the leading pictures of an HEVC CRA. Whatever is not understood counts as needed by all that follows.
+but for the leading pictures of an HEVC CRA. In MPEG-4 Part 2 (6.3.5) nothing refers to B-VOPs, and an I-VOP starts
+anew, but for the B-VOPs right behind it. Whatever is not understood counts as needed by all that follows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +68,7 @@ def reader(codec: str, extradata: bytes) -> Reader | None:
         return _H264(extradata)
     if codec == "hevc":
         return _HEVC(extradata)
-    return {"vp8": _vp8, "vp9": _vp9, "av1": _AV1()}.get(codec)
+    return {"mpeg4": _MPEG4(extradata), "vp8": _vp8, "vp9": _vp9, "av1": _AV1()}.get(codec)
 
 
 class _Bits:
@@ -221,6 +222,37 @@ class _HEVC:
             leading=kind in self.LEADING,
             parameters=b"".join(parameters),
             intra=kind in self.RANDOM_ACCESS,
+        )
+
+
+class _MPEG4:
+    START, VOP, GROUP = b"\0\0\1", b"\0\0\1\xb6", b"\0\0\1\xb3"
+    INTRA, BIDIRECTIONAL = 0, 2  # vop_coding_type
+
+    def __init__(self, extradata: bytes):
+        self.known: bytes | None = extradata  # what the decoder begins with, until it learns others
+        self.behind_start = False
+
+    def __call__(self, packet: memoryview) -> Unit:
+        headers, *vops = bytes(packet).split(self.VOP)
+        if len(vops) != 1:  # several at once, as DivX packs them
+            raise ValueError("not one picture")
+        kind = vops[0][0] >> 6
+        b_vop = kind == self.BIDIRECTIONAL
+        if not b_vop:
+            self.behind_start = kind == self.INTRA
+        # A group's header has but a time.
+        parameters = self.START.join(h for h in headers.split(self.START) if not h.startswith(self.GROUP[3:]))
+        if parameters == self.known:
+            parameters = b""
+        elif parameters:
+            self.known = None
+        return Unit(
+            starts=kind == self.INTRA,
+            referenced=not b_vop,
+            leading=b_vop and self.behind_start,
+            parameters=parameters,
+            intra=kind == self.INTRA,
         )
 
 

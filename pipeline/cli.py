@@ -102,9 +102,7 @@ def index(args: argparse.Namespace) -> None:
     from pipeline.index import build_index
 
     config = load_config(args.config)
-    build_index(
-        results_dir(config), list(config["encoders"]), config["text"]["encoder"], config["max_failed_fraction"]
-    )
+    build_index(results_dir(config), list(config["encoders"]), config["text"]["encoder"], config["max_failed_fraction"])
 
 
 def train(args: argparse.Namespace) -> None:
@@ -217,7 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(train, "Train a model on a data set's features.")
     sub.add_argument("--config", required=True)
     sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
-    sub.add_argument("--settings", help="JSON of the model's settings to change, such as {\"inputs\": [\"question\"]}")
+    sub.add_argument("--settings", help='JSON of the model\'s settings to change, such as {"inputs": ["question"]}')
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--out", required=True)
 
@@ -229,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(model, "Parameters and FLOPs of a model, by part.")
     sub.add_argument("architecture", choices=["av_master"])
     sub.add_argument("--segments", type=int, default=60)
-    sub.add_argument("--settings", default="{}", help="JSON of the model's settings, such as {\"width\": 256}")
+    sub.add_argument("--settings", default="{}", help='JSON of the model\'s settings, such as {"width": 256}')
 
     sub = command(report, "Summarise a data set's scores as text and as report.html.")
     sub.add_argument("--config", required=True)

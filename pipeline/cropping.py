@@ -5,14 +5,15 @@ PyAV does not pass it on, so the ffmpeg program is asked; but only where the hea
 
 import re
 import subprocess
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import imageio_ffmpeg
 
 from pipeline.mediafile import MediaFile
 
-_HEADER = 2**20  # bytes of a Matroska file in which its tracks are described
-_MOOV = 2**26  # bytes of an MP4 header that are looked at
+_HEADER = 2**26  # bytes of a header that are looked at
+_SEGMENT, _TRACKS = 0x18538067, 0x1654AE6B  # Matroska's elements
+_ELEMENTS = 2**16  # that are passed on the way to the tracks
 _MARKS = {"mov": (b"clap",), "matroska": (b"\x54\xaa", b"\x54\xbb", b"\x54\xcc", b"\x54\xdd")}
 
 
@@ -52,15 +53,48 @@ def margins(file: MediaFile, stream: int) -> Margins | None:
 def _header(file: MediaFile) -> bytes:
     """The part of the file in which its tracks are described."""
     with open(file.path, "rb") as data:
-        if file.container != "mov":
-            return data.read(_HEADER)
-        while len(start := data.read(8)) == 8:
-            size, kind = int.from_bytes(start[:4], "big"), start[4:]
-            if kind == b"moov":
-                return data.read(min(size, _MOOV))
-            if size == 1:
-                size = int.from_bytes(data.read(8), "big") - 8
-            if size < 8:
-                break
-            data.seek(size - 8, 1)
+        return _moov(data) if file.container == "mov" else _tracks(data)
+
+
+def _moov(data: BinaryIO) -> bytes:
+    while len(start := data.read(8)) == 8:
+        size, kind = int.from_bytes(start[:4], "big"), start[4:]
+        if kind == b"moov":
+            return data.read(min(size, _HEADER))
+        if size == 1:
+            size = int.from_bytes(data.read(8), "big") - 8
+        if size < 8:
+            break
+        data.seek(size - 8, 1)
     return b""
+
+
+def _tracks(data: BinaryIO) -> bytes:
+    """The Tracks element (RFC 9559, 5.1.4); where it is not found, the beginning of the file."""
+    for _ in range(_ELEMENTS):
+        kind, size = _number(data, keep_marker=True), _number(data)
+        if kind == _TRACKS and size is not None:
+            return data.read(min(size, _HEADER))
+        if kind == _SEGMENT:
+            continue
+        if kind is None or size is None:
+            break
+        data.seek(size, 1)
+    data.seek(0)
+    return data.read(2**20)
+
+
+def _number(data: BinaryIO, keep_marker: bool = False) -> int | None:
+    """A variable-size integer (RFC 8794, 4); None at the end of the file, and for a size that is not known."""
+    first = data.read(1)
+    if not first or not first[0]:
+        return None
+    length = 9 - first[0].bit_length()
+    rest = data.read(length - 1)
+    if len(rest) < length - 1:
+        return None
+    value = int.from_bytes(first + rest, "big")
+    if keep_marker:
+        return value
+    value -= 1 << 7 * length
+    return None if value == (1 << 7 * length) - 1 else value

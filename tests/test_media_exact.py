@@ -47,17 +47,25 @@ AV1 = st.tuples(
     gop,
     st.sampled_from(["-svtav1-params pred-struct=1", "-svtav1-params film-grain=8", "-svtav1-params irefresh-type=1"]),
 ).map(lambda o: ("-c:v", "libsvtav1", "-preset", 12, "-g", o[0], *o[1].split()))
-CONTAINERS = {"libx264": ("mp4", "mkv", "ts"), "libx265": ("mp4", "mkv", "ts"), "libvpx-vp9": ("webm", "mp4")}
+MPEG4 = st.tuples(
+    gop, st.integers(0, 3), st.sampled_from(["", "-flags qpel", "-flags +mv4", "-flags cgop -sc_threshold 1000000000"])
+).map(lambda o: ("-c:v", "mpeg4", "-g", o[0], "-bf", o[1], "-b:v", "400k", *o[2].split()))
+CONTAINERS = {
+    "mpeg4": ("avi", "mkv", "mp4"),
+    "libx264": ("mp4", "mkv", "ts"),
+    "libx265": ("mp4", "mkv", "ts"),
+    "libvpx-vp9": ("webm", "mp4"),
+}
 
 
 @given(
-    coding=st.one_of(X264, X264, X265, X265, VP9, AV1),
+    coding=st.one_of(X264, X264, X265, X265, VP9, AV1, MPEG4),
     container=st.integers(0, 2),
     uneven=st.booleans(),
     cut=st.sampled_from([None, None, 0.8, 2.1]),
     at=st.floats(0, 0.99),
 )
-@settings(max_examples=45, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 def test_same_frames_as_a_full_decode(tmp_path_factory, coding, container, uneven, cut, at):
     folder = tmp_path_factory.mktemp("exact")
     endings = CONTAINERS.get(coding[1], ("mp4", "mkv"))
@@ -85,6 +93,7 @@ def test_same_frames_as_a_full_decode(tmp_path_factory, coding, container, uneve
         ("-c:v libx264 -bf 3 -g 20", 0.4),
         ("-c:v libx264 -bf 0 -g 20", 0.6),  # the rest of each GOP after the wanted frame
         ("-c:v libx265 -preset ultrafast -bf 3 -x265-params log-level=none:keyint=20", 0.5),
+        ("-c:v mpeg4 -bf 2 -g 20", 0.4),
         ("-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -g 20", 0.6),
         ("-c:v libsvtav1 -preset 12 -g 100", 0.7),
     ],
