@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import h5py
@@ -35,7 +36,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from test_workflow import CONFIG, assert_same, command, content, snakemake  # noqa: E402
 
-STAGES = ("decode", "extract", "text", "index", "train", "evaluate", "report")
+STAGES = {  # what each stage makes
+    "decode": ("segments/*.h5", "failures/*.tsv"),
+    "extract": ("clip_vit_b32/0*.h5", "vggish/0*.h5"),
+    "text": ("clip_vit_b32/text.h5",),
+    "index": ("features.h5", "failures.tsv"),
+    "train": ("av_master/seed-0/checkpoint.safetensors", "av_master/seed-0/history.csv"),
+    "evaluate": ("av_master/seed-0/scores.json", "av_master/seed-0/predictions.parquet"),
+    "report": ("report.html", "summary.txt"),
+}
 
 
 class Trial:
@@ -90,12 +99,8 @@ def main() -> None:
         print(f"An undisturbed run takes {seconds:.0f} s and makes {len(reference)} datasets, scores and histories.\n")
         print("| fault | in or at | what was seen at once | after the next run |\n|---|---|---|---|", flush=True)
         trial = Trial(folder)
-        for fault in (kills(trial, args.kills, seconds, args.seed), processes(trial), disks(trial), pairs(trial)):
-            for name, where, seen in fault:
-                print(f"| {name} | {where} | {seen} | {trial.finish(reference)} |", flush=True)
-                trial.clear()
-        trial.run()
-        for name, where, seen in damages(trial):
+        faults = (kills(trial, args.kills, seconds, args.seed), processes(trial), disks(trial), pairs(trial))
+        for name, where, seen in chain(*faults, damages(trial)):
             print(f"| {name} | {where} | {seen} | {trial.finish(reference)} |", flush=True)
 
 
@@ -105,6 +110,7 @@ Faults = Iterator[tuple[str, str, str]]
 def kills(trial: Trial, count: int, seconds: float, seed: int) -> Faults:
     moments = random.Random(seed)
     for n in range(count):
+        trial.clear()
         run, moment = trial.start(), moments.uniform(1, seconds)
         try:
             run.wait(moment)
@@ -131,8 +137,8 @@ def processes(trial: Trial) -> Faults:
         ("kill -9 of an extraction", ["pipeline", "extract"], False),
         ("kill -9 of a training run", ["pipeline", "train"], False),
     ):
-        run = trial.start()
-        victim = None
+        trial.clear()
+        run, victim = trial.start(), None
         while victim is None:
             assert run.poll() is None, f"the run ended before {words}"
             for process in psutil.Process(run.pid).children(recursive=True):
@@ -150,25 +156,33 @@ def processes(trial: Trial) -> Faults:
 
 
 def disks(trial: Trial) -> Faults:
+    """A finished run on a small disk, made again from each stage on with next to nothing left there."""
+    trial.clear()
     mount = trial.results.parent
-    for stage in STAGES:
-        mount.mkdir(exist_ok=True)
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "avqa-faults", mount], capture_output=True)
-        if mounted.returncode:
-            print(f"| full disk | {stage} | left out: {mounted.stderr.decode().strip()} | |")
-            return
-        try:
-            before = trial.run("--omit-from", stage)
-            assert before.returncode == 0, before.stdout
-            filler = mount / "filler"
-            with filled(filler, leave=8192):
-                failed = trial.run()
-            rules = re.findall(r"Error in (?:rule|checkpoint) (\w+)", failed.stdout)
-            assert failed.returncode, "the run did not notice the full disk"
-            named = "names it" if re.search(r"[Nn]o space left|disk is full", failed.stdout) else "DOES NOT NAME IT"
-            yield "full disk", stage, f"stopped in {', '.join(dict.fromkeys(rules))}, {named}"
-        finally:
-            subprocess.run(["umount", "--lazy", mount], check=True)
+    mount.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "avqa-faults", mount], capture_output=True)
+    if mounted.returncode:
+        print(f"| full disk | left out: {mounted.stderr.decode().strip()} | | |")
+        return
+    try:
+        done = trial.run("--notemp")
+        assert done.returncode == 0, done.stdout
+        for n, stage in enumerate(STAGES):
+            for pattern in sum(list(STAGES.values())[n:], ()):
+                for path in trial.results.glob(pattern):
+                    path.unlink()
+            with filled(mount / "filler", leave=8192):
+                failed = trial.run("--notemp")
+            rules = sorted(set(re.findall(r"Error in rule (\w+)", failed.stdout)))
+            assert failed.returncode and rules, f"a full disk was not noticed: {failed.stdout}"
+            named = "names the full disk" if "the disk is full" in failed.stdout else "DOES NOT NAME THE FULL DISK"
+            if n:
+                shutil.rmtree(trial.results / "segments", ignore_errors=True)  # which the undisturbed run has not kept
+            yield "full disk", stage, f"stopped in {' and '.join(rules)}, {named}"
+            if not n:
+                trial.run("--notemp", "--forcerun", "decode")
+    finally:
+        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 @contextmanager
@@ -184,6 +198,7 @@ def filled(path: Path, leave: int) -> Iterator[None]:
 
 
 def pairs(trial: Trial) -> Faults:
+    trial.clear()
     first = trial.start()
     while not (trial.results / ".run.lock").exists():
         time.sleep(0.05)
@@ -216,11 +231,11 @@ def damages(trial: Trial) -> Faults:
             cwd=trial.folder,
         )
         assert said.returncode == 1 and file in said.stderr and said.stderr.count(".h5:") == 1, said.stderr
+        before = {path: path.stat().st_ino for path in trial.results.glob("*/*.h5")}
         path.unlink()  # as the message says
-        again = trial.run("features")
-        made = re.findall(r"output: (\S+\.h5)", again.stdout)
-        shards = sorted(name for name in made if "/segments/" not in name and "features.h5" not in name)
-        yield f"shard {name}", file, f"verify named it alone; made again: {', '.join(shards)}"
+        assert trial.run("features").returncode == 0
+        made = [str(p.relative_to(trial.results)) for p, inode in before.items() if p.stat().st_ino != inode]
+        yield f"shard {name}", file, f"verify named it alone; made again: {', '.join(made)}"
 
 
 def half_written(results: Path) -> list[str]:

@@ -3,9 +3,12 @@
     python bench/model.py [--segments 60 --threads N --pairs 5 --batches 1 16 64]
 
 Forward passes at B = 1, 16, 64 and training steps (forward with negatives and dropout, backward, Adam) at B = 16, 64,
-full width, float32. The two sides run in turn; the ratio is the median over pairs, so that whatever else the machine
-does falls on both. Peak memory: one training step in a process of its own, above what the process held before it.
-The plain side is tests/models/plain_av_master.py with PyTorch's Adam as it comes; ours is what pipeline/train.py does.
+full width, float32. Forward passes once for B questions about as many videos, and once for as many videos as B
+questions are about in the test sets of MUSIC-AVQA and MUSIC-AVQA-R, which is how `avqa evaluate` goes. The two sides
+run in turn; the ratio is the median over pairs, so that whatever else the machine does falls on both. Peak memory:
+two training steps in a process of their own, above what the process held before. The plain side is
+tests/models/plain_av_master.py with PyTorch's Adam as it comes and, as in the released training, three backward
+passes; ours is what pipeline/train.py does.
 Nothing is run that would need more memory than is free: the plain side's training step at B = 64 takes about 20 GiB,
 and where there is less, its peak is extrapolated from smaller batches and its time left out.
 On a GPU our forward is also timed as a captured graph, with and without the compiled loop.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -35,6 +39,7 @@ from plain_av_master import plain_av_master  # noqa: E402
 from pipeline.models.av_master import AVMaster  # noqa: E402
 
 Run = Callable[[], object]
+QUESTIONS_A_VIDEO = {"MUSIC-AVQA": 9129 / 6399, "MUSIC-AVQA-R": 211572 / 6399}
 
 
 def inputs(batch: int, segments: int, device: str) -> list[torch.Tensor]:
@@ -44,15 +49,21 @@ def inputs(batch: int, segments: int, device: str) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
 
 
-def forward(side: str, batch: int, segments: int, device: str) -> Run:
+def forward(side: str, batch: int, segments: int, device: str, count: int | None = None) -> Run:
+    """`count`: how many videos the B questions are about; None for a video each."""
     torch.manual_seed(0)
     model, x = AVMaster().to(device).eval().requires_grad_(False), inputs(batch, segments, device)[:4]
+    videos = None if count is None else torch.arange(batch, device=device) * count // batch
     if side == "plain":
         weights = model.released_state_dict()
+        if count is not None:
+            x[:2] = x[0][videos], x[1][videos]
         return torch.no_grad()(lambda: plain_av_master(weights, *x))
+    if count is not None:
+        x[:2] = x[0][:count], x[1][:count]
     if side.endswith("compiled"):
         model.compile_loop()
-    run = torch.no_grad()(lambda: model(*x))
+    run = torch.no_grad()(lambda: model(*x, videos=videos))
     return captured(run) if side.startswith("captured") else run
 
 
@@ -76,21 +87,23 @@ def training(side: str, batch: int, segments: int, device: str) -> Run:
     if side == "ours":
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
-        def loss() -> torch.Tensor:
-            return model.loss(model(*x), answers)[0]
+        def backward() -> None:
+            model.loss(model(*x), answers)[0].backward()
     else:
         weights = {name: tensor.requires_grad_() for name, tensor in model.released_state_dict().items()}
         del model
         optimizer = torch.optim.Adam(weights.values(), lr=1e-4)
 
-        def loss() -> torch.Tensor:
+        def backward() -> None:
             out = plain_av_master(weights, *x, dropout=0.1)
-            logits = (out.fused, out.audio, out.visual)
-            return sum((torch.nn.functional.cross_entropy(y, answers) for y in logits), out.contrastive_loss)
+            losses = [torch.nn.functional.cross_entropy(y, answers) for y in (out.fused, out.audio, out.visual)]
+            (losses[0] + out.contrastive_loss).backward(retain_graph=True)
+            losses[1].backward(retain_graph=True)
+            losses[2].backward()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss().backward()
+        backward()
         optimizer.step()
 
     return step
@@ -104,16 +117,18 @@ def seconds(run: Run) -> float:
     return time.perf_counter() - started
 
 
-def pairs(make: Callable[..., Run], sides: list[str], batch: int, segments: int, count: int, device: str) -> dict:
+def pairs(
+    make: Callable[..., Run], sides: list[str], batch: int, segments: int, count: int, device: str, **options
+) -> dict:
     """Median seconds of each side, and the median over pairs of the first side's time to the others'."""
-    runs = {side: make(side, batch, segments, device) for side in sides}
+    runs = {side: make(side, batch, segments, device, **options) for side in sides}
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(count):
         for side, run in runs.items():
             times[side].append(seconds(run))
-    result = {"batch": batch, **{side: statistics.median(t) for side, t in times.items()}}
+    result = {"batch": batch, **options, **{side: statistics.median(t) for side, t in times.items()}}
     for side in sides[1:]:
         result[f"{side} ratio"] = statistics.median(a / b for a, b in zip(times[sides[0]], times[side], strict=True))
     return result
@@ -189,6 +204,11 @@ def main() -> None:
     for batch in args.batches:
         row = pairs(forward, sides, batch, args.segments, args.pairs, device)
         print("forward", json.dumps(row), flush=True)
+    for name, questions in QUESTIONS_A_VIDEO.items():
+        for batch in [b for b in args.batches if b > 1]:
+            videos = math.ceil(batch / questions)
+            row = pairs(forward, sides, batch, args.segments, args.pairs, device, count=videos)
+            print(f"forward as in {name}'s test set", json.dumps(row), flush=True)
     peaks = memory(args, device)
     for batch in [b for b in args.batches if b > 1]:
         if peaks[batch]["plain"] > 0.8 * free_memory(device):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -169,6 +170,19 @@ def test_a_damaged_shard_is_named_and_only_that_one_is_made_again(place):
     ran = re.findall(r"^ +output: (.*)$", done.stdout, re.MULTILINE)
     assert ran and not [names for names in ran if "00000" in names], ran
     assert_same(before, content(results))
+
+
+def test_a_table_of_the_paper_in_a_reduced_grid(place):
+    shorter = {"ablations": {"tables": ["fig_5"]}, "train": CONFIG["train"] | {"epochs": 1, "seeds": [0, 1]}}
+    (place / "grid.yaml").write_text(yaml.safe_dump(CONFIG | shorter))
+    done = snakemake(place, "ablations", config="grid.yaml")
+    assert done.returncode == 0, done.stdout
+    made = pd.read_csv(place / "results" / "tiny" / "ablations" / "fig_5.csv")
+    assert made["row"].tolist() == ["A+Q", "V+Q", "Q", "A+V+Q"]
+    runs = [json.loads(path.read_text()) for path in place.glob("results/tiny/ablations/*/row~*/seed-?/scores.json")]
+    assert len(runs) == 8
+    means = pd.Series([run["overall"]["accuracy"] for run in runs]).mean()
+    assert made["avg"].mean() == pytest.approx(100 * means, abs=0.01) and made["avg_sd"].notna().all()
 
 
 def avqa(place, *arguments, largest=None):
