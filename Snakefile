@@ -49,7 +49,6 @@ onstart:
 
 
 onsuccess:
-    for partial in Path(RESULTS).rglob(".*.partial"):  # of jobs that were killed
-        partial.unlink(missing_ok=True)
+    remove_leftovers()
     if Path(f"{RESULTS}/summary.txt").exists():
         print(Path(f"{RESULTS}/summary.txt").read_text())

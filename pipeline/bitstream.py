@@ -236,6 +236,7 @@ class _MPEG4:
     def __call__(self, packet: memoryview) -> Unit:
         headers, *vops = bytes(packet).split(self.VOP)
         if len(vops) != 1:  # several at once, as DivX packs them
+            self.behind_start = False
             raise ValueError("not one picture")
         kind = vops[0][0] >> 6
         b_vop = kind == self.BIDIRECTIONAL

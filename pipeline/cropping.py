@@ -5,6 +5,7 @@ PyAV does not pass it on, so the ffmpeg program is asked; but only where the hea
 
 import re
 import subprocess
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 import imageio_ffmpeg
@@ -52,17 +53,18 @@ def margins(file: MediaFile, stream: int) -> Margins | None:
 
 def _header(file: MediaFile) -> bytes:
     """The part of the file in which its tracks are described."""
-    with open(file.path, "rb") as data:
+    with open(file.path, "rb") as data, suppress(OSError, ValueError, OverflowError):  # a size that lies
         return _moov(data) if file.container == "mov" else _tracks(data)
+    return b""
 
 
 def _moov(data: BinaryIO) -> bytes:
     while len(start := data.read(8)) == 8:
         size, kind = int.from_bytes(start[:4], "big"), start[4:]
-        if kind == b"moov":
-            return data.read(min(size, _HEADER))
         if size == 1:
             size = int.from_bytes(data.read(8), "big") - 8
+        if kind == b"moov":
+            return data.read(min(size, _HEADER))
         if size < 8:
             break
         data.seek(size - 8, 1)

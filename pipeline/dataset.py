@@ -40,7 +40,9 @@ class Features:
         name, size = dataset.name.lstrip("/"), dataset.nbytes
         on_device = device.type == "cuda" and size <= torch.cuda.mem_get_info()[0] / 4
         self.in_memory = on_device or size <= psutil.virtual_memory().available / 4
-        self.values = torch.from_numpy(dataset[:]) if self.in_memory else dataset
+        self.folder, self.values = Path(dataset.file.filename).parent, dataset
+        if self.in_memory:
+            self.values = torch.from_numpy(self._read(slice(None)))
         if on_device:
             self.values = self.values.to(device)
         place = "on the GPU" if on_device else "in memory" if self.in_memory else "read as needed (too big for memory)"
@@ -57,9 +59,16 @@ class Features:
             values = self.values[torch.tensor(rows, device=self.values.device)]
         else:
             unique, inverse = np.unique(rows, return_inverse=True)  # h5py wants rising row numbers
-            values = torch.from_numpy(self.values[unique][inverse])
+            values = torch.from_numpy(self._read(unique)[inverse])
         values = values.to(self.device)
         return values if self.mean is None else (values.float() - self.mean) / self.std
+
+    def _read(self, rows: np.ndarray | slice) -> np.ndarray:
+        try:
+            return self.values[rows]
+        except OSError as error:  # a virtual dataset does not say which of its files is damaged
+            damage = "\n".join(damaged_shards(self.folder))
+            raise AVQAError(f"{self.folder / 'features.h5'}: cannot be read ({error})\n{damage}") from error
 
 
 class QuestionData:
@@ -90,11 +99,7 @@ class QuestionData:
             for name in dict.fromkeys((audio.split("/")[0], visual.split("/")[0], "text"))
         }
         names = (audio, visual, "text/words", "text/sentence")
-        try:
-            self.audio, self.visual, self.words, self.sentence = (Features(self.file[n], device) for n in names)
-        except OSError as error:  # a virtual dataset does not say which of its files is damaged
-            damage = "\n".join(damaged_shards(folder))
-            raise AVQAError(f"{folder / 'features.h5'}: cannot be read ({error})\n{damage}") from error
+        self.audio, self.visual, self.words, self.sentence = (Features(self.file[n], device) for n in names)
 
         table = pd.read_parquet(folder / "questions.parquet")
         row_of = {text: n for n, text in enumerate(self.file["text/text"].asstr()[:])}

@@ -75,12 +75,15 @@ def extract_shard(
                     row[f"{encoder}/{name}"] = padded
                 writer.write(n, row)
 
-            todo = np.flatnonzero(~writer.done)
-            with tqdm(total=int(true[todo].sum()), desc=encoder, unit="s", mininterval=2) as bar:
+            due = ~writer.done
+            # Batches are cut alike in every run: a sum's last bit may depend on what else is in its batch.
+            batches = [batch for batch in _batches(true, batch_size) if any(due[n] for n, _, _ in batch)]
+            seconds_due = sum(stop - start for batch in batches for _, start, stop in batch)
+            with tqdm(total=seconds_due, desc=encoder, unit="s", mininterval=2) as bar:
                 parts: dict[int, list[dict[str, np.ndarray]]] = defaultdict(list)
-                for n in todo[true[todo] == 0]:
+                for n in np.flatnonzero(due & (true == 0)):
                     write(n, {})
-                for batch, frames in _prefetched(source[entry.reads], _batches(todo, true, batch_size)):
+                for batch, frames in _prefetched(source[entry.reads], batches):
                     encoded = {k: v.half().cpu().numpy() for k, v in model.encode(frames).items() if k in outputs}
                     if not all(np.isfinite(values).all() for values in encoded.values()):
                         raise AVQAError(
@@ -91,20 +94,20 @@ def extract_shard(
                     for n, start, stop in batch:
                         parts[n].append({k: v[at : at + stop - start] for k, v in encoded.items()})
                         at += stop - start
-                        if stop == true[n]:
+                        if stop == true[n] and due[n]:
                             pieces = parts.pop(n)
                             write(n, {k: np.concatenate([piece[k] for piece in pieces]) for k in encoded})
                     bar.update(at)
 
 
-def _batches(todo: np.ndarray, true: np.ndarray, size: int) -> Iterator[list[tuple[int, int, int]]]:
+def _batches(true: np.ndarray, size: int) -> Iterator[list[tuple[int, int, int]]]:
     """Cut the true seconds of the videos, end to end, into batches of (video, first second, last + 1)."""
     batch, room = [], size
-    for n in todo:
+    for n, seconds in enumerate(true.tolist()):
         start = 0
-        while start < true[n]:
-            stop = min(int(true[n]), start + room)
-            batch.append((int(n), start, stop))
+        while start < seconds:
+            stop = min(seconds, start + room)
+            batch.append((n, start, stop))
             room -= stop - start
             start = stop
             if not room:
@@ -114,7 +117,7 @@ def _batches(todo: np.ndarray, true: np.ndarray, size: int) -> Iterator[list[tup
         yield batch
 
 
-def _prefetched(dataset: h5py.Dataset, batches: Iterator) -> Iterator[tuple[list, np.ndarray]]:
+def _prefetched(dataset: h5py.Dataset, batches: list) -> Iterator[tuple[list, np.ndarray]]:
     """Read the next batch while the encoder works on this one."""
 
     def read(batch):

@@ -43,7 +43,7 @@ def build_index(folder: str | Path, encoders: list[str], text: str, max_failed_f
             _link_text(index, folder / text / "text.h5")
             index.flush()
             partial.write_bytes(index.id.get_file_image())
-        _gather_failures(folder, facts["status"], max_failed_fraction)
+        _gather_failures(folder, shards, facts["status"], max_failed_fraction)
 
 
 def _link(index: h5py.File, encoder: str, files: list[Path], expected: list[list[str]]) -> dict[str, np.ndarray]:
@@ -88,22 +88,23 @@ def _link_text(index: h5py.File, path: Path) -> None:
             group.create_virtual_dataset(name, layout, fillvalue=np.nan)
 
 
-def _gather_failures(folder: Path, status: np.ndarray, max_failed_fraction: float) -> None:
+def _gather_failures(folder: Path, shards: list[Path], status: np.ndarray, max_failed_fraction: float) -> None:
     """One failures.tsv of the shards' own; an error if there are too many."""
+    failed = int((status != 0).sum())
+    if failed > max_failed_fraction * len(status):
+        raise AVQAError(
+            f"{folder / 'failures'}: {failed} of {len(status)} videos failed, more than max_failed_fraction "
+            f"({max_failed_fraction:.2%}) allows; mend the files that the tables there list, or raise the limit"
+        )
     header, rows = ["video_id", "stage", "reason", "seconds"], []
-    for path in sorted((folder / "failures").glob("*.tsv")):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows += list(csv.DictReader(file, delimiter="\t"))
+    for path in (folder / "failures" / shard.name for shard in shards):
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                rows += list(csv.DictReader(file, delimiter="\t"))
     with atomic(folder / "failures.tsv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, header, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    failed = int((status != 0).sum())
-    if failed > max_failed_fraction * len(status):
-        raise AVQAError(
-            f"{folder / 'failures.tsv'}: {failed} of {len(status)} videos failed, more than max_failed_fraction "
-            f"({max_failed_fraction:.2%}) allows; mend the files that it lists, or raise the limit"
-        )
     print(f"{len(status)} videos indexed, {failed} failed")
 
 

@@ -22,10 +22,11 @@ import h5py
 import numpy as np
 
 from pipeline import __version__
-from pipeline.errors import AVQAError, out_of_space
+from pipeline.errors import AVQAError
 from pipeline.files import atomic, write_if_changed
 
 SCHEMA_VERSION = 1
+SPARE = 2**16  # bytes that an HDF5 file may take beyond its numbers
 TSV_FIELDS = ("video_id", "path", "size", "mtime_ns")
 
 
@@ -152,8 +153,8 @@ class ShardWriter:
     def _join(self, partial: Path) -> None:
         parts = sorted(self.parts.glob("*.npz"), key=lambda part: _rows(part).start)
         with open(partial, "wb") as file:
-            # HDF5 crashes when its disk becomes full; this asks for the space beforehand, and fails in order.
-            os.posix_fallocate(file.fileno(), 0, sum(part.stat().st_size for part in parts))
+            # HDF5 crashes when its disk becomes full. This asks beforehand whether there is space, and fails in order.
+            os.posix_fallocate(file.fileno(), 0, SPARE + sum(part.stat().st_size for part in parts))
         with h5py.File(partial, "w") as file:
             file.attrs.update(self.attributes)
             for name, values in self.constants.items():
@@ -219,6 +220,6 @@ def open_shard(path: str | Path, kind: str) -> Iterator[h5py.File]:
         try:
             yield file
         except OSError as error:
-            if out_of_space(error):
-                raise  # of a file that is written meanwhile
+            if error.errno is not None and "synchronously read" not in str(error):
+                raise  # the system's, of another file; HDF5's have no number, or tell of reading
             raise AVQAError(f"{path}: damaged ({error}); {remedy}") from error

@@ -114,7 +114,8 @@ def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
     with atomic(out / "checkpoint.safetensors") as partial:
         safetensors.torch.save_file(kept, partial, {"architecture": settings["architecture"]})
     resume.unlink(missing_ok=True)
-    print(f"best validation accuracy {max(row['val_accuracy'] for row in history):.2%}")
+    best = max(row["val_accuracy"] for row in history)
+    print(f"best validation accuracy {best:.2%}; kept the {schedule['checkpoint']} epoch")
 
 
 def build_model(settings: dict, data: QuestionData) -> torch.nn.Module:

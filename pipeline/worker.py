@@ -124,12 +124,16 @@ class Worker:
         )
 
     def _obituary(self) -> WorkerFailure:
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)  # its end may be a little later than its pipe's
-        code = self.close()
+        try:
+            code = self.process.wait(5)  # its end may be a little later than its pipe's
+        except subprocess.TimeoutExpired:
+            return WorkerFailure("the decoder stopped answering")
+        finally:
+            self.close()
         if code >= 0:
             return WorkerFailure(f"the decoder ended with code {code}")
-        return WorkerFailure(f"the decoder died of {signal.Signals(-code).name}", killed=-code == signal.SIGKILL)
+        known = {number.value: number.name for number in signal.Signals}
+        return WorkerFailure(f"the decoder died of {known.get(-code, -code)}", killed=-code == signal.SIGKILL)
 
     def _fill(self, buffer: memoryview) -> int:
         left = max(0.0, self.deadline - time.monotonic())

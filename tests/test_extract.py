@@ -58,6 +58,36 @@ def test_each_second_gets_its_own_embedding(tmp_path, pad, batch_size):
     assert not attributes["pretrained"] and len(attributes["weights_sha256"]) == 64
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_run_that_stopped_ends_in_the_same_numbers(tmp_path, monkeypatch, rows):
+    """To the last bit, although a product may depend on what else is in its batch."""
+    make_segments(tmp_path / "s.h5", "repeat")
+    how = {"encoder": "vggish", "weights": "random", "dtype": "float32", "batch_size": 4}
+    extract_shard(tmp_path / "s.h5", tmp_path / "whole.h5", **how)
+    write, written = ShardWriter.write, []
+
+    def stop_later(writer, n, row):
+        if len(written) == rows:
+            raise KeyboardInterrupt
+        written.append(n)
+        write(writer, n, row)
+
+    monkeypatch.setattr(ShardWriter, "write", stop_later)
+    with pytest.raises(KeyboardInterrupt):
+        extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", **how)
+    monkeypatch.setattr(ShardWriter, "write", write)
+    extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", **how)
+    with h5py.File(tmp_path / "f.h5") as made, h5py.File(tmp_path / "whole.h5") as whole:
+        np.testing.assert_array_equal(made["vggish/embedding"], whole["vggish/embedding"])
+
+
+def test_an_error_of_the_system_is_not_blamed_on_the_segments(tmp_path):
+    make_segments(tmp_path / "s.h5", "repeat")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        extract_shard(tmp_path / "s.h5", tmp_path / "file" / "f.h5", encoder="vggish", weights="random")
+
+
 def test_what_the_encoder_needs_must_be_there(tmp_path):
     make_segments(tmp_path / "s.h5", "repeat")
     with pytest.raises(AVQAError, match=r"s\.h5: has no frames/224, which clip_vit_b32 reads"):

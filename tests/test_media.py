@@ -83,6 +83,26 @@ def test_cropping_by_the_container(made, name):
     agrees(path)
 
 
+def test_cropping_told_late_in_a_matroska_file(made):
+    """Two megabytes of nothing come before the tracks."""
+    test_cropping_by_the_container(made, "cropped.mkv")
+    data = (made / "cropped.mkv").read_bytes()
+    at = data.index(bytes.fromhex("18538067")) + 4
+    assert data[at] == 1  # the segment's size, in eight bytes
+    void = b"\xec\x01" + (2**21).to_bytes(7, "big") + bytes(2**21)
+    size = int.from_bytes(data[at + 1 : at + 8], "big") + len(void)
+    late = made / "late_crop.mkv"
+    late.write_bytes(data[: at + 1] + size.to_bytes(7, "big") + void + data[at + 8 :])
+    agrees(late)
+
+
+def test_a_matroska_element_that_is_larger_than_any_disk(made):
+    whole = make(made, "plain.mkv", "-i {v} -c copy").read_bytes()
+    at = whole.index(bytes.fromhex("18538067")) + 12
+    (made / "lies.mkv").write_bytes(whole[:at] + b"\xec\x01" + b"\xff" * 6 + b"\x7f" + whole[at:])
+    agrees(made / "lies.mkv")
+
+
 @pytest.mark.parametrize("name", ["two.mkv", "two.mp4", "two.ts"])
 @pytest.mark.parametrize("default", [0, 1])
 def test_several_video_streams(made, name, default):
@@ -178,13 +198,17 @@ def test_three_hours(made):
 
 @pytest.mark.parametrize("accuracy", ["reference", "keyframe"])
 def test_accuracy_options_show_frames_nearby(made, accuracy):
-    exact = truth(made / "v.mp4")
-    got = read_segments(made / "v.mp4", segments=4, sizes=(SIZE,), accuracy=accuracy)
+    exact, inexact = truth(made / "v.mp4"), 0
     all_frames = [np.asarray(clip_crop(Image.fromarray(picture), SIZE)) for picture in exact.pictures]
-    for second in range(4):
-        matches = [n for n, frame in enumerate(all_frames) if np.array_equal(frame, got.frames[SIZE][second])]
-        nearest = min((abs(float(exact.times[n]) - second - 0.5) for n in matches), default=None)
-        assert nearest is not None and nearest <= (0.5 if accuracy == "keyframe" else 0.2)
+    for at in (0.09, 0.25, 0.29, 0.37, 0.45):  # soon after a frame appears, so that it is the nearest of all
+        got = read_segments(made / "v.mp4", segments=4, sizes=(SIZE,), accuracy=accuracy, frame_at=at)
+        for second in range(4):
+            matches = [n for n, frame in enumerate(all_frames) if np.array_equal(frame, got.frames[SIZE][second])]
+            nearest = min((abs(float(exact.times[n]) - second - at) for n in matches), default=None)
+            assert nearest is not None and nearest <= (0.5 if accuracy == "keyframe" else 0.2)
+            assert accuracy == "reference" or any(exact.times[n] % 1 == 0 for n in matches)  # a GOP is a second
+            inexact += nearest > 0.02
+    assert inexact
 
 
 def test_decord_agrees_where_it_can_be_trusted(made, shared):

@@ -85,7 +85,7 @@ def content(results):
 
 
 def assert_same(one, other):
-    assert one.keys() == other.keys()
+    assert one.keys() == other.keys(), sorted(one.keys() ^ other.keys())
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name], err_msg=name)
 
@@ -210,7 +210,10 @@ def test_a_full_disk_loses_nothing_in_any_stage(place, tmp_path):
     shard, questions = results / "shards" / "00000.tsv", results / "questions.parquet"
     segments, features = tmp_path / "segments.h5", tmp_path / "features.h5"
     text, sentences = tmp_path / "text.h5", ["text", questions, "--encoder", "clip_vit_b32"]
+    clips = tmp_path / "clips"
     stages = [
+        (["synthesize", "--clips", 4, "--seconds", 3, "--out", clips], [clips / "train.json"], 3000),
+        (["manifest", "--config", config], [results / "questions.parquet"], 3000),
         (["decode", shard, "--segments", 4, "--out", segments], [segments], 100_000),
         (["decode", shard, "--segments", 4, "--out", segments], [segments], 1_000_000),
         (["extract", segments, "--encoder", "clip_vit_b32", *random, "--out", features], [features], 3000),

@@ -57,6 +57,16 @@ def hold_the_only_run():
         raise WorkflowError(f"{RESULTS}: another run is at work here; wait for it to end, or stop it first")
 
 
+def remove_leftovers():
+    """What a killed run could not take away: half-written files, and segments that all encoders have read."""
+    for partial in Path(RESULTS).rglob(".*.partial"):
+        partial.unlink(missing_ok=True)
+    for segments in Path(RESULTS, "segments").glob("*.h5"):
+        read = all(Path(RESULTS, encoder, segments.name).exists() for encoder in config["encoders"])
+        if read and not workflow.storage_settings.notemp:
+            segments.unlink()
+
+
 def flags(**values):
     """Command line options of the values that are given."""
     words = []
