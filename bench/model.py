@@ -49,21 +49,21 @@ def inputs(batch: int, segments: int, device: str) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
 
 
-def forward(side: str, batch: int, segments: int, device: str, count: int | None = None) -> Run:
-    """`count`: how many videos the B questions are about; None for a video each."""
+def forward(side: str, batch: int, segments: int, device: str, videos: int | None = None) -> Run:
+    """`videos`: how many the B questions are about; None for one each."""
     torch.manual_seed(0)
     model, x = AVMaster().to(device).eval().requires_grad_(False), inputs(batch, segments, device)[:4]
-    videos = None if count is None else torch.arange(batch, device=device) * count // batch
+    rows = None if videos is None else torch.arange(batch, device=device) * videos // batch
     if side == "plain":
         weights = model.released_state_dict()
-        if count is not None:
-            x[:2] = x[0][videos], x[1][videos]
+        if videos is not None:
+            x[:2] = x[0][rows], x[1][rows]
         return torch.no_grad()(lambda: plain_av_master(weights, *x))
-    if count is not None:
-        x[:2] = x[0][:count], x[1][:count]
+    if videos is not None:
+        x[:2] = x[0][:videos], x[1][:videos]
     if side.endswith("compiled"):
         model.compile_loop()
-    run = torch.no_grad()(lambda: model(*x, videos=videos))
+    run = torch.no_grad()(lambda: model(*x, videos=rows))
     return captured(run) if side.startswith("captured") else run
 
 
@@ -207,7 +207,7 @@ def main() -> None:
     for name, questions in QUESTIONS_A_VIDEO.items():
         for batch in [b for b in args.batches if b > 1]:
             videos = math.ceil(batch / questions)
-            row = pairs(forward, sides, batch, args.segments, args.pairs, device, count=videos)
+            row = pairs(forward, sides, batch, args.segments, args.pairs, device, videos=videos)
             print(f"forward as in {name}'s test set", json.dumps(row), flush=True)
     peaks = memory(args, device)
     for batch in [b for b in args.batches if b > 1]:
