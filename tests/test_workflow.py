@@ -212,7 +212,7 @@ def test_a_full_disk_loses_nothing_in_any_stage(place, tmp_path):
     text, sentences = tmp_path / "text.h5", ["text", questions, "--encoder", "clip_vit_b32"]
     clips = tmp_path / "clips"
     stages = [
-        (["synthesize", "--clips", 4, "--seconds", 3, "--out", clips], [clips / "train.json"], 3000),
+        (["synthesize", "--clips", 16, "--seconds", 4, "--out", clips], [clips / "train.json"], 3000),
         (["manifest", "--config", config], [results / "questions.parquet"], 3000),
         (["decode", shard, "--segments", 4, "--out", segments], [segments], 100_000),
         (["decode", shard, "--segments", 4, "--out", segments], [segments], 1_000_000),
