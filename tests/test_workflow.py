@@ -204,9 +204,7 @@ def test_a_full_disk_loses_nothing_in_any_stage(place, tmp_path):
     whole, results = place / "results" / "tiny", tmp_path / "results" / "tiny"
     shutil.copytree(whole, results)
     config, seed = tmp_path / "c.yaml", results / "av_master" / "seed-0"
-    config.write_text(
-        yaml.safe_dump(yaml.safe_load((whole / "config.yaml").read_text()) | {"results": str(results.parent)})
-    )
+    config.write_text(yaml.safe_dump(CONFIG | {"results": str(results.parent)}))
     random = ["--weights", "random"]
     shard, questions = results / "shards" / "00000.tsv", results / "questions.parquet"
     segments, features = tmp_path / "segments.h5", tmp_path / "features.h5"
