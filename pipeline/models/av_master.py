@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.models import released
 from pipeline.models.blocks import AnswerDecoder, FocusCapture, KeyFusion, Preference, mix_rows
-from pipeline.models.layers import rows_of, take_step
+from pipeline.models.layers import Linear, rows_of, take_step
 
 COMPONENTS = ("avfc", "avkf", "dpcl", "gpap", "tdpp")
 INPUTS = ("audio", "visual", "question")
@@ -157,14 +157,14 @@ class AVMaster(nn.Module):
         has_tdpp, has_gpap = "tdpp" not in without, "gpap" not in without and not dynamic_fusion
         self.contrasts = has_tdpp and has_gpap and "dpcl" not in without and contrastive_weight > 0
 
-        self.fc_audio, self.fc_visual = nn.Linear(audio_dim, width), nn.Linear(visual_dim, width)
+        self.fc_audio, self.fc_visual = Linear(audio_dim, width), Linear(visual_dim, width)
         # Key fusion and the preferences read the words; a model without either hears only the sentence.
         reads_words = has_gpap or (has_tdpp and "avkf" not in without)
-        self.fc_words = nn.Linear(text_dim, width) if reads_words else None
-        self.fc_sentence = nn.Linear(text_dim, width)
+        self.fc_words = Linear(text_dim, width) if reads_words else None
+        self.fc_sentence = Linear(text_dim, width)
         self.embed = self.focus = self.own_focus_audio = self.bias_visual = self.bias_audio = self.fusion = None
         if has_tdpp and "avfc" not in without:
-            self.embed = nn.Linear(width, width)
+            self.embed = Linear(width, width)
             self.focus = FocusCapture(width, focus_width, heads)
             self.own_focus_audio = None if share_blocks else FocusCapture(width, focus_width, heads)
             self.bias_visual = nn.Parameter(torch.randn(visual_template, width))

@@ -13,6 +13,7 @@ from pipeline.models.layers import (
     Apply,
     Attention,
     FeedForward,
+    Linear,
     Map,
     Memo,
     OneHeadAttention,
@@ -21,6 +22,7 @@ from pipeline.models.layers import (
     as_map,
     compose,
     drop,
+    linear,
     rows_of,
     scan,
     take_step,
@@ -38,13 +40,13 @@ class FocusCapture(nn.Module):
     def __init__(self, width: int, focus_width: int, heads: int):
         super().__init__()
         self.heads, self.prepared, self.take = heads, Memo(), take_step
-        self.template_in = nn.Linear(width, focus_width)
-        self.frame_in = nn.Linear(width, focus_width)
+        self.template_in = Linear(width, focus_width)
+        self.frame_in = Linear(width, focus_width)
         self.energy_bias = nn.Parameter(torch.ones(focus_width))
-        self.energy_out = nn.Linear(focus_width, width)
+        self.energy_out = Linear(focus_width, width)
         self.attention = Attention(width)
-        self.cross_value, self.cross_out = nn.Linear(width, width), nn.Linear(width, width)
-        self.inner, self.outer = nn.Linear(width, focus_width), nn.Linear(focus_width, width)
+        self.cross_value, self.cross_out = Linear(width, width), Linear(width, width)
+        self.inner, self.outer = Linear(width, focus_width), Linear(focus_width, width)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
         self.norm = nn.LayerNorm(width)
         packed = (self.attention.query, self.attention.key, self.attention.value)
@@ -64,7 +66,7 @@ class FocusCapture(nn.Module):
         )
         features = features.permute(2, 0, 1, 3)
         state = embed(features[0])[:, :, None].expand(-1, -1, len(biases[0]), -1).contiguous()
-        inputs = F.linear(features, *to_energy), F.linear(features, *to_crossed)
+        inputs = linear(features, *to_energy), linear(features, *to_crossed)
         return scan(partial(self.step, dropout), state, inputs, shared, maps, every, self.take)
 
     def step(
@@ -75,35 +77,35 @@ class FocusCapture(nn.Module):
         groups, batch, length, width = state.shape
         heads = (groups * batch, length, self.heads, width // self.heads)
         e = apply(0, state).add_(energy[:, :, None])
-        qkv, s = apply(1, e).add_(shift[:, None]).split([3 * width, width], -1)
+        qkv, s = apply(1, e).add_(shift[:, None]), apply(2, e)
         q, k, v = (x.reshape(heads).transpose(1, 2).flatten(0, 1) for x in qkv.split(width, -1))
         # Keys along the rows: a softmax over columns of eight is faster than over rows of eight.
         weights = torch.bmm(k, q.transpose(1, 2)).mul_((width // self.heads) ** -0.5).softmax(1)
         attended = torch.bmm(drop(weights, dropout).transpose(1, 2), v)
         attended = attended.unflatten(0, (-1, self.heads)).transpose(1, 2).reshape(state.shape)
-        s = F.layer_norm(add_dropped(s, apply(2, attended), dropout), (width,), *norms[:2])
+        s = F.layer_norm(add_dropped(s, apply(3, attended), dropout), (width,), *norms[:2])
         frame = crossed[:, :, None]
         s = F.layer_norm(add_dropped(s, frame.expand_as(s) if dropout else frame, dropout), (width,), *norms[2:4])
-        hidden = drop(F.gelu(apply(3, s)), dropout)
-        s = F.layer_norm(add_dropped(s, apply(4, hidden), dropout), (width,), *norms[4:6])
+        hidden = drop(F.gelu(apply(4, s)), dropout)
+        s = F.layer_norm(add_dropped(s, apply(5, hidden), dropout), (width,), *norms[4:6])
         return F.layer_norm(s, (width,), *norms[6:])
 
     def prepare(self, embed: nn.Linear, biases: Sequence[Tensor]) -> tuple[Map, Map, list[Tensor], list[Map]]:
         """Everything that is made from parameters alone: maps from a feature to its terms in the loop, and the loop's
-        own. Consecutive maps are multiplied: with linear3 in the attention's projections, S' and its queries, keys and
-        values are one map of the narrow e."""
+        own. Consecutive maps are multiplied: with linear3 in the attention's projections, queries, keys and values are
+        one map of the narrow e."""
         attention = self.attention
         packed = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
         weight, bias = compose(as_map(self.energy_out), (packed, None))
         # Queries and keys see S' + P, values S': with all biases, a constant of L rows a modality.
-        shift = F.pad(F.linear(torch.stack(list(biases)), packed[: 2 * packed.shape[1]]), (0, 2 * packed.shape[1]))
+        shift = F.pad(F.linear(torch.stack(list(biases)), packed[: 2 * packed.shape[1]]), (0, packed.shape[1]))
         no_bias = torch.zeros_like(attention.query.bias)
-        projected = bias + torch.cat([attention.query.bias, no_bias, attention.value.bias])
-        shift = shift + torch.cat([projected, self.energy_out.bias])
+        shift = shift + (bias + torch.cat([attention.query.bias, no_bias, attention.value.bias]))
         norms = [x for norm in (self.norm1, self.norm2, self.norm3, self.norm) for x in (norm.weight, norm.bias)]
         maps = [
             (self.template_in.weight, None),
-            (torch.cat([weight, self.energy_out.weight]), None),
+            (weight, None),
+            as_map(self.energy_out),
             as_map(attention.out),
             as_map(self.inner),
             as_map(self.outer),
@@ -125,9 +127,9 @@ class Guide(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.project = nn.Linear(width, width)
+        self.project = Linear(width, width)
         self.bias = nn.Parameter(torch.ones(width))
-        self.score = nn.Linear(width, 1, bias=False)
+        self.score = Linear(width, 1, bias=False)
 
     def forward(self, m: Tensor, focus: Tensor) -> tuple[Tensor, Tensor]:
         """m B,N,D and focus B,L,D -> weights B,N,L and the rows they weigh, B,L,D. The released context
@@ -148,8 +150,8 @@ class KeyFusion(nn.Module):
         self.attention, self.norm = OneHeadAttention(width), nn.LayerNorm(width)
         self.feed_forward = FeedForward(width)
         self.visual, self.audio = Guide(width), Guide(width)
-        self.merge = nn.Linear(3 * width, width)
-        self.gate = nn.Linear(width, 2) if gated else None
+        self.merge = Linear(3 * width, width)
+        self.gate = Linear(width, 2) if gated else None
 
     def encode(self, m: Tensor, query: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor, list[Tensor]]:
         """m B,N,D and the sentence B,D -> m encoded, what it adds to the merged tokens, and merge's visual and audio
@@ -158,7 +160,7 @@ class KeyFusion(nn.Module):
         m = self.feed_forward(m, dropout)
         of_m, *of_contexts = self.merge.weight.chunk(3, dim=1)
         if self.gate is None:
-            return m, F.linear(m, of_m + sum(of_contexts), self.merge.bias), of_contexts
+            return m, linear(m, of_m + sum(of_contexts), self.merge.bias), of_contexts
         gates = self.gate(query).softmax(-1)
         of_contexts = [gate[:, None, None] * block for gate, block in zip(gates.unbind(1), of_contexts, strict=True)]
         return m, m @ (of_m + sum(of_contexts)).transpose(1, 2) + self.merge.bias, of_contexts
@@ -202,9 +204,9 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.heads, self.one_token = heads, one_token
         if not one_token:
-            self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
-        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+            self.query, self.key = Linear(width, width), Linear(width, width, bias=False)
+        self.value, self.out = Linear(width, width), Linear(width, width)
+        self.inner, self.outer = Linear(width, width), Linear(width, width)
         self.norm1, self.norm2 = (nn.LayerNorm(width, eps=1e-12) for _ in range(2))
 
     def attend(self, query: Tensor, memory: Tensor, dropout: float) -> Tensor:
@@ -234,8 +236,8 @@ class AnswerDecoder(nn.Module):
     def __init__(self, width: int, heads: int, num_answers: int, one_token: bool = False):
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(width, heads, one_token) for _ in range(2))
-        self.dense, self.norm = nn.Linear(width, width), nn.LayerNorm(width, eps=1e-12)
-        self.answers = nn.Linear(width, num_answers)
+        self.dense, self.norm = Linear(width, width), nn.LayerNorm(width, eps=1e-12)
+        self.answers = Linear(width, num_answers)
         nn.init.zeros_(self.answers.bias)
 
     def forward(self, query: Tensor, memory: Tensor, dropout: float = 0.0) -> Tensor:
