@@ -27,6 +27,7 @@ INPUTS = ("audio", "visual", "question")
 LOSSES = ("fused", "audio", "visual", "contrastive")
 ENHANCEMENTS = {"avpe": ("audio", "visual"), "ape": ("audio",), "vpe": ("visual",), "none": ()}
 COMBINATIONS = ("add", "mul", "w_add")
+FUSED_AT_ONCE = 16  # samples
 
 
 class Output(NamedTuple):
@@ -213,7 +214,7 @@ class AVMaster(nn.Module):
                 focus_visual, focus_audio = (rows_of(x, videos) for x in self.capture(visual, audio, dropout))
             audio, visual = rows_of(audio, videos), rows_of(visual, videos)
             guides = (visual, audio) if self.focus is None else (focus_visual, focus_audio)
-            fused = self.fuse(self.encode(audio, visual, words, query, dropout), *guides)
+            fused = self.fuse_parts(audio, visual, words, query, guides, dropout)
             logits = self.decode_fused(query, fused[:, None], dropout)
         if self.preference_audio is not None:
             audios, on_audio = self.preference_audio(audios, words, dropout, videos)
@@ -251,6 +252,17 @@ class AVMaster(nn.Module):
         if self.fusion is None:
             return torch.cat([focus_visual, focus_audio], dim=1).amax(1)
         return self.fusion(encoded, focus_visual, focus_audio)
+
+    def fuse_parts(
+        self, audio: Tensor, visual: Tensor, words: Tensor, query: Tensor, guides: tuple[Tensor, Tensor], dropout: float
+    ) -> Tensor:
+        """The fused vectors of all samples, B,D. On a CPU a few at a time: a tensor of over 32 MB is fetched from the
+        system, page by page, whenever one is made."""
+        if self.fusion is None:
+            return self.fuse(None, *guides)
+        count = FUSED_AT_ONCE if query.device.type == "cpu" else len(query)
+        parts = zip(*(x.split(count) for x in (audio, visual, words, query, *guides)), strict=True)
+        return torch.cat([self.fuse(self.encode(*part[:4], dropout), *part[4:]) for part in parts])
 
     def contrast(self, fused: Tensor, audios: Tensor, visuals: Tensor) -> Tensor:
         """DPCL (Eq. 6), over all pairs of a batch: fused B,D; means of the preferences B,2,D, positive and negative."""

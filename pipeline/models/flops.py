@@ -102,7 +102,8 @@ def released_counts(model: AVMaster, seconds: int, words: int) -> dict[str, tupl
 @torch.no_grad()
 def executed(model: AVMaster, seconds: int, words: int) -> dict[str, int]:
     """Multiply-adds of the matrix products of one forward pass of one sample, by part, as counted while it runs.
-    The model is frozen for it, so that products of parameters are made once, not for each sample."""
+    The model is frozen for it, so that products of parameters are made once, not for each sample, and in float64, whose
+    products are all PyTorch's own: the counter knows no others."""
     s, counter = model.settings, FlopCounterMode(display=False)
     shapes = [
         (1, seconds, s["audio_dim"]),
@@ -110,8 +111,8 @@ def executed(model: AVMaster, seconds: int, words: int) -> dict[str, int]:
         (1, words, s["text_dim"]),
         (1, s["text_dim"]),
     ]
-    twin = AVMaster(**s).eval().requires_grad_(False)  # the counter's hooks do not take views of parameters
-    inputs = [torch.zeros(shape) for shape in shapes]
+    twin = AVMaster(**s).double().eval().requires_grad_(False)  # the counter's hooks do not take views of parameters
+    inputs = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
     twin(*inputs)
     with counter:
         twin(*inputs)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from plain_av_master import plain_av_master
 
 from pipeline.models.av_master import AVMaster
+from pipeline.models.layers import HAS_ONEDNN, by_onednn
 
 OUTPUTS = ("fused", "audio", "visual", "contrastive_loss", "focus_visual", "focus_audio")
 ONES = ("norm1.weight", "norm2.weight", "norm3.weight", "norm.weight", "LayerNorm.weight")
@@ -201,3 +202,27 @@ def test_gradients_equal_those_of_the_formulas(sizes, same_length, batch, segmen
     for name, grad in ours.released_state_dict().items():
         theirs = weights[name].grad
         torch.testing.assert_close(grad, torch.zeros_like(grad) if theirs is None else theirs, rtol=1e-8, atol=1e-9)
+
+
+def test_float32_at_a_size_for_the_faster_library():
+    """Wide enough for oneDNN's products, more samples than are fused at once: outputs and gradients as in float64."""
+    sizes = {"num_answers": 5, "audio_dim": 16, "visual_dim": 288, "text_dim": 288, "width": 288, "focus_width": 240}
+    model, _ = small_model(0, torch.float32, **sizes, heads=4, audio_template=3, visual_template=3)
+    exact = AVMaster(**model.settings).double().eval()
+    exact.load_state_dict(model.state_dict())
+    inputs, answers = random_inputs(18, 4, 5, sizes, torch.float32), torch.arange(18) % 5
+    assert by_onednn(torch.zeros(1), model.focus.inner.weight) == HAS_ONEDNN
+
+    found, expected = model(*inputs), exact(*(x.double() for x in inputs))
+    for name in OUTPUTS:
+        assert far(getattr(found, name), getattr(expected, name).detach()) < 1e-5
+    model.loss(found, answers)[0].backward()
+    exact.loss(expected, answers)[0].backward()
+    for (name, ours), theirs in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).abs().max() < 1e-4 * theirs.grad.abs().max() + 1e-6, name
+    for frozen in (False, True):
+        with torch.no_grad():
+            assert far(model.requires_grad_(not frozen)(*inputs).fused, expected.fused.detach()) < 1e-5
+    model.requires_grad_(True).train()
+    model.loss(model(*inputs), answers)[0].backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())

@@ -15,6 +15,9 @@ def test_released_model():
     assert round(total.constructed / 1e6, 2) == 61.32
     assert round(total.true_macs / 1e9, 2) == 8.81
     assert total.own_parameters == sum(p.numel() for p in model.parameters())
+    # The focus loop alone: 16 rows, 60 times, through maps of 768 and 512 features; 8 products by heads of 96 features.
+    loop = 16 * 60 * (512 * 768 + 4 * 768 * 512 + 768 * 768 + 2 * 512 * 768 + 2 * 8 * 768)
+    assert loop < parts[1].own_macs < 1.1 * loop
     assert total.own_macs < 0.6 * total.true_macs
     assert all(row.own_macs <= 1.001 * row.true_macs for row in parts)
     text = as_text([*parts, total])
