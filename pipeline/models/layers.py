@@ -176,7 +176,7 @@ class _AdditiveScores(torch.autograd.Function):
 
     @staticmethod
     def pairs(m: Tensor, u: Tensor) -> Tensor:
-        return (m[:, :, None] + u[:, None]).mul_(2).sigmoid_()
+        return ((2 * m)[:, :, None] + (2 * u)[:, None]).sigmoid_()
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -357,7 +357,7 @@ class OneHeadAttention(Attention):
         key, values = linear(memory, weight, bias).chunk(2, -1)
         scores = torch.baddbmm((memory @ offset)[:, None], x, key.mT, beta=scale, alpha=scale)
         weights = scores.softmax(-1)
-        return drop(weights, dropout) @ values + self.out.bias, weights
+        return torch.baddbmm(self.out.bias, drop(weights, dropout), values), weights
 
 
 class FeedForward(nn.Module):
@@ -368,5 +368,5 @@ class FeedForward(nn.Module):
         self.inner, self.outer, self.norm = Linear(width, width), Linear(width, width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor, dropout: float = 0.0) -> Tensor:
-        hidden = drop(F.relu(self.inner(x)), dropout)
+        hidden = drop(F.relu(self.inner(x), inplace=True), dropout)
         return self.norm(add_dropped(x, self.outer(hidden), dropout))
