@@ -201,11 +201,11 @@ class AVMaster(nn.Module):
             raise ValueError("videos: negatives belong to questions, so give audio and visual for each question too")
         dropout = self.dropout if self.training else 0.0
         contrasts = self.contrasts and neg_audio is not None
-        # B,S,T,D: the sample's own sequence, and its negative.
-        audios = self.project("audio", self.fc_audio, audio, *([neg_audio] if contrasts else []))
-        visuals = self.project("visual", self.fc_visual, visual, *([neg_visual] if contrasts else []))
-        words = None if self.fc_words is None else self.project("question", self.fc_words, words)[:, 0]
-        query = self.project("question", self.fc_sentence, sentence)[:, 0]
+        # B,S,T,…: the sample's own sequence, and its negative.
+        heard = self.admit("audio", *([audio, neg_audio] if contrasts else [audio]))
+        seen = self.admit("visual", *([visual, neg_visual] if contrasts else [visual]))
+        audios, visuals = self.fc_audio(heard), self.fc_visual(seen)
+        words, query = self.ask(words, sentence)
         fused = focus_visual = focus_audio = logits = logits_audio = logits_visual = contrastive_loss = maps = None
 
         if self.decode_fused is not None:
@@ -217,8 +217,8 @@ class AVMaster(nn.Module):
             fused = self.fuse_parts(audio, visual, words, query, guides, dropout)
             logits = self.decode_fused(query, fused[:, None], dropout)
         if self.preference_audio is not None:
-            audios, on_audio = self.preference_audio(audios, words, dropout, videos)
-            visuals, on_visual = self.preference_visual(visuals, words, dropout, videos)
+            audios, on_audio = self.preference_audio(heard, self.fc_audio, audios, words, dropout, videos)
+            visuals, on_visual = self.preference_visual(seen, self.fc_visual, visuals, words, dropout, videos)
             logits_audio = self.decode_audio(query, audios[:, 0], dropout)
             logits_visual = self.decode_visual(query, visuals[:, 0], dropout)
             maps = {"audio": on_audio[:, 0], "visual": on_visual[:, 0]} if attention else None
@@ -226,10 +226,15 @@ class AVMaster(nn.Module):
             contrastive_loss = self.contrast(fused, audios.mean(2), visuals.mean(2))
         return Output(logits, logits_audio, logits_visual, contrastive_loss, focus_visual, focus_audio, maps)
 
-    def project(self, name: str, layer: nn.Linear, *inputs: Tensor) -> Tensor:
-        """S inputs B,…,dim -> B,S,…,D"""
-        x = torch.stack([x.to(layer.weight.dtype) for x in inputs], 1)
-        return layer(x if name in self.inputs else torch.zeros_like(x))
+    def admit(self, name: str, *inputs: Tensor) -> Tensor:
+        """S inputs B,… -> B,S,… in the model's type; zeros where the model may not have them."""
+        x = torch.stack([x.to(self.fc_audio.weight.dtype) for x in inputs], 1)
+        return x if name in self.inputs else torch.zeros_like(x)
+
+    def ask(self, words: Tensor, sentence: Tensor) -> tuple[Tensor | None, Tensor]:
+        """words B,W,text_dim and sentence B,text_dim -> B,W,D and B,D"""
+        query = self.fc_sentence(self.admit("question", sentence)[:, 0])
+        return None if self.fc_words is None else self.fc_words(self.admit("question", words)[:, 0]), query
 
     def capture(self, visual: Tensor, audio: Tensor, dropout: float, every: bool = False) -> tuple[Tensor, ...]:
         """Features B,T,D -> focus of visual and audio, (T,)B,L,D; in one pass where they share blocks and length."""
@@ -324,10 +329,9 @@ class AVMaster(nn.Module):
             raise ValueError("without: scores by time step need avfc and tdpp")
         out = self(audio, visual, words, sentence, videos=videos)
         dropout = self.dropout if self.training else 0.0
-        audio = self.project("audio", self.fc_audio, audio)[:, 0]
-        visual = self.project("visual", self.fc_visual, visual)[:, 0]
-        words = None if self.fc_words is None else self.project("question", self.fc_words, words)[:, 0]
-        query = self.project("question", self.fc_sentence, sentence)[:, 0]
+        audio = self.fc_audio(self.admit("audio", audio)[:, 0])
+        visual = self.fc_visual(self.admit("visual", visual)[:, 0])
+        words, query = self.ask(words, sentence)
         encoded = self.encode(rows_of(audio, videos), rows_of(visual, videos), words, query, dropout)
         scores = []
         for focuses in zip(*self.capture(visual, audio, dropout, every=True), strict=True):

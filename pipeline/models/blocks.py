@@ -185,11 +185,11 @@ class Preference(nn.Module):
         self.feed_forward = FeedForward(width)
 
     def forward(
-        self, x: Tensor, words: Tensor, dropout: float = 0.0, videos: Tensor | None = None
+        self, features: Tensor, layer: nn.Linear, x: Tensor, words: Tensor, dropout: float = 0.0, videos=None
     ) -> tuple[Tensor, Tensor]:
-        """x B,S,T,D: S sequences a sample that share its words B,W,D -> B,S,T,D and the weights B,S,T,W on words.
-        With `videos` B, x holds each video once, V,S,T,D."""
-        own = self.own(x.flatten(0, 1), x.flatten(0, 1), dropout)[0].view_as(x)
+        """features B,S,T,d, the layer that they pass and x B,S,T,D, what it gives: S sequences a sample that share its
+        words B,W,D -> B,S,T,D and the weights B,S,T,W on words. With `videos` B, each video is there once, V,S,T,…."""
+        own = self.own(x.flatten(0, 1), x.flatten(0, 1), dropout, (features.flatten(0, 1), layer))[0].view_as(x)
         x, own = rows_of(x, videos), rows_of(own, videos)
         cross, weights = self.cross(x.flatten(1, 2), words, dropout)
         x = self.norm(add_dropped(add_dropped(x, cross.view_as(x), dropout), own, dropout))

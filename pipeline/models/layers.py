@@ -340,22 +340,29 @@ class OneHeadAttention(Attention):
         super().__init__(width)
         self.products = Memo()
 
-    def multiply(self) -> tuple[Tensor, Tensor, Tensor]:
+    def multiply(self, layer: nn.Linear | None) -> tuple[Tensor, Tensor, Tensor]:
+        """From the memory, or from what `layer` makes it of: keys and values, and a term of the scores."""
         meet = self.query.weight.T @ self.key.weight
         give, bias = compose(as_map(self.value), (self.out.weight, None))
-        offset = self.query.bias @ self.key.weight
-        return torch.cat([meet, give]), F.pad(bias, (len(bias), 0)), offset
+        weight, bias, offset = torch.cat([meet, give]), F.pad(bias, (len(bias), 0)), self.query.bias @ self.key.weight
+        if layer is not None:  # its bias moves all scores of a softmax alike
+            (weight, bias), offset = compose(as_map(layer), (weight, bias)), offset @ layer.weight
+        return weight, bias, offset
 
-    def forward(self, x: Tensor, memory: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
-        """x B,N,D attends to memory B,M,D -> B,N,D and the weights B,N,M (before dropout)."""
-        width, parameters = x.shape[-1], list(self.parameters())
+    def forward(
+        self, x: Tensor, memory: Tensor, dropout: float = 0.0, made: tuple[Tensor, nn.Linear] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x B,N,D attends to memory B,M,D -> B,N,D and the weights B,N,M (before dropout). If the memory was `made`
+        from a narrower sequence B,M,d by a layer, keys and values are made directly from that."""
+        source, layer = made if made and made[0].shape[-1] < memory.shape[-1] else (memory, None)
+        width, parameters = x.shape[-1], [*self.parameters(), *(layer.parameters() if layer else ())]
         scale = width**-0.5
         if x.numel() < width * width and not self.products.holds(parameters):
             weights = (self.query(x) @ self.key(memory).mT * scale).softmax(-1)
             return self.out(drop(weights, dropout) @ self.value(memory)), weights
-        weight, bias, offset = self.products(self.multiply, parameters)
-        key, values = linear(memory, weight, bias).chunk(2, -1)
-        scores = torch.baddbmm((memory @ offset)[:, None], x, key.mT, beta=scale, alpha=scale)
+        weight, bias, offset = self.products(lambda: self.multiply(layer), parameters)
+        key, values = linear(source, weight, bias).chunk(2, -1)
+        scores = torch.baddbmm((source @ offset)[:, None], x, key.mT, beta=scale, alpha=scale)
         weights = scores.softmax(-1)
         return torch.baddbmm(self.out.bias, drop(weights, dropout), values), weights
 
