@@ -72,11 +72,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product(x, weight, bias)
 
 
-class Linear(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
-
-
 def as_map(layer: nn.Linear) -> Map:
     return layer.weight, layer.bias
 
@@ -121,6 +116,19 @@ class Memo:
             self.key, self.value = key, make()
             self.held = [p.detach() for p in parameters]  # as long as they live, no others have their addresses
         return self.value
+
+
+class Linear(nn.Linear):
+    """nn.Linear by the faster library; a frozen one keeps its weight packed."""
+
+    def __init__(self, *sizes: int, bias: bool = True):
+        super().__init__(*sizes, bias=bias)
+        self.packed = Memo()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not self.packed.holds([self.weight]):
+            return linear(x, self.weight, self.bias)
+        return product(x, self.packed(lambda: pack(x, self.weight), [self.weight]), self.bias)
 
 
 class _DropAdd(torch.autograd.Function):
