@@ -201,6 +201,14 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else f"{args.threads} CPU threads, {platform.machine()}"
     print(f"{name}; torch {torch.__version__}; T = {args.segments}, float32; load {os.getloadavg()[0]:.1f}", flush=True)
     sides = ["plain", "ours"] + (["compiled", "captured", "captured compiled"] if device == "cuda" else [])
+    # First what needs the most memory, as long as nothing is held by what ran before.
+    peaks = memory(args, device)
+    for batch in [b for b in args.batches if b > 1]:
+        if peaks[batch]["plain"] > 0.8 * free_memory(device):
+            row = pairs(training, ["ours"], batch, args.segments, max(2, args.pairs // 2), device)
+        else:
+            row = pairs(training, ["plain", "ours"], batch, args.segments, max(2, args.pairs // 2), device)
+        print("training", json.dumps(row), flush=True)
     for batch in args.batches:
         row = pairs(forward, sides, batch, args.segments, args.pairs, device)
         print("forward", json.dumps(row), flush=True)
@@ -209,13 +217,6 @@ def main() -> None:
             videos = math.ceil(batch / questions)
             row = pairs(forward, sides, batch, args.segments, args.pairs, device, videos=videos)
             print(f"forward as in {name}'s test set", json.dumps(row), flush=True)
-    peaks = memory(args, device)
-    for batch in [b for b in args.batches if b > 1]:
-        if peaks[batch]["plain"] > 0.8 * free_memory(device):
-            row = pairs(training, ["ours"], batch, args.segments, max(2, args.pairs // 2), device)
-        else:
-            row = pairs(training, ["plain", "ours"], batch, args.segments, max(2, args.pairs // 2), device)
-        print("training", json.dumps(row), flush=True)
     print(f"load at the end {os.getloadavg()[0]:.1f}", flush=True)
 
 
