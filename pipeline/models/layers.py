@@ -126,7 +126,7 @@ class Linear(nn.Linear):
         self.packed = Memo()
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not self.packed.holds([self.weight]):
+        if not self.packed.holds([self.weight]) or torch.is_grad_enabled():
             return linear(x, self.weight, self.bias)
         return product(x, self.packed(lambda: pack(x, self.weight), [self.weight]), self.bias)
 
