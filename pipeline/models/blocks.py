@@ -185,7 +185,13 @@ class Preference(nn.Module):
         self.feed_forward = FeedForward(width)
 
     def forward(
-        self, features: Tensor, layer: nn.Linear, x: Tensor, words: Tensor, dropout: float = 0.0, videos=None
+        self,
+        features: Tensor,
+        layer: nn.Linear,
+        x: Tensor,
+        words: Tensor,
+        dropout: float = 0.0,
+        videos: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """features B,S,T,d, the layer that they pass and x B,S,T,D, what it gives: S sequences a sample that share its
         words B,W,D -> B,S,T,D and the weights B,S,T,W on words. With `videos` B, each video is there once, V,S,T,…."""

@@ -16,7 +16,6 @@ from torch.autograd.graph import get_gradient_edge
 
 Map = tuple[Tensor, Tensor | None]
 
-
 # PyTorch for CPUs carries oneDNN, but leaves float32 products to MKL unless a program is compiled. MKL keeps its best
 # kernels for Intel's processors; on AMD's, oneDNN is 1.1 to 1.6 times as fast. Its operator has no documented name.
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -79,7 +78,7 @@ def as_map(layer: nn.Linear) -> Map:
 def compose(first: Map, *then: Map) -> Map:
     """The one map that equals `first`, then the others in turn."""
     for weight, bias in then:
-        carried = bias if first[1] is None else linear(first[1], weight, bias)
+        carried = bias if first[1] is None else F.linear(first[1], weight, bias)
         first = weight @ first[0], carried
     return first
 
