@@ -22,6 +22,7 @@ class Packet(NamedTuple):
     """What the first pass over a file keeps of a packet; times in the stream's unit."""
 
     pts: int | None
+    dts: int | None
     duration: int
     unit: Unit
     hidden: bool  # needed at most as a reference: outside the edit list, or of a picture that is not shown
@@ -41,7 +42,7 @@ class PacketTrack:
             self.stream = choose_stream(self.container, file)
             self.cut = margins(file, self.stream.index)
             self.held: list[av.Packet] | None = []  # the packets themselves, unless they are too much to keep
-            self.complete = True
+            self.complete, self.known_until = True, None
             self.packets = list(self._scan(seconds))
             self._arrange()
         except BaseException:
@@ -64,6 +65,8 @@ class PacketTrack:
         droppable = not all(packet.unit.referenced for packet in self.packets)
         if self.shown == in_decoding_order and self.stream.codec_context.has_b_frames and droppable:
             raise Mistimed("frames come in decoding order")  # their timestamps were lost
+        if not self.complete and any(p.dts is not None and p.pts < p.dts for p in (self.packets[n] for n in self.shown)):
+            raise Mistimed("a frame is presented before it is decoded")
         self.times = [number * self.stream.time_base for number in pts]
         self.start = self.times[0]
         last = self.packets[self.shown[-1]]
@@ -71,11 +74,12 @@ class PacketTrack:
         self.end = (last.pts + (step if last.duration <= 1 < step else last.duration)) * self.stream.time_base
 
     def _scan(self, seconds: int) -> Iterator[Packet]:
-        """The packets of the stream in decoding order, up to those that are `seconds` after the first one."""
+        """The packets of the stream in decoding order, until all frames of `seconds` seconds after the first frame
+        that is presented have been read. That frame is not in the first packet where an edit list hides packets."""
         codec, unit_of_time = self.stream.codec_context, self.stream.time_base
         understand = bitstream.reader(codec.codec.canonical_name, codec.extradata or b"")
         self.understood = understand is not None
-        limit, starts, size = None, 0, 0
+        first_pts, starts, size = None, 0, 0
         for packet in packets(self.container, self.stream):
             if packet.has_sidedata("new_extradata") and bytes(packet.get_sidedata("new_extradata")) != codec.extradata:
                 raise Mistimed("the codec's parameters change on the way")
@@ -88,20 +92,25 @@ class PacketTrack:
                 raise Mistimed("the track does not begin with a key frame")
             # What leads to the very first start refers to what is not there; decoders leave it out.
             hidden = packet.is_discard or not unit.shown or (unit.leading and starts == 1)
-            yield Packet(packet.pts, packet.duration or 0, unit, hidden)
+            yield Packet(packet.pts, packet.dts, packet.duration or 0, unit, hidden)
             size += packet.size
             if size > HELD:
                 self.held = None
             elif self.held is not None:
                 self.held.append(packet)
-            if packet.dts is not None:
-                limit = packet.dts + (seconds + 1) / unit_of_time if limit is None else limit
-                if packet.dts > limit:
-                    self.complete = False
-                    return
+            if hidden or packet.pts is None or packet.dts is None:
+                continue
+            first_pts = packet.pts if first_pts is None else min(first_pts, packet.pts)
+            # No packet is presented before it is decoded, and packets come in decoding order: what follows is later.
+            if packet.dts > first_pts + (seconds + 1) / unit_of_time:
+                self.complete, self.known_until = False, packet.dts * unit_of_time
+                return
 
     def show(self, moments: list[Fraction]) -> Iterator[np.ndarray]:
         """What is on show at each of the ascending moments, as DecodedTrack.show says; only that is decoded."""
+        # No moment that `read_segments` wants is this late. If one ever is, a frame must not be taken for the last one.
+        if not self.complete and moments and moments[-1] >= self.known_until:
+            raise Mistimed("a frame is wanted that is later than the packets that were read")
         numbers = [self.on_show(moment) for moment in moments]
         pictures = self.read(sorted(set(numbers)))
         last = None

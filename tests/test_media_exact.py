@@ -16,6 +16,7 @@ from pipeline.pictures_fast import PacketTrack
 
 SIZE, SECONDS = 64, 5
 NOISY = ("-f", "lavfi", "-i", f"testsrc2=s=96x64:r=20:d={SECONDS},noise=alls=10:allf=t")
+LONG_GOPS = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-g", 60, "-sc_threshold", 0, "-bf", 3)
 UNEVEN = ("-vf", "select='not(mod(n,3))+gt(n,40)'", "-fps_mode", "vfr")
 
 
@@ -151,3 +152,18 @@ def test_needed_is_what_wanted_packets_may_refer_to(packets):
         assert not anew or not any(
             may_refer(later, earlier) for later in kept if later >= n for earlier in kept if earlier < n
         )
+
+
+@pytest.mark.parametrize("start", [0.0, 9.0, 13.3])
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "ts"])
+def test_clips_cut_by_stream_copy_and_longer_than_what_is_asked(tmp_path, start, ending):
+    """The first packets of such a clip lie up to a GOP before time 0."""
+    film = clip(tmp_path / "film.mp4", "-f", "lavfi", "-i", "testsrc2=s=96x64:r=10:d=40", *LONG_GOPS)
+    path = clip(tmp_path / f"cut.{ending}", "-ss", start, "-i", film, "-t", 16, "-c", "copy")
+    want = truth(path)
+    for asked in (6, 12, 20):
+        got = read_segments(path, segments=asked, sizes=(SIZE,))
+        assert got.num_segments == want.count(asked)
+        for second in range(got.num_segments):
+            expected = np.asarray(clip_crop(Image.fromarray(want.on_show(second)), SIZE))
+            assert np.array_equal(got.frames[SIZE][second], expected), f"{asked} asked, second {second}"
