@@ -45,7 +45,7 @@ rule all:
 
 
 onstart:
-    hold_the_only_run()
+    acquire_run_lock()
 
 
 onsuccess:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from extractors import load_encoder
-from pipeline.media import MediaError, read_segments
-from pipeline.mediafile import MediaFile
-from pipeline.pictures import Mistimed
-from pipeline.pictures_fast import PacketTrack
+from pipeline.media.container import MediaFile
+from pipeline.media.segments import MediaError, read_segments
+from pipeline.media.video import UnreliableTimestamps
+from pipeline.media.video_sparse import SparseDecoder
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
                 off = distances(path, args.segments, accuracy)
                 began = time.process_time()
                 read = read_segments(path, segments=args.segments, sizes=(size,), accuracy=accuracy)
-            except (MediaError, Mistimed):
+            except (MediaError, UnreliableTimestamps):
                 break  # refused, or decoded in full whatever the accuracy
             spent = time.process_time() - began
             cls = encoder.encode(read.frames[size][: read.num_segments])["cls"]
@@ -57,7 +57,7 @@ def main() -> None:
 def distances(path: Path, segments: int, accuracy: str) -> np.ndarray:
     """Milliseconds between the frames shown and the ones that should be, for each second of the video."""
     file = MediaFile.check(path)
-    right, shown = PacketTrack(file, segments), PacketTrack(file, segments, accuracy)
+    right, shown = SparseDecoder(file, segments), SparseDecoder(file, segments, accuracy)
     moments = [right.start + second + 0.5 for second in range(max(1, min(segments, round(right.end - right.start))))]
     return np.array([abs(shown.times[shown.on_show(m)] - right.times[right.on_show(m)]) * 1000 for m in moments], float)
 

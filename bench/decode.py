@@ -27,10 +27,10 @@ import av
 import imageio_ffmpeg
 import numpy as np
 
-from pipeline.media import BACKENDS, MediaError
-from pipeline.mediafile import MediaFile
-from pipeline.pictures import DecodedTrack, Mistimed
-from pipeline.pictures_fast import PacketTrack
+from pipeline.media.container import MediaFile
+from pipeline.media.segments import BACKENDS, MediaError
+from pipeline.media.video import FullDecoder, UnreliableTimestamps
+from pipeline.media.video_sparse import SparseDecoder
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 SIZES = {"360p": "640x360", "720p": "1280x720", "1080p": "1920x1080"}
@@ -106,7 +106,7 @@ def ffmpeg(*args, target: Path | str = "-") -> bytes:
 
 def question(path: Path) -> Question:
     """Every frame is decoded here, so that the question cannot be wrong where packets and frames differ."""
-    frames = DecodedTrack(MediaFile.check(path), 60).frames
+    frames = FullDecoder(MediaFile.check(path), 60).frames
     times: list[Fraction] = []
     for appears, duration, _ in frames:
         if times and appears > times[0] + 60:
@@ -124,7 +124,7 @@ def ours(backend: str) -> Callable[[Question], list[np.ndarray]]:
         for kind in BACKENDS[backend]:
             try:
                 return list(kind(file, 60).show(asked.moments))
-            except Mistimed:
+            except UnreliableTimestamps:
                 continue
         raise MediaError(asked.path, "cannot be read")
 
@@ -230,8 +230,8 @@ def _same(frames: object, truth: object) -> int:
 
 def _share(asked: Question) -> str:
     try:
-        keep, _ = PacketTrack(MediaFile.check(asked.path), 60).plan(asked.numbers)
-    except Mistimed:
+        keep, _ = SparseDecoder(MediaFile.check(asked.path), 60).plan(asked.numbers)
+    except UnreliableTimestamps:
         return "all"
     return f"{sum(keep) / len(keep):.0%}"
 

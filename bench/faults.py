@@ -133,7 +133,7 @@ def stage_of(results: Path) -> str:
 def processes(trial: Trial) -> Faults:
     """One process of a run, killed as it appears: the run goes on without a decoder, and stops without an encoder."""
     for name, words, goes_on in (
-        ("kill -9 of a decoding worker", ["pipeline.worker"], True),
+        ("kill -9 of a decoding worker", ["pipeline.media.worker"], True),
         ("kill -9 of an extraction", ["pipeline", "extract"], False),
         ("kill -9 of a training run", ["pipeline", "train"], False),
     ):

@@ -25,10 +25,11 @@ from random import Random
 import h5py
 import imageio_ffmpeg
 
-from pipeline.decode import DECODED, decode_shard
-from pipeline.media import BACKENDS
-from pipeline.shards import Video
-from pipeline.worker import Limits
+from pipeline.decode import decode_shard
+from pipeline.media.segments import BACKENDS
+from pipeline.media.worker import Limits
+from pipeline.storage.contract import DECODED
+from pipeline.storage.shard_list import Video
 
 PICTURE = "testsrc2=s=80x64:r=12:d=3"
 SOUND = "aevalsrc=0.4*sin(t*(900+500*t)):s=22050:d=3"

@@ -7,7 +7,7 @@ full width, float32. Forward passes once for B questions about as many videos, a
 questions are about in the test sets of MUSIC-AVQA and MUSIC-AVQA-R, which is how `avqa evaluate` goes. The two sides
 run in turn; the ratio is the median over pairs, so that whatever else the machine does falls on both. Peak memory:
 two training steps in a process of their own, above what the process held before. The plain side is
-tests/models/plain_av_master.py with PyTorch's Adam as it comes and, as in the released training, three backward
+tests/models/reference_av_master.py with PyTorch's Adam as it comes and, as in the released training, three backward
 passes; ours is what pipeline/train.py does.
 Nothing is run that would need more memory than is free: the plain side's training step at B = 64 takes about 20 GiB,
 and where there is less, its peak is extrapolated from smaller batches and its time left out.
@@ -32,11 +32,10 @@ import psutil
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/models")]
+sys.path.insert(0, str(ROOT))
 
-from plain_av_master import plain_av_master  # noqa: E402
-
-from pipeline.models.av_master import AVMaster  # noqa: E402
+from pipeline.models.av_master.model import AVMaster  # noqa: E402
+from pipeline.models.av_master.reference import reference_av_master  # noqa: E402
 
 Run = Callable[[], object]
 QUESTIONS_A_VIDEO = {"MUSIC-AVQA": 9129 / 6399, "MUSIC-AVQA-R": 211572 / 6399}
@@ -58,7 +57,7 @@ def forward(side: str, batch: int, segments: int, device: str, videos: int | Non
         weights = model.released_state_dict()
         if videos is not None:
             x[:2] = x[0][rows], x[1][rows]
-        return torch.no_grad()(lambda: plain_av_master(weights, *x))
+        return torch.no_grad()(lambda: reference_av_master(weights, *x))
     if videos is not None:
         x[:2] = x[0][:videos], x[1][:videos]
     if side.endswith("compiled"):
@@ -95,7 +94,7 @@ def training(side: str, batch: int, segments: int, device: str) -> Run:
         optimizer = torch.optim.Adam(weights.values(), lr=1e-4)
 
         def backward() -> None:
-            out = plain_av_master(weights, *x, dropout=0.1)
+            out = reference_av_master(weights, *x, dropout=0.1)
             losses = [torch.nn.functional.cross_entropy(y, answers) for y in (out.fused, out.audio, out.visual)]
             (losses[0] + out.contrastive_loss).backward(retain_graph=True)
             losses[1].backward(retain_graph=True)

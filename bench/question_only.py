@@ -17,7 +17,9 @@ from pipeline.config import check_config, results_dir
 from pipeline.evaluate import evaluate, format_scores
 from pipeline.index import build_index
 from pipeline.manifest import index_answers, read_annotations, write_parquet
-from pipeline.shards import Dataset, ShardWriter, Video, write_shard
+from pipeline.storage.contract import DatasetSpec
+from pipeline.storage.hdf5 import ShardWriter
+from pipeline.storage.shard_list import Video, write_shard_list
 from pipeline.text import encode_texts
 from pipeline.train import train
 
@@ -71,13 +73,13 @@ def questions(training: list[Path], test: Path, folder: Path) -> None:
     table["answer_id"] = index_answers(table)
     table.loc[(table["split"] == "train") & (table["video_row"] % 10 == 0), "split"] = "val"
     write_parquet(table, folder / "questions.parquet")
-    write_shard(folder / "shards" / "00000.tsv", [Video(video, video, 0, 0) for video in videos])
+    write_shard_list(folder / "shards" / "00000.tsv", [Video(video, video, 0, 0) for video in videos])
     for encoder, output in UNSEEN.items():
         zeros = np.zeros(len(videos))
         facts = {"num_segments": zeros + 1, "has_audio": zeros, "status": zeros}
         rows = facts | {f"{encoder}/{output}": np.zeros((len(videos), 1, 1))}
         kinds = {"num_segments": "int32", "has_audio": "bool", "status": "int32"}
-        datasets = {name: Dataset(values.shape[1:], kinds.get(name, "float16")) for name, values in rows.items()}
+        datasets = {name: DatasetSpec(values.shape[1:], kinds.get(name, "float16")) for name, values in rows.items()}
         attributes = {"kind": "features", "dataset": "question_only", "shard": "00000", "source": "none", "config": {}}
         attributes |= {"encoder": encoder, "weights": "none", "weights_sha256": "0" * 64, "pretrained": False}
         path = folder / encoder / "00000.h5"

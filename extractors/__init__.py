@@ -1,11 +1,86 @@
 """Frozen encoders. This table says what can be run; models are imported only when one is loaded."""
 
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class EncoderError(Exception):
     """An encoder or its weights cannot be had; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a frame of any size becomes a square: the short side is resized to `short_side` pixels (None: the square's
+    own side) with Pillow's antialiased `filter`, then the centre is cropped. Values stay uint8."""
+
+    filter: Literal["bicubic", "bilinear"] = "bicubic"
+    short_side: int | None = None
+
+
+@dataclass(frozen=True)
+class FrameInput:
+    """`fps` frames per second, at the middles of as many equal parts of the second, as size×size RGB.
+
+    One second is uint8 (size, size, 3) for fps 1, else (fps, size, size, 3).
+    """
+
+    size: int
+    fps: int = 1
+    transform: Transform = Transform()
+
+    @property
+    def key(self) -> str:
+        """The name of the HDF5 dataset that holds this input; inputs with equal keys are equal."""
+        short_side = f"-{self.transform.short_side}" if self.transform.short_side else ""
+        rate = f"-{self.fps}fps" if self.fps > 1 else ""
+        return f"frames/{self.size}-{self.transform.filter}{short_side}{rate}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one second."""
+        return (*([self.fps] if self.fps > 1 else []), self.size, self.size, 3)
+
+    dtype = "uint8"
+    seconds = 1
+
+
+@dataclass(frozen=True)
+class AudioInput:
+    """Mono samples at `rate` Hz, float32 in -1…1, in windows of `seconds` seconds.
+
+    Segments hold (rate,) per second. The window of second i is centred on the middle of second i; where it goes past
+    the video's ends it is filled with zeros.
+    """
+
+    rate: int
+    seconds: int = 1
+
+    @property
+    def key(self) -> str:
+        """The name of the HDF5 dataset that holds this input; inputs with equal keys are equal."""
+        return f"audio/{self.rate}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one second."""
+        return (self.rate,)
+
+    dtype = "float32"
+
+
+Input = FrameInput | AudioInput
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What an encoder reads and gives."""
+
+    loader: str  # module:class
+    model: str  # its name in the library that builds it
+    inputs: tuple[Input, ...]
+    outputs: dict[str, tuple[int, ...]]  # name -> shape per second
+    text_outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> shape per text; empty: reads none
 
 
 class Spec(NamedTuple):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.config import results_dir
 from pipeline.errors import AVQAError
-from pipeline.files import atomic
+from pipeline.storage.atomic import atomic
 
 GRID = Path(__file__).parent.parent / "manifests" / "ablations.csv"
 COLUMNS = {"a_qa": "Audio", "v_qa": "Visual", "av_qa": "Audio-Visual", "avg": None}

@@ -11,7 +11,7 @@ from pathlib import Path
 from extractors import ENCODERS, EncoderError
 from pipeline.config import check_config, load_config
 from pipeline.errors import AVQAError, out_of_space
-from pipeline.shards import Video, read_shard
+from pipeline.storage.shard_list import Video, read_shard_list
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def decode(args: argparse.Namespace) -> None:
     from pipeline.decode import decode_shard
 
     if [Path(name).suffix for name in args.videos] == [".tsv"]:
-        videos = read_shard(args.videos[0])
+        videos = read_shard_list(args.videos[0])
         shard = Path(args.videos[0]).stem
     else:
         videos, shard = [_video(name) for name in args.videos], ""
@@ -125,8 +125,8 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def model(args: argparse.Namespace) -> None:
-    from pipeline.models.av_master import AVMaster
-    from pipeline.models.flops import as_text, report
+    from pipeline.models.av_master.flops import as_text, report
+    from pipeline.models.av_master.model import AVMaster
 
     print(as_text(report(AVMaster(**json.loads(args.settings)), args.segments)))
 

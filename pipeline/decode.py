@@ -11,14 +11,15 @@ from threading import Event, Lock
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.files import atomic
-from pipeline.media import BACKENDS
-from pipeline.shards import Dataset, ShardWriter, Video, digest, open_shard
-from pipeline.sound import RATE
-from pipeline.worker import Limits, Worker, WorkerFailure
+from pipeline.media.audio import RATE
+from pipeline.media.segments import BACKENDS
+from pipeline.media.worker import Limits, Worker, WorkerFailure
+from pipeline.storage.atomic import atomic
+from pipeline.storage.contract import DECODED, FAILED, DatasetSpec
+from pipeline.storage.hdf5 import ShardWriter, open_hdf5
+from pipeline.storage.shard_list import Video, digest
 
 FAILURE_FIELDS = ("video_id", "stage", "reason", "seconds")
-DECODED, FAILED = 0, 1  # values of the dataset `status`
 
 
 def decode_shard(
@@ -44,9 +45,13 @@ def decode_shard(
     A killed run goes on where it stopped.
     """
     options = {"segments": segments, "sizes": list(sizes), "pad": pad, "frame_at": frame_at, "accuracy": accuracy}
-    spec = {f"frames/{size}": Dataset((segments, size, size, 3), "uint8", (1, size, size, 3)) for size in sizes}
-    spec["audio"] = Dataset((segments, RATE), "float32")
-    spec |= {"num_segments": Dataset((), "int32"), "has_audio": Dataset((), "bool"), "status": Dataset((), "int32")}
+    spec = {f"frames/{size}": DatasetSpec((segments, size, size, 3), "uint8", (1, size, size, 3)) for size in sizes}
+    spec["audio"] = DatasetSpec((segments, RATE), "float32")
+    spec |= {
+        "num_segments": DatasetSpec((), "int32"),
+        "has_audio": DatasetSpec((), "bool"),
+        "status": DatasetSpec((), "int32"),
+    }
     arrays = {name: (part.shape, part.dtype) for name, part in spec.items() if part.shape}
     attributes = {
         "kind": "segments",
@@ -103,7 +108,7 @@ def decode_shard(
             return
         record = _Record(writer.parts / "failures.tsv", {ids[n] for n in np.flatnonzero(writer.done)})
         if writer.published:
-            with open_shard(out, "segments") as finished:
+            with open_hdf5(out, "segments") as finished:
                 for n in np.flatnonzero(finished["status"][:] != DECODED):
                     record.lines[ids[n]] = [ids[n], "decode", "failed in an earlier run, whose table is lost", ""]
         threads = ThreadPoolExecutor(workers)

@@ -9,9 +9,9 @@ import safetensors.torch
 import torch
 import yaml
 
-from pipeline.dataset import QuestionData
+from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
-from pipeline.files import atomic
+from pipeline.storage.atomic import atomic
 from pipeline.train import build_model, frozen, load_data, predict
 
 # The nine types in the order of the papers' tables.

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from extractors import load_encoder, spec
 from pipeline.errors import AVQAError
-from pipeline.shards import Dataset, ShardWriter, open_shard
+from pipeline.storage.contract import DatasetSpec
+from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 
 
 def extract_shard(
@@ -38,13 +39,13 @@ def extract_shard(
         raise AVQAError(
             f"encoder {encoder}: outputs {sorted(unknown)} are not known; choose from {list(entry.outputs)}"
         )
-    with open_shard(segments, "segments") as source:
+    with open_hdf5(segments, "segments") as source:
         if entry.reads not in source:
             raise AVQAError(f"{segments}: has no {entry.reads}, which {encoder} reads; decode with that size")
         model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
         rows, seconds = source[entry.reads].shape[:2]
         datasets = {
-            f"{encoder}/{name}": Dataset(
+            f"{encoder}/{name}": DatasetSpec(
                 (seconds, *entry.outputs[name]),
                 "float16",
                 (1, *entry.outputs[name]) if len(entry.outputs[name]) > 1 else None,
@@ -59,7 +60,11 @@ def extract_shard(
             "config": {"dtype": dtype, "decode": json.loads(source.attrs["config"])},
         }
         constants = {"video_id": list(source["video_id"].asstr()[:])}
-        about = {"num_segments": Dataset((), "int32"), "has_audio": Dataset((), "bool"), "status": Dataset((), "int32")}
+        about = {
+            "num_segments": DatasetSpec((), "int32"),
+            "has_audio": DatasetSpec((), "bool"),
+            "status": DatasetSpec((), "int32"),
+        }
         with ShardWriter(out, rows, {**datasets, **about}, attributes, constants) as writer:
             true = np.where(source["status"][:] == 0, source["num_segments"][:], 0)
             facts = {name: source[name][:] for name in ("num_segments", "has_audio", "status")}

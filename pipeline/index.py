@@ -9,8 +9,10 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.errors import AVQAError
-from pipeline.files import atomic
-from pipeline.shards import SCHEMA_VERSION, open_shard, read_shard
+from pipeline.storage.atomic import atomic
+from pipeline.storage.contract import SCHEMA_VERSION
+from pipeline.storage.hdf5 import open_hdf5
+from pipeline.storage.shard_list import read_shard_list
 
 PROVENANCE = ("encoder", "weights", "weights_sha256", "pretrained", "config")
 FACTS = ("num_segments", "has_audio", "status")
@@ -27,7 +29,7 @@ def build_index(folder: str | Path, encoders: list[str], text: str, max_failed_f
     shards = sorted((folder / "shards").glob("*.tsv"))
     if not shards:
         raise AVQAError(f"{folder / 'shards'}: no shards; run `avqa manifest` first")
-    expected = [[video.video_id for video in read_shard(tsv)] for tsv in shards]
+    expected = [[video.video_id for video in read_shard_list(tsv)] for tsv in shards]
     out = folder / "features.h5"
     with atomic(out) as partial:
         # In memory first: the file is small, and HDF5 may crash when its disk is full.
@@ -52,7 +54,7 @@ def _link(index: h5py.File, encoder: str, files: list[Path], expected: list[list
     group, layouts, facts, first = index.create_group(encoder), {}, {name: [] for name in FACTS}, None
     source_of_all = hashlib.sha256()
     for path, videos, start in zip(files, expected, np.cumsum([0, *map(len, expected)]), strict=False):
-        with open_shard(path, "features") as shard:
+        with open_hdf5(path, "features") as shard:
             if list(shard["video_id"].asstr()[:]) != videos:
                 raise AVQAError(f"{path}: its videos are not those of its shard; delete it and run again")
             about = {name: shard.attrs[name] for name in PROVENANCE}
@@ -78,7 +80,7 @@ def _link(index: h5py.File, encoder: str, files: list[Path], expected: list[list
 
 def _link_text(index: h5py.File, path: Path) -> None:
     group = index.create_group("text")
-    with open_shard(path, "text") as text:
+    with open_hdf5(path, "text") as text:
         group.attrs.update({name: text.attrs[name] for name in PROVENANCE})
         for name in ("text", "length"):
             group[name] = text[name][:]
@@ -133,7 +135,7 @@ def damaged_shards(folder: str | Path) -> list[str]:
     for path in sorted(Path(folder).glob("*/*.h5")):
         kind = "text" if path.name == "text.h5" else "segments" if path.parent.name == "segments" else "features"
         try:
-            with open_shard(path, kind) as file:
+            with open_hdf5(path, kind) as file:
                 file.visititems(lambda _, item: _read_all(item))
         except AVQAError as error:
             found.append(str(error))

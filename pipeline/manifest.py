@@ -9,8 +9,8 @@ import pandas as pd
 
 from pipeline.config import results_dir
 from pipeline.errors import AVQAError
-from pipeline.files import atomic
-from pipeline.shards import Video, read_shard, write_shard
+from pipeline.storage.atomic import atomic
+from pipeline.storage.shard_list import Video, read_shard_list, write_shard_list
 
 VIDEO_ID = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")  # one plain file name: no path, not hidden, no control characters
 SLOT = re.compile(r"<[^<>]+>")
@@ -52,7 +52,7 @@ def build_manifest(config: dict) -> Path:
     write_parquet(questions, out / "questions.parquet")
     shards = [videos[i : i + config["shard_size"]] for i in range(0, len(videos), config["shard_size"])]
     for k, shard in enumerate(shards):
-        write_shard(out / "shards" / f"{k:05d}.tsv", shard)
+        write_shard_list(out / "shards" / f"{k:05d}.tsv", shard)
     for stale in sorted((out / "shards").glob("*.tsv"))[len(shards) :]:
         stale.unlink()
 
@@ -152,7 +152,7 @@ def find_videos(ids, videos: dict) -> tuple[list[Video], list[str]]:
 
 def in_manifest_order(videos: list[Video], shards: Path) -> list[Video]:
     """Videos that are in shards already keep their places, new ones go to the end."""
-    known = [video.video_id for tsv in sorted(shards.glob("*.tsv")) for video in read_shard(tsv)]
+    known = [video.video_id for tsv in sorted(shards.glob("*.tsv")) for video in read_shard_list(tsv)]
     place = {video_id: n for n, video_id in enumerate(known)}
     return sorted(videos, key=lambda video: place.get(video.video_id, len(place)))
 

@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.config import results_dir
 from pipeline.errors import AVQAError
 from pipeline.evaluate import RANDOM_WEIGHTS
-from pipeline.files import atomic
+from pipeline.storage.atomic import atomic
 
 
 def write_report(config: dict) -> str:

@@ -22,7 +22,7 @@ import av
 import numpy as np
 
 from pipeline.errors import AVQAError
-from pipeline.files import atomic, write_if_changed
+from pipeline.storage.atomic import atomic, write_if_changed
 
 SIZE, FPS, RATE, GOP = 160, 10, 16000, 10  # pixels a side, pictures and samples a second, seconds in a long GOP
 SPLITS = {"train": 0.6, "val": 0.75, "test": 1.0}  # share of the clips up to which a split goes

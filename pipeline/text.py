@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from extractors import load_encoder, spec
 from pipeline.errors import AVQAError
-from pipeline.shards import Dataset, ShardWriter
+from pipeline.storage.contract import DatasetSpec
+from pipeline.storage.hdf5 import ShardWriter
 
 TOKENS = 77
 
@@ -58,9 +59,9 @@ def encode_texts(
         "config": {"dtype": dtype, "sentence": sentence},
     }
     datasets = {
-        "words": Dataset((TOKENS, dim), "float16"),
-        "sentence": Dataset((dim,), "float16"),
-        "length": Dataset((), "int32"),
+        "words": DatasetSpec((TOKENS, dim), "float16"),
+        "sentence": DatasetSpec((dim,), "float16"),
+        "length": DatasetSpec((), "int32"),
     }
     with ShardWriter(out, len(texts), datasets, attributes, {"text": texts}) as writer:
         for start in tqdm(range(0, len(texts), batch_size), desc=f"{encoder} text", unit="batch", mininterval=2):

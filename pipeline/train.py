@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from pipeline import __version__
 from pipeline.config import results_dir
-from pipeline.dataset import QuestionData
+from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
-from pipeline.files import atomic, write_if_changed
-from pipeline.models.av_master import AVMaster
+from pipeline.models.av_master.model import AVMaster
+from pipeline.storage.atomic import atomic, write_if_changed
 
 MODELS = {"av_master": AVMaster}
 

@@ -14,12 +14,12 @@ import h5py
 import numpy as np
 import psutil
 import pytest
-from media_oracle import PICTURE, SOUND, X264, clip
+from media.oracle import PICTURE, SOUND, X264, clip
 
 from pipeline.decode import decode_shard
-from pipeline.media import read_segments
-from pipeline.shards import Video
-from pipeline.worker import Limits
+from pipeline.media.segments import read_segments
+from pipeline.media.worker import Limits
+from pipeline.storage.shard_list import Video
 
 OPTIONS = {"segments": 3, "sizes": (16, 32), "backend": "pyav", "pad": "repeat", "frame_at": 0.5, "accuracy": "exact"}
 
@@ -67,7 +67,7 @@ def workers_of(process):
     found = []
     for child in process.children():
         with suppress(psutil.Error):  # it has ended meanwhile
-            if "pipeline.worker" in child.cmdline():
+            if "pipeline.media.worker" in child.cmdline():
                 found.append(child)
     return found
 

@@ -9,7 +9,8 @@ import torch
 from extractors import load_encoder
 from pipeline.errors import AVQAError
 from pipeline.extract import extract_shard
-from pipeline.shards import Dataset, ShardWriter
+from pipeline.storage.contract import DatasetSpec
+from pipeline.storage.hdf5 import ShardWriter
 from pipeline.text import encode_texts, read_texts
 
 SECONDS = 5
@@ -21,8 +22,8 @@ def make_segments(path, pad):
     audio = (rng.standard_normal((len(TRUE), SECONDS, 16000)) / 5).astype("float32")
     for n, true in enumerate(TRUE):
         audio[n, true:] = audio[n, true - 1] if pad == "repeat" and true else 0
-    datasets = {"audio": Dataset((SECONDS, 16000), "float32"), "num_segments": Dataset((), "int32")}
-    datasets |= {"has_audio": Dataset((), "bool"), "status": Dataset((), "int32")}
+    datasets = {"audio": DatasetSpec((SECONDS, 16000), "float32"), "num_segments": DatasetSpec((), "int32")}
+    datasets |= {"has_audio": DatasetSpec((), "bool"), "status": DatasetSpec((), "int32")}
     attributes = {"kind": "segments", "dataset": "d", "shard": "00007", "source": "abc", "config": {"pad": pad}}
     with ShardWriter(path, len(TRUE), datasets, attributes, {"video_id": [f"v{n}" for n in range(5)]}) as writer:
         for n, true in enumerate(TRUE):

@@ -16,13 +16,15 @@ import yaml
 from pipeline.ablations import GRID
 from pipeline.cli import main
 from pipeline.config import check_config
-from pipeline.dataset import QuestionData
+from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate, evaluate_steps, format_scores, score
 from pipeline.index import build_index, open_index
-from pipeline.models.av_master import AVMaster
+from pipeline.models.av_master.model import AVMaster
 from pipeline.report import write_report
-from pipeline.shards import Dataset, ShardWriter, Video, write_shard
+from pipeline.storage.contract import DatasetSpec
+from pipeline.storage.hdf5 import ShardWriter
+from pipeline.storage.shard_list import Video, write_shard_list
 from pipeline.train import train
 
 SECONDS, VIDEOS, SHARD = 3, 40, 16
@@ -32,8 +34,10 @@ ENCODER = {"encoder": "clip_vit_b32", "weights": "random (seed 0)", "weights_sha
 def write_features(folder, encoder, name, values, status, source="s"):
     for k, start in enumerate(range(0, VIDEOS, SHARD)):
         rows = slice(start, min(start + SHARD, VIDEOS))
-        facts = {n: Dataset((), t) for n, t in (("num_segments", "int32"), ("has_audio", "bool"), ("status", "int32"))}
-        datasets = {f"{encoder}/{name}": Dataset(values.shape[1:], "float16"), **facts}
+        facts = {
+            n: DatasetSpec((), t) for n, t in (("num_segments", "int32"), ("has_audio", "bool"), ("status", "int32"))
+        }
+        datasets = {f"{encoder}/{name}": DatasetSpec(values.shape[1:], "float16"), **facts}
         attributes = {"kind": "features", "dataset": "d", "shard": f"{k:05d}", "source": source, "config": {}}
         attributes |= ENCODER | {"encoder": encoder}
         ids = {"video_id": [f"v{n}" for n in range(*rows.indices(VIDEOS))]}
@@ -56,10 +60,10 @@ def make_features(folder):
     write_features(folder, "vggish", "embedding", audio, status)
     for k, start in enumerate(range(0, VIDEOS, SHARD)):
         videos = [Video(f"v{n}", f"v{n}.mp4", 1, 1) for n in range(start, min(start + SHARD, VIDEOS))]
-        write_shard(folder / "shards" / f"{k:05d}.tsv", videos)
+        write_shard_list(folder / "shards" / f"{k:05d}.tsv", videos)
     texts = ["Is it playing?", "Is it loud?"]
-    datasets = {"words": Dataset((77, 8), "float16"), "sentence": Dataset((8,), "float16")}
-    datasets["length"] = Dataset((), "int32")
+    datasets = {"words": DatasetSpec((77, 8), "float16"), "sentence": DatasetSpec((8,), "float16")}
+    datasets["length"] = DatasetSpec((), "int32")
     attributes = ENCODER | {"kind": "text", "dataset": "d", "shard": "", "config": {}}
     with ShardWriter(folder / "clip_vit_b32" / "text.h5", 2, datasets, attributes, {"text": texts}) as writer:
         for n in range(2):
@@ -131,7 +135,7 @@ def test_a_lost_shard_is_an_error_and_not_zeros(folder):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_flipped_byte_is_noticed_and_its_shard_named(config, folder, tmp_path, capsys, monkeypatch, in_memory):
     if not in_memory:  # as on a machine with hardly any memory left
-        monkeypatch.setattr("pipeline.dataset.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
+        monkeypatch.setattr("pipeline.data.dataset.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     assert main(["verify", "--config", str(tmp_path / "c.yaml")]) == 0
     path = folder / "vggish" / "00001.h5"
@@ -162,7 +166,7 @@ def test_too_many_failures_stop_the_run(folder):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_batches_hold_each_questions_own_features(folder, monkeypatch, in_memory):
     if not in_memory:  # as on a machine with hardly any memory left
-        monkeypatch.setattr("pipeline.dataset.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
+        monkeypatch.setattr("pipeline.data.dataset.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
     data = QuestionData(folder, "vggish/embedding", "clip_vit_b32/cls", False, torch.device("cpu"))
     assert data.visual.in_memory is in_memory
     seen = []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import AVQAError
 from pipeline.manifest import build_manifest, fill_slots, read_annotations
-from pipeline.shards import read_shard
+from pipeline.storage.shard_list import read_shard_list
 
 
 def record(video_id="00000001", answer="yes", **changes):
@@ -51,7 +51,7 @@ def data(tmp_path):
 
 def shards(config):
     folder = os.path.join(config["results"], config["dataset"], "shards")
-    return {name: read_shard(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
+    return {name: read_shard_list(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
 
 
 def questions(config):

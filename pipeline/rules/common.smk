@@ -12,7 +12,7 @@ from snakemake.settings.types import DeploymentMethod
 from extractors import EncoderError, spec
 from pipeline.config import videos_fingerprint
 from pipeline.errors import AVQAError
-from pipeline.files import write_if_changed
+from pipeline.storage.atomic import write_if_changed
 
 try:
     config = check_config(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
@@ -47,7 +47,7 @@ shell.prefix(
 LOG = "2>&1 | tee {log}"
 
 
-def hold_the_only_run():
+def acquire_run_lock():
     """Refuse a second run on the same results. Unlike Snakemake's own lock this one ends with its process."""
     global RUN_LOCK
     RUN_LOCK = open(f"{RESULTS}/.run.lock", "w")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_av_master import plain_av_master
 
-from pipeline.models.av_master import AVMaster
-from pipeline.models.layers import HAS_ONEDNN, by_onednn
+from pipeline.models.av_master.model import AVMaster
+from pipeline.models.av_master.reference import reference_av_master
+from pipeline.models.fast.layers import HAS_ONEDNN, by_onednn
 
 OUTPUTS = ("fused", "audio", "visual", "contrastive_loss", "focus_visual", "focus_audio")
 ONES = ("norm1.weight", "norm2.weight", "norm3.weight", "norm.weight", "LayerNorm.weight")
@@ -134,7 +134,7 @@ def test_equals_the_formulas(sizes, same_length, batch, segments, words, missing
     inputs = random_inputs(batch, segments, words, sizes, dtype)
     for n in {None: (), "audio": (0, 4), "visual": (1, 5)}[missing]:
         inputs[n].zero_()
-    ours, plain = model(*inputs), plain_av_master(weights, *inputs, heads=sizes["heads"])
+    ours, plain = model(*inputs), reference_av_master(weights, *inputs, heads=sizes["heads"])
     tolerance = 1e-5 if dtype == torch.float32 else 1e-10
     for name in OUTPUTS:
         torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=tolerance, atol=10 * tolerance)
@@ -161,7 +161,7 @@ def test_questions_about_one_video_may_share_it(sizes, videos, segments, seed):
     audio, visual = random_inputs(count, segments, 5, sizes, torch.float64)[:2]
     words, sentence = random_inputs(len(videos), segments, 5, sizes, torch.float64)[2:4]
     ours = model(audio, visual, words, sentence, videos=rows)
-    plain = plain_av_master(weights, audio[rows], visual[rows], words, sentence, heads=sizes["heads"])
+    plain = reference_av_master(weights, audio[rows], visual[rows], words, sentence, heads=sizes["heads"])
     for name in ("fused", "audio", "visual", "focus_visual", "focus_audio"):
         torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=1e-10, atol=1e-9)
     steps = model.step_scores(audio, visual, words, sentence, videos=rows)
@@ -186,7 +186,7 @@ def test_gradients_equal_those_of_the_formulas(sizes, same_length, batch, segmen
     answers = torch.randint(sizes["num_answers"], (batch,))
     total, parts = model.loss(model(*inputs), answers)
     total.backward()
-    plain = plain_av_master(weights, *inputs, heads=sizes["heads"])
+    plain = reference_av_master(weights, *inputs, heads=sizes["heads"])
     expected = plain.contrastive_loss
     for logits in (plain.fused, plain.audio, plain.visual):
         expected = expected + torch.nn.functional.cross_entropy(logits, answers)

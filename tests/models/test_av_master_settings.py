@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.av_master import COMPONENTS, ENHANCEMENTS, AVMaster
+from pipeline.models.av_master.model import COMPONENTS, ENHANCEMENTS, AVMaster
 
 SMALL = {"num_answers": 5, "audio_dim": 6, "visual_dim": 7, "text_dim": 9, "width": 16, "focus_width": 12, "heads": 4}
 SECONDS, WORDS = 4, 3
@@ -227,7 +227,7 @@ def test_dropout_is_for_training_only_and_right_on_average():
 @settings(max_examples=20, deadline=None)
 @given(rate=st.floats(0.01, 0.99), rows=st.integers(1, 7), residual=st.booleans(), seed=st.integers(0, 2**31))
 def test_dropout_keeps_the_expectation_and_its_own_gradient(rate, rows, residual, seed):
-    from pipeline.models.layers import add_dropped, drop
+    from pipeline.models.fast.layers import add_dropped, drop
 
     torch.manual_seed(seed)
     x = torch.ones(rows, 20001, dtype=torch.float64, requires_grad=True)

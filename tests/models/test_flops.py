@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.models.av_master import AVMaster
-from pipeline.models.flops import as_text, report
+from pipeline.models.av_master.flops import as_text, report
+from pipeline.models.av_master.model import AVMaster
 
 
 def test_released_model():

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.mediafile import MediaError
-from pipeline.pictures_fast import PacketTrack
+from pipeline.media.container import MediaError
+from pipeline.media.video_sparse import SparseDecoder
 
 
-class DecordTrack(PacketTrack):
-    """As PacketTrack, with the frames from decord."""
+class DecordDecoder(SparseDecoder):
+    """As SparseDecoder, with the frames from decord."""
 
     def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
         """The frames with the given numbers (ascending), uint8 height,width,3 RGB."""

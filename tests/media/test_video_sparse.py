@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from media_oracle import Refused, clip, truth
+from media.oracle import Refused, clip, truth
 from PIL import Image
 
-from pipeline.bitstream import Unit, needed
-from pipeline.media import MediaError, clip_crop, read_segments
-from pipeline.mediafile import MediaFile
-from pipeline.pictures_fast import PacketTrack
+from pipeline.media.bitstream import Unit, needed
+from pipeline.media.container import MediaFile
+from pipeline.media.segments import MediaError, read_segments, resize_and_crop
+from pipeline.media.video_sparse import SparseDecoder
 
 SIZE, SECONDS = 64, 5
 NOISY = ("-f", "lavfi", "-i", f"testsrc2=s=96x64:r=20:d={SECONDS},noise=alls=10:allf=t")
@@ -85,7 +85,7 @@ def test_same_frames_as_a_full_decode(tmp_path_factory, coding, container, uneve
     got = read_segments(path, segments=SECONDS, sizes=(SIZE,), frame_at=at)
     assert got.num_segments == want.count(SECONDS, at)
     for second in range(got.num_segments):
-        expected = np.asarray(clip_crop(Image.fromarray(want.on_show(second, at)), SIZE))
+        expected = np.asarray(resize_and_crop(Image.fromarray(want.on_show(second, at)), SIZE))
         assert np.array_equal(got.frames[SIZE][second], expected), f"second {second}"
 
 
@@ -104,7 +104,7 @@ def test_same_frames_as_a_full_decode(tmp_path_factory, coding, container, uneve
 def test_little_is_decoded(tmp_path, coding, share):
     """And that little suffices, without a full decode to fall back on."""
     path = clip(tmp_path / "clip.mkv", *NOISY, "-pix_fmt", "yuv420p", *coding.split())
-    track = PacketTrack(MediaFile.check(path), SECONDS)
+    track = SparseDecoder(MediaFile.check(path), SECONDS)
     moments = [track.start + second + Fraction(1, 2) for second in range(SECONDS)]
     keep, _ = track.plan([track.on_show(moment) for moment in moments])
     assert sum(keep) <= share * len(keep)
@@ -165,5 +165,5 @@ def test_clips_cut_by_stream_copy_and_longer_than_what_is_asked(tmp_path, start,
         got = read_segments(path, segments=asked, sizes=(SIZE,))
         assert got.num_segments == want.count(asked)
         for second in range(got.num_segments):
-            expected = np.asarray(clip_crop(Image.fromarray(want.on_show(second)), SIZE))
+            expected = np.asarray(resize_and_crop(Image.fromarray(want.on_show(second)), SIZE))
             assert np.array_equal(got.frames[SIZE][second], expected), f"{asked} asked, second {second}"

@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import AVQAError
-from pipeline.shards import Dataset, ShardWriter, Video, open_shard, read_shard, write_shard
+from pipeline.storage.contract import DatasetSpec
+from pipeline.storage.hdf5 import ShardWriter, open_hdf5
+from pipeline.storage.shard_list import Video, read_shard_list, write_shard_list
 
 ROWS = 6
-DATASETS = {"audio": Dataset((4, 50), "float32"), "frames/8": Dataset((4, 8, 8, 3), "uint8", (1, 8, 8, 3))}
-DATASETS["status"] = Dataset((), "int32")
+DATASETS = {"audio": DatasetSpec((4, 50), "float32"), "frames/8": DatasetSpec((4, 8, 8, 3), "uint8", (1, 8, 8, 3))}
+DATASETS["status"] = DatasetSpec((), "int32")
 ATTRIBUTES = {"kind": "segments", "dataset": "d", "shard": "00000", "config": {"pad": "repeat"}, "source": "s"}
 IDS = {"video_id": [f"vidéo{n}" for n in range(ROWS)]}
 
@@ -42,7 +44,7 @@ def write(path, rows, attributes=ATTRIBUTES, salt=0):
 
 
 def check(path, salt=0):
-    with open_shard(path, "segments") as file:
+    with open_hdf5(path, "segments") as file:
         assert list(file["video_id"].asstr()[:]) == IDS["video_id"]
         for n in range(ROWS):
             for name, value in row(n, salt).items():
@@ -71,7 +73,7 @@ def test_an_interrupted_file_goes_on_where_it_stopped(tmp_path_factory, first):
 def test_a_process_killed_at_any_moment_loses_no_finished_row(tmp_path):
     program = textwrap.dedent(f"""
         import sys; sys.path[:0] = {[os.path.dirname(__file__), os.getcwd()]!r}
-        from test_shards import *
+        from test_hdf5 import *
         import time
         with ShardWriter({str(tmp_path / "a.h5")!r}, ROWS, DATASETS, ATTRIBUTES, IDS) as writer:
             for n in np.flatnonzero(~writer.done):
@@ -128,7 +130,7 @@ def test_missing_rows_are_an_error_and_publish_nothing(tmp_path):
 def test_two_writers_at_once_end_in_one_good_file(tmp_path):
     program = textwrap.dedent(f"""
         import sys; sys.path[:0] = {[os.path.dirname(__file__), os.getcwd()]!r}
-        from test_shards import *
+        from test_hdf5 import *
         import time
         with ShardWriter({str(tmp_path / "a.h5")!r}, ROWS, DATASETS, ATTRIBUTES, IDS) as writer:
             for n in np.flatnonzero(~writer.done):
@@ -148,14 +150,14 @@ def test_a_flipped_byte_is_an_error_and_not_a_number(tmp_path):
     content = bytearray(path.read_bytes())
     content[where + 11] ^= 4
     path.write_bytes(content)
-    with pytest.raises(AVQAError, match=r"a\.h5: damaged"), open_shard(path, "segments") as file:
+    with pytest.raises(AVQAError, match=r"a\.h5: damaged"), open_hdf5(path, "segments") as file:
         file["audio"][:]
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5 at all", b"\x89HDF\r\n\x1a\n" + b"\0" * 90])
 def test_other_files_are_refused_by_name(tmp_path, content):
     (tmp_path / "odd.h5").write_bytes(content)
-    with pytest.raises(AVQAError, match=r"odd\.h5: cannot be read"), open_shard(tmp_path / "odd.h5", "segments"):
+    with pytest.raises(AVQAError, match=r"odd\.h5: cannot be read"), open_hdf5(tmp_path / "odd.h5", "segments"):
         pass
 
 
@@ -163,18 +165,18 @@ def test_another_kind_of_file_is_refused(tmp_path):
     write(tmp_path / "a.h5", range(ROWS))
     with (
         pytest.raises(AVQAError, match=r"kind is 'segments'.*expected 'features'"),
-        open_shard(tmp_path / "a.h5", "features"),
+        open_hdf5(tmp_path / "a.h5", "features"),
     ):
         pass
 
 
 def test_shard_lists(tmp_path):
     videos = [Video("a", "x/a.mp4", 3, 4), Video("b c", "x/b c.mp4", 5, 6)]
-    write_shard(tmp_path / "0.tsv", videos)
-    assert read_shard(tmp_path / "0.tsv") == videos
+    write_shard_list(tmp_path / "0.tsv", videos)
+    assert read_shard_list(tmp_path / "0.tsv") == videos
     before = (tmp_path / "0.tsv").stat().st_mtime_ns
-    write_shard(tmp_path / "0.tsv", videos)
+    write_shard_list(tmp_path / "0.tsv", videos)
     assert (tmp_path / "0.tsv").stat().st_mtime_ns == before
     (tmp_path / "1.tsv").write_text("video\tfile\n")
     with pytest.raises(AVQAError, match=r"1\.tsv"):
-        read_shard(tmp_path / "1.tsv")
+        read_shard_list(tmp_path / "1.tsv")

@@ -113,7 +113,7 @@ def cosine_table(a, b):
     return (a[:, None] * b[None]).sum(-1) / (a.norm(dim=-1)[:, None] * b.norm(dim=-1)[None])
 
 
-def plain_av_master(
+def reference_av_master(
     w,
     audio,
     visual,

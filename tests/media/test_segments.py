@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from media_oracle import PICTURE, RATE, SOUND, X264, box, clip, ffmpeg, rebuilt, truth
+from media.oracle import PICTURE, RATE, SOUND, X264, box, clip, ffmpeg, rebuilt, truth
 from PIL import Image
 
-from pipeline.media import MediaError, clip_crop, read_segments
+from pipeline.media.segments import MediaError, read_segments, resize_and_crop
 
 SIZE = 32
 SHARED = (
@@ -42,7 +42,7 @@ def agrees(path, segments=6, at=0.5):
     want, got = truth(path), read_segments(path, segments=segments, sizes=(SIZE,), frame_at=at)
     assert got.num_segments == want.count(segments, at)
     for second in range(got.num_segments):
-        expected = np.asarray(clip_crop(Image.fromarray(want.on_show(second, at)), SIZE))
+        expected = np.asarray(resize_and_crop(Image.fromarray(want.on_show(second, at)), SIZE))
         assert np.array_equal(got.frames[SIZE][second], expected), f"second {second}"
     heard = got.audio[: got.num_segments].reshape(-1)
     assert np.abs(heard - want.heard(got.num_segments)).max() <= 1e-4
@@ -190,7 +190,7 @@ def test_three_hours(made):
     got = read_segments(path, segments=60, sizes=(SIZE,))
     assert got.num_segments == 60
     assert all(
-        np.array_equal(got.frames[SIZE][n], np.asarray(clip_crop(Image.fromarray(want.on_show(n)), SIZE)))
+        np.array_equal(got.frames[SIZE][n], np.asarray(resize_and_crop(Image.fromarray(want.on_show(n)), SIZE)))
         for n in range(60)
     )
     assert np.abs(got.audio.reshape(-1) - want.heard(60)).max() <= 1e-4
@@ -199,7 +199,7 @@ def test_three_hours(made):
 @pytest.mark.parametrize("accuracy", ["reference", "keyframe"])
 def test_accuracy_options_show_frames_nearby(made, accuracy):
     exact, inexact = truth(made / "v.mp4"), 0
-    all_frames = [np.asarray(clip_crop(Image.fromarray(picture), SIZE)) for picture in exact.pictures]
+    all_frames = [np.asarray(resize_and_crop(Image.fromarray(picture), SIZE)) for picture in exact.pictures]
     for at in (0.09, 0.25, 0.29, 0.37, 0.45):  # soon after a frame appears, so that it is the nearest of all
         got = read_segments(made / "v.mp4", segments=4, sizes=(SIZE,), accuracy=accuracy, frame_at=at)
         for second in range(4):
@@ -234,7 +234,7 @@ def test_resize_and_crop_are_open_clips_own(width, height, size, seed):
 
     image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
     want = image_transform(size, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))(image)
-    got = torch.from_numpy(np.array(clip_crop(image, size))).permute(2, 0, 1).float() / 255
+    got = torch.from_numpy(np.array(resize_and_crop(image, size))).permute(2, 0, 1).float() / 255
     assert torch.equal(got, want)
 
 

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models import released
-from pipeline.models.blocks import AnswerDecoder, FocusCapture, KeyFusion, Preference, mix_rows
-from pipeline.models.layers import Linear, rows_of, take_step
+from pipeline.models.av_master import released
+from pipeline.models.av_master.blocks import AnswerDecoder, FocusCapture, KeyFusion, Preference, mix_rows
+from pipeline.models.fast.layers import Linear, run_step, select_rows
 
 COMPONENTS = ("avfc", "avkf", "dpcl", "gpap", "tdpp")
 INPUTS = ("audio", "visual", "question")
@@ -211,8 +211,8 @@ class AVMaster(nn.Module):
         if self.decode_fused is not None:
             audio, visual = audios[:, 0], visuals[:, 0]
             if self.focus is not None:
-                focus_visual, focus_audio = (rows_of(x, videos) for x in self.capture(visual, audio, dropout))
-            audio, visual = rows_of(audio, videos), rows_of(visual, videos)
+                focus_visual, focus_audio = (select_rows(x, videos) for x in self.capture(visual, audio, dropout))
+            audio, visual = select_rows(audio, videos), select_rows(visual, videos)
             guides = (visual, audio) if self.focus is None else (focus_visual, focus_audio)
             fused = self.fuse_parts(audio, visual, words, query, guides, dropout)
             logits = self.decode_fused(query, fused[:, None], dropout)
@@ -316,7 +316,7 @@ class AVMaster(nn.Module):
         Triton on a GPU."""
         for focus in (self.focus, self.own_focus_audio):
             if focus is not None:
-                focus.take = torch.compile(take_step, dynamic=False)
+                focus.take = torch.compile(run_step, dynamic=False)
         return self
 
     @torch.no_grad()
@@ -332,10 +332,10 @@ class AVMaster(nn.Module):
         audio = self.fc_audio(self.admit("audio", audio)[:, 0])
         visual = self.fc_visual(self.admit("visual", visual)[:, 0])
         words, query = self.ask(words, sentence)
-        encoded = self.encode(rows_of(audio, videos), rows_of(visual, videos), words, query, dropout)
+        encoded = self.encode(select_rows(audio, videos), select_rows(visual, videos), words, query, dropout)
         scores = []
         for focuses in zip(*self.capture(visual, audio, dropout, every=True), strict=True):
-            fused = self.fuse(encoded, *(rows_of(x, videos) for x in focuses))
+            fused = self.fuse(encoded, *(select_rows(x, videos) for x in focuses))
             logits = self.decode_fused(query, fused[:, None], dropout)
             scores.append(self.answer_scores(out._replace(fused=logits)))
         return torch.stack(scores, 1)

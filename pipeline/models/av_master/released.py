@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pipeline.models.av_master import AVMaster
+    from pipeline.models.av_master.model import AVMaster
 
 Parts = tuple[str | None, ...]
 

@@ -16,16 +16,16 @@ import av
 import numpy as np
 from PIL import Image
 
-from pipeline.mediafile import MediaError, MediaFile
-from pipeline.pictures import DecodedTrack, Mistimed, open_container
-from pipeline.pictures_decord import DecordTrack
-from pipeline.pictures_fast import PacketTrack
-from pipeline.sound import RATE, Sound, read_sound
+from pipeline.media.audio import RATE, Sound, read_sound
+from pipeline.media.container import MediaError, MediaFile
+from pipeline.media.video import FullDecoder, UnreliableTimestamps, open_container
+from pipeline.media.video_decord import DecordDecoder
+from pipeline.media.video_sparse import SparseDecoder
 
 __all__ = ["BACKENDS", "MediaError", "Segments", "read_segments"]
 
-# What a backend reads a video track with, the quickest way first; the next one where that raises Mistimed.
-BACKENDS = {"pyav": (PacketTrack, DecodedTrack), "decord": (DecordTrack,)}
+# What a backend reads a video track with, the quickest way first; the next one where that raises UnreliableTimestamps.
+BACKENDS = {"pyav": (SparseDecoder, FullDecoder), "decord": (DecordDecoder,)}
 
 
 class Segments(NamedTuple):
@@ -63,7 +63,7 @@ def read_segments(
                 origin = min(track.start, sound.start) if sound else track.start
                 frames, count = _pictures(track, origin, sound, segments, sizes, Fraction(frame_at))
             break
-        except Mistimed as error:
+        except UnreliableTimestamps as error:
             reason = str(error)
     else:
         raise MediaError(file.path, f"{backend} cannot be trusted with it: {reason}")
@@ -78,7 +78,7 @@ def read_segments(
 
 
 def _pictures(
-    track: DecodedTrack | PacketTrack,
+    track: FullDecoder | SparseDecoder,
     origin: Fraction,
     sound: Sound | None,
     segments: int,
@@ -103,7 +103,7 @@ def _pictures(
         else:
             image, last = Image.fromarray(picture), picture
             for size, rows in frames.items():
-                rows[second] = clip_crop(image, size)
+                rows[second] = resize_and_crop(image, size)
     return frames, seconds()
 
 
@@ -113,7 +113,7 @@ def read_length(path: str | os.PathLike) -> float:
         return max(0, container.duration or 0) / av.time_base
 
 
-def clip_crop(image: Image.Image, size: int) -> Image.Image:
+def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     """CLIP's own preparation of a picture: short side to `size` (bicubic, antialiased), then the centre square."""
     width, height = image.size
     short = min(width, height)

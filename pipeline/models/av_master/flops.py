@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.av_master import AVMaster
+from pipeline.models.av_master.model import AVMaster
 
 # Parts of the model: the beginnings of our names, and of the released ones.
 PARTS = {

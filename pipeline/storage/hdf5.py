@@ -1,10 +1,9 @@
-"""Shards on disk: the TSV that lists a shard's videos and the HDF5 files that hold their rows.
+"""HDF5 files that hold the rows of a shard: one writer and one opener.
 
 The layout of every HDF5 file is the contract in README.md, schema version 1. A file appears under its final
 name only when it is complete.
 """
 
-import csv
 import fcntl
 import glob
 import hashlib
@@ -14,58 +13,17 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from pipeline import __version__
 from pipeline.errors import AVQAError
-from pipeline.files import atomic, write_if_changed
+from pipeline.storage.atomic import atomic
+from pipeline.storage.contract import SCHEMA_VERSION, DatasetSpec
 
-SCHEMA_VERSION = 1
 SPARE = 2**16  # bytes that an HDF5 file may take beyond its numbers
-TSV_FIELDS = ("video_id", "path", "size", "mtime_ns")
-
-
-class Video(NamedTuple):
-    """One line of a shard's TSV: a file as the manifest found it (size in bytes, time in nanoseconds)."""
-
-    video_id: str
-    path: str
-    size: int
-    mtime_ns: int
-
-
-def read_shard(tsv: str | Path) -> list[Video]:
-    """The videos of a shard in row order. Raises AVQAError if the file is not a shard's TSV."""
-    with open(tsv, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        if tuple(reader.fieldnames or ()) != TSV_FIELDS:
-            raise AVQAError(f"{tsv}: the columns must be {', '.join(TSV_FIELDS)}; run `avqa manifest` to write it anew")
-        return [Video(r["video_id"], r["path"], int(r["size"]), int(r["mtime_ns"])) for r in reader]
-
-
-def write_shard(tsv: str | Path, videos: list[Video]) -> None:
-    """Write a shard's TSV, unless it already says the same: an untouched file makes nothing due again."""
-    lines = ["\t".join(TSV_FIELDS), *("\t".join(map(str, video)) for video in videos)]
-    write_if_changed(tsv, "\n".join(lines) + "\n")
-
-
-def digest(videos: list[Video]) -> str:
-    """Identifies what a shard was made from: the sha256 of its TSV's lines."""
-    return hashlib.sha256("\n".join("\t".join(map(str, v)) for v in videos).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """One HDF5 dataset of a shard: the shape of one row, its type, how many rows a chunk holds."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    chunk: tuple[int, ...] | None = None  # of one row; None: the whole row
 
 
 class ShardWriter:
@@ -76,7 +34,7 @@ class ShardWriter:
     publishes it; an exception leaves them to be resumed. (Rows could go to an HDF5 file straight away, but one
     that was being written when its process was killed or its disk was full cannot be trusted.)
 
-        with ShardWriter(path, 64, {"audio": Dataset((60, 16000), "float32")}, attributes, constants) as writer:
+        with ShardWriter(path, 64, {"audio": DatasetSpec((60, 16000), "float32")}, attributes, constants) as writer:
             for n in np.flatnonzero(~writer.done):
                 writer.write(n, {"audio": …})
 
@@ -89,7 +47,7 @@ class ShardWriter:
         self,
         path: str | Path,
         rows: int,
-        datasets: Mapping[str, Dataset],
+        datasets: Mapping[str, DatasetSpec],
         attributes: Mapping[str, object],
         constants: Mapping[str, list[str]],
     ):
@@ -201,7 +159,7 @@ def _lock(path: Path) -> int:
 
 
 @contextmanager
-def open_shard(path: str | Path, kind: str) -> Iterator[h5py.File]:
+def open_hdf5(path: str | Path, kind: str) -> Iterator[h5py.File]:
     """Open a finished HDF5 file of the given kind. Raises AVQAError if it is damaged or something else."""
     remedy = "delete it and run again to have it made anew"
     try:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from pipeline import bitstream
-from pipeline.bitstream import Unit
-from pipeline.cropping import margins
-from pipeline.mediafile import MediaFile
-from pipeline.pictures import RGB, Mistimed, choose_stream, open_container, packets
+from pipeline.media import bitstream
+from pipeline.media.bitstream import Unit
+from pipeline.media.container import MediaFile
+from pipeline.media.crop import margins
+from pipeline.media.video import RGB, UnreliableTimestamps, choose_stream, open_container, packets
 
 HELD = 64 * 2**20  # bytes of packets that are kept rather than read again
 
@@ -28,11 +28,11 @@ class Packet(NamedTuple):
     hidden: bool  # needed at most as a reference: outside the edit list, or of a picture that is not shown
 
 
-class PacketTrack:
+class SparseDecoder:
     """A video track whose packets' timestamps tell what is on show, so that little needs to be decoded.
 
-    Takes the same part in `read_segments` as DecodedTrack; `end` is known at once. Raises Mistimed where the packets
-    turn out to say something else than the decoder: damaged files, missing or wrong timestamps.
+    Takes the same part in `read_segments` as FullDecoder; `end` is known at once. Raises UnreliableTimestamps where the
+    packets turn out to say something else than the decoder: damaged files, missing or wrong timestamps.
     """
 
     def __init__(self, file: MediaFile, seconds: int, accuracy: str = "exact"):
@@ -61,12 +61,14 @@ class PacketTrack:
         self.shown.sort(key=lambda n: _pts(self.packets[n]))  # packet numbers in order of presentation
         pts = [self.packets[n].pts for n in self.shown]
         if not pts or len(set(pts)) < len(pts):
-            raise Mistimed("there are no frames or two at the same time")
+            raise UnreliableTimestamps("there are no frames or two at the same time")
         droppable = not all(packet.unit.referenced for packet in self.packets)
         if self.shown == in_decoding_order and self.stream.codec_context.has_b_frames and droppable:
-            raise Mistimed("frames come in decoding order")  # their timestamps were lost
-        if not self.complete and any(p.dts is not None and p.pts < p.dts for p in (self.packets[n] for n in self.shown)):
-            raise Mistimed("a frame is presented before it is decoded")
+            raise UnreliableTimestamps("frames come in decoding order")  # their timestamps were lost
+        if not self.complete and any(
+            p.dts is not None and p.pts < p.dts for p in (self.packets[n] for n in self.shown)
+        ):
+            raise UnreliableTimestamps("a frame is presented before it is decoded")
         self.times = [number * self.stream.time_base for number in pts]
         self.start = self.times[0]
         last = self.packets[self.shown[-1]]
@@ -82,14 +84,14 @@ class PacketTrack:
         first_pts, starts, size = None, 0, 0
         for packet in packets(self.container, self.stream):
             if packet.has_sidedata("new_extradata") and bytes(packet.get_sidedata("new_extradata")) != codec.extradata:
-                raise Mistimed("the codec's parameters change on the way")
+                raise UnreliableTimestamps("the codec's parameters change on the way")
             try:
                 unit = understand(memoryview(packet)) if understand else Unit(intra=packet.is_keyframe)
             except (ValueError, IndexError):
                 unit = Unit()  # not understood: decoded like all others
             starts += unit.starts or (understand is None and packet.is_keyframe)
             if not starts:
-                raise Mistimed("the track does not begin with a key frame")
+                raise UnreliableTimestamps("the track does not begin with a key frame")
             # What leads to the very first start refers to what is not there; decoders leave it out.
             hidden = packet.is_discard or not unit.shown or (unit.leading and starts == 1)
             yield Packet(packet.pts, packet.dts, packet.duration or 0, unit, hidden)
@@ -107,10 +109,10 @@ class PacketTrack:
                 return
 
     def show(self, moments: list[Fraction]) -> Iterator[np.ndarray]:
-        """What is on show at each of the ascending moments, as DecodedTrack.show says; only that is decoded."""
+        """What is on show at each of the ascending moments, as FullDecoder.show says; only that is decoded."""
         # No moment that `read_segments` wants is this late. If one ever is, a frame must not be taken for the last one.
         if not self.complete and moments and moments[-1] >= self.known_until:
-            raise Mistimed("a frame is wanted that is later than the packets that were read")
+            raise UnreliableTimestamps("a frame is wanted that is later than the packets that were read")
         numbers = [self.on_show(moment) for moment in moments]
         pictures = self.read(sorted(set(numbers)))
         last = None
@@ -142,16 +144,16 @@ class PacketTrack:
         latest = None
         for count, frame in enumerate(self._decode(keep, fresh)):
             if frame.pts is None or frame.is_corrupt or (latest is not None and frame.pts <= latest):
-                raise Mistimed("a frame is damaged or out of order")
+                raise UnreliableTimestamps("a frame is damaged or out of order")
             if not self.understood and decoded[count : count + 1] != [frame.pts]:
-                raise Mistimed("the decoder left a frame out")
+                raise UnreliableTimestamps("the decoder left a frame out")
             latest = frame.pts
             if frame.pts == left[0]:
                 yield convert(frame)
                 left.popleft()
                 if not left:
                     return
-        raise Mistimed("a frame was not decoded")
+        raise UnreliableTimestamps("a frame was not decoded")
 
     def _decode(self, keep: list[bool], fresh: list[bool]) -> Iterator[av.VideoFrame]:
         last = max(n for n, kept in enumerate(keep) if kept)
@@ -163,7 +165,7 @@ class PacketTrack:
         try:
             for n, packet in enumerate(self._again()):
                 if packet.pts != self.packets[n].pts:
-                    raise Mistimed("the file reads differently each time")
+                    raise UnreliableTimestamps("the file reads differently each time")
                 frames = []
                 if fresh[n]:
                     frames += decoder.decode(None)
@@ -173,14 +175,14 @@ class PacketTrack:
                 if n == last:
                     frames += decoder.decode(None)
                 if av.logging.get_last_error()[0] > complaints:
-                    raise Mistimed("the decoder complains")  # and makes the best of whatever frames it has
+                    raise UnreliableTimestamps("the decoder complains")  # and makes the best of whatever frames it has
                 yield from frames
                 if n == last:
                     return
         except av.MemoryError:
             raise
         except (av.FFmpegError, EOFError) as error:
-            raise Mistimed("a packet is damaged") from error
+            raise UnreliableTimestamps("a packet is damaged") from error
         finally:
             av.logging.set_level(level)
 
@@ -195,5 +197,5 @@ class PacketTrack:
 
 def _pts(packet: Packet) -> int:
     if packet.pts is None:
-        raise Mistimed("a packet has no timestamp")
+        raise UnreliableTimestamps("a packet has no timestamp")
     return packet.pts

@@ -9,11 +9,11 @@ from itertools import chain
 import av
 import numpy as np
 
-from pipeline.cropping import Margins, margins
-from pipeline.mediafile import VIDEO_CODECS, MediaError, MediaFile
+from pipeline.media.container import VIDEO_CODECS, MediaError, MediaFile
+from pipeline.media.crop import Margins, margins
 
 
-class Mistimed(Exception):
+class UnreliableTimestamps(Exception):
     """The packets of a file do not tell its frames; a full decode has to."""
 
 
@@ -56,7 +56,7 @@ def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av
     return stream
 
 
-class DecodedTrack:
+class FullDecoder:
     """A video track read by decoding all of it; the definition that quicker ways are measured by.
 
     `start`: when the first frame appears; `end`: when the last one goes, which is known once `show` is through.

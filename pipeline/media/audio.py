@@ -10,8 +10,8 @@ import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 
-from pipeline.mediafile import MediaError, MediaFile
-from pipeline.pictures import open_container
+from pipeline.media.container import MediaError, MediaFile
+from pipeline.media.video import open_container
 
 RATE = 16000
 _JITTER = RATE // 1000  # samples that a piece may be off the end of the one before and still follow on

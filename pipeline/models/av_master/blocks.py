@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.layers import (
+from pipeline.models.fast.layers import (
     Apply,
     Attention,
     FeedForward,
@@ -23,9 +23,9 @@ from pipeline.models.layers import (
     compose,
     drop,
     linear,
-    rows_of,
+    run_step,
     scan,
-    take_step,
+    select_rows,
 )
 
 
@@ -39,7 +39,7 @@ class FocusCapture(nn.Module):
 
     def __init__(self, width: int, focus_width: int, heads: int):
         super().__init__()
-        self.heads, self.prepared, self.take = heads, Memo(), take_step
+        self.heads, self.prepared, self.take = heads, Memo(), run_step
         self.template_in = Linear(width, focus_width)
         self.frame_in = Linear(width, focus_width)
         self.energy_bias = nn.Parameter(torch.ones(focus_width))
@@ -196,7 +196,7 @@ class Preference(nn.Module):
         """features B,S,T,d, the layer that they pass and x B,S,T,D, what it gives: S sequences a sample that share its
         words B,W,D -> B,S,T,D and the weights B,S,T,W on words. With `videos` B, each video is there once, V,S,T,…."""
         own = self.own(x.flatten(0, 1), x.flatten(0, 1), dropout, (features.flatten(0, 1), layer))[0].view_as(x)
-        x, own = rows_of(x, videos), rows_of(own, videos)
+        x, own = select_rows(x, videos), select_rows(own, videos)
         cross, weights = self.cross(x.flatten(1, 2), words, dropout)
         x = self.norm(add_dropped(add_dropped(x, cross.view_as(x), dropout), own, dropout))
         return self.feed_forward(x, dropout), weights.unflatten(1, x.shape[1:3])

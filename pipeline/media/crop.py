@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import imageio_ffmpeg
 
-from pipeline.mediafile import MediaFile
+from pipeline.media.container import MediaFile
 
 _HEADER = 2**26  # bytes of a header that are looked at
 _SEGMENT, _TRACKS = 0x18538067, 0x1654AE6B  # Matroska's elements

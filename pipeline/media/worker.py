@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 import psutil
 
-from pipeline.media import MediaError, read_length, read_segments
+from pipeline.media.segments import MediaError, read_length, read_segments
 
 _PR_SET_PDEATHSIG = 1
 _LINE = 2**16  # bytes that a message may have
@@ -115,7 +115,7 @@ class Worker:
         # A new session, so that one signal reaches its children too; our own import path, whatever that is.
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.worker", str(self.limits.memory), str(os.getpid())],
+            [sys.executable, "-m", "pipeline.media.worker", str(self.limits.memory), str(os.getpid())],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

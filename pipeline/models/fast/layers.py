@@ -83,7 +83,7 @@ def compose(first: Map, *then: Map) -> Map:
     return first
 
 
-def rows_of(x: Tensor, rows: Tensor | None) -> Tensor:
+def select_rows(x: Tensor, rows: Tensor | None) -> Tensor:
     """x[rows]; all of x where `rows` is None."""
     return x if rows is None else x.index_select(0, rows)
 
@@ -286,7 +286,7 @@ class _Scan(torch.autograd.Function):
 Apply = Callable[[int, Tensor], Tensor]
 
 
-def take_step(step: Callable[..., Tensor], flat: Sequence[Tensor | None], *rest) -> Tensor:
+def run_step(step: Callable[..., Tensor], flat: Sequence[Tensor | None], *rest) -> Tensor:
     """One step without gradients; `flat` holds the weight and bias of each map in turn."""
     return step(lambda n, x: product(x, flat[2 * n], flat[2 * n + 1]), *rest)
 
@@ -298,13 +298,13 @@ def scan(
     shared: Sequence[Tensor],
     maps: Sequence[Map],
     every: bool = False,
-    take: Callable[..., Tensor] = take_step,
+    take: Callable[..., Tensor] = run_step,
 ) -> Tensor:
     """state = step(apply, shared, state, *(x[t] for x in inputs)) for t = 0 … T-1; the last, or with `every` all of
     them stacked (no gradients then).
 
     `apply(n, x)` is x (…,in) through map n. `inputs` are T,…; `shared` are tensors that every step uses whole. Under
-    autocast all are brought to its type once, not at each step. `take` is take_step, or that compiled."""
+    autocast all are brought to its type once, not at each step. `take` is run_step, or that compiled."""
     device, flat = state.device.type, [x for pair in maps for x in pair]
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -313,7 +313,7 @@ def scan(
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and not every:
             return _Scan.apply(step, len(inputs), len(shared), state, *inputs, *shared, *flat)
-        if take is take_step:
+        if take is run_step:
             flat = [x if x is None or x.dim() == 1 else pack(state, x) for x in flat]
         states = []
         for now in zip(*inputs, strict=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def test_damaged_files_are_decoded_or_recorded():
-    bench = Path(__file__).resolve().parent.parent / "bench" / "fuzz_media.py"
+    bench = Path(__file__).resolve().parent.parent.parent / "bench" / "fuzz_media.py"
     run = subprocess.run(
         [sys.executable, bench, "--files", "90", "--seed", "1"], capture_output=True, text=True, timeout=400
     )

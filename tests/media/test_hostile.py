@@ -7,9 +7,9 @@ import struct
 from contextlib import contextmanager, suppress
 
 import pytest
-from media_oracle import PICTURE, SOUND, X264, box, clip, rebuilt
+from media.oracle import PICTURE, SOUND, X264, box, clip, rebuilt
 
-from pipeline.media import BACKENDS, MediaError, read_segments
+from pipeline.media.segments import BACKENDS, MediaError, read_segments
 
 IN_OPEN = 0x20
 
