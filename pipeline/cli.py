@@ -145,7 +145,7 @@ def ablations(args: argparse.Namespace) -> None:
 
 def verify(args: argparse.Namespace) -> None:
     from pipeline.config import results_dir
-    from pipeline.index import damaged_shards, open_index
+    from pipeline.storage.features import damaged_shards, open_index
 
     folder = results_dir(load_config(args.config))
     damage = damaged_shards(folder)

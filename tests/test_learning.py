@@ -19,10 +19,11 @@ from pipeline.config import check_config
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate, evaluate_steps, format_scores, score
-from pipeline.index import build_index, open_index
+from pipeline.index import build_index
 from pipeline.models.av_master.model import AVMaster
 from pipeline.report import write_report
 from pipeline.storage.contract import DatasetSpec
+from pipeline.storage.features import open_index
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import Video, write_shard_list
 from pipeline.train import train
