@@ -136,7 +136,7 @@ def test_a_lost_shard_is_an_error_and_not_zeros(folder):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_flipped_byte_is_noticed_and_its_shard_named(config, folder, tmp_path, capsys, monkeypatch, in_memory):
     if not in_memory:  # as on a machine with hardly any memory left
-        monkeypatch.setattr("pipeline.data.dataset.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
+        monkeypatch.setattr("pipeline.data.features.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     assert main(["verify", "--config", str(tmp_path / "c.yaml")]) == 0
     path = folder / "vggish" / "00001.h5"
@@ -167,7 +167,7 @@ def test_too_many_failures_stop_the_run(folder):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_batches_hold_each_questions_own_features(folder, monkeypatch, in_memory):
     if not in_memory:  # as on a machine with hardly any memory left
-        monkeypatch.setattr("pipeline.data.dataset.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
+        monkeypatch.setattr("pipeline.data.features.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
     data = QuestionData(folder, "vggish/embedding", "clip_vit_b32/cls", False, torch.device("cpu"))
     assert data.visual.in_memory is in_memory
     seen = []
