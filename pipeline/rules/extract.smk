@@ -3,35 +3,35 @@
 
 rule extract:
     input:
-        f"{RESULTS}/segments/{{shard}}.h5",
+        f"{COLLECTION}/segments/{{shard}}.h5",
     output:
-        f"{RESULTS}/{{encoder}}/{{shard}}.h5",
+        f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
     params:
         lambda wildcards: flags(encoder=wildcards.encoder, **config["encoders"][wildcards.encoder]),
     log:
-        f"{RESULTS}/logs/{{encoder}}/{{shard}}.log",
+        f"{COLLECTION}/logs/{{encoder}}/{{shard}}.log",
     threads: 8
     resources:
         gpu=1,
     conda:
         "../../envs/torch.yaml"
     shell:
-        f"avqa extract {{input}} --out {{output}} {{params}} {LOG}"
+        f"avqa extract {{input:q}} --out {{output:q}} {{params}} {LOG}"
 
 
 rule text:
     input:
         questions,
     output:
-        f"{RESULTS}/{config['text']['encoder']}/text.h5",
+        f"{DATASET}/text/{config['text']['encoder']}.h5",
     params:
         flags(dataset=config["dataset"], **config["text"]),
     log:
-        f"{RESULTS}/logs/text.log",
+        f"{DATASET}/logs/text.log",
     threads: 8
     resources:
         gpu=1,
     conda:
         "../../envs/torch.yaml"
     shell:
-        f"avqa text {{input}} --out {{output}} {{params}} {LOG}"
+        f"avqa text {{input:q}} --out {{output:q}} {{params}} {LOG}"
