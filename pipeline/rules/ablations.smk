@@ -25,16 +25,16 @@ rule ablation:
     output:
         checkpoint=f"{ABLATED}/checkpoint.safetensors",
         scores=f"{ABLATED}/scores.json",
-    params:
-        settings=ablation_settings,
-        folder=subpath(output.scores, parent=True),
     log:
         f"{DATASET}/logs/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}.log",
+    conda:
+        "../../envs/torch.yaml"
     threads: config["train"]["threads"]
     resources:
         gpu=1,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        settings=ablation_settings,
+        folder=subpath(output.scores, parent=True),
     shell:
         f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}} --out {{params.folder:q}}"
         f" && avqa evaluate {{params.folder:q}}) {LOG}"
@@ -53,13 +53,13 @@ for table in GRID["table"].unique():
             ),
         output:
             f"{DATASET}/ablations/{table}.csv",
-        params:
-            settings=settings("results", "dataset", train={"seeds": config["train"]["seeds"]}),
-            table=table,
         log:
             f"{DATASET}/logs/ablations/{table}.log",
         conda:
             "../../envs/torch.yaml"
+        params:
+            settings=settings("results", "dataset", train={"seeds": config["train"]["seeds"]}),
+            table=table,
         shell:
             f"avqa ablations --config {{params.settings:q}} --table {{params.table}} {LOG}"
 

@@ -86,7 +86,9 @@ def effective_config():
 
 # Jobs on a cluster parse the configuration files again, when they start.
 if not workflow.is_main_process and Path(CONFIG).exists() and Path(CONFIG).read_text() != effective_config():
-    raise WorkflowError(f"the configuration is no longer that of this run, {CONFIG}; start the workflow again to use it")
+    raise WorkflowError(
+        f"the configuration is no longer that of this run, {CONFIG}; start the workflow again to use it"
+    )
 
 KEPT = f"{COLLECTION}/.kept_segments"  # lists the segments files that a user has asked for by name
 

@@ -7,6 +7,11 @@ rule decode:
     output:
         segments=temp(f"{COLLECTION}/segments/{{shard}}.h5"),
         failures=f"{COLLECTION}/failures/{{shard}}.tsv",
+    log:
+        f"{COLLECTION}/logs/decode/{{shard}}.log",
+    conda:
+        "../../envs/media.yaml"
+    threads: config["decode"]["workers"]
     params:
         flags(
             encoder=list(config["encoders"]),
@@ -14,11 +19,6 @@ rule decode:
             **{name: value for name, value in config["decode"].items() if name not in ("workers", "selective")},
         ),
         "" if config["decode"]["selective"] else "--no-selective",
-    log:
-        f"{COLLECTION}/logs/decode/{{shard}}.log",
-    threads: config["decode"]["workers"]
-    conda:
-        "../../envs/media.yaml"
     shell:
         f"avqa decode {{input:q}} --out {{output.segments:q}} --failures {{output.failures:q}} {{params}}"
         f" --workers {{threads}} {LOG}"
@@ -29,11 +29,11 @@ rule failures:
         lambda wildcards: expand(f"{COLLECTION}/failures/{{shard}}.tsv", shard=shards(wildcards)),
     output:
         f"{COLLECTION}/failures.tsv",
-    params:
-        settings("results", "dataset", "videos", "max_failed_fraction"),
     log:
         f"{COLLECTION}/logs/failures.log",
     conda:
         "../../envs/media.yaml"
+    params:
+        settings("results", "dataset", "videos", "max_failed_fraction"),
     shell:
         f"avqa failures --config {{params:q}} {LOG}"

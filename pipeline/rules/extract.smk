@@ -6,15 +6,15 @@ rule extract:
         f"{COLLECTION}/segments/{{shard}}.h5",
     output:
         f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
-    params:
-        lambda wildcards: flags(encoder=wildcards.encoder, **config["encoders"][wildcards.encoder]),
     log:
         f"{COLLECTION}/logs/{{encoder}}/{{shard}}.log",
+    conda:
+        "../../envs/torch.yaml"
     threads: 8
     resources:
         gpu=1,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        lambda wildcards: flags(encoder=wildcards.encoder, **config["encoders"][wildcards.encoder]),
     shell:
         f"avqa extract {{input:q}} --out {{output:q}} {{params}} {LOG}"
 
@@ -24,14 +24,14 @@ rule text:
         questions,
     output:
         f"{DATASET}/text/{config['text']['encoder']}.h5",
-    params:
-        flags(dataset=config["dataset"], **config["text"]),
     log:
         f"{DATASET}/logs/text.log",
+    conda:
+        "../../envs/torch.yaml"
     threads: 8
     resources:
         gpu=1,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        flags(dataset=config["dataset"], **config["text"]),
     shell:
         f"avqa text {{input:q}} --out {{output:q}} {{params}} {LOG}"

@@ -10,11 +10,11 @@ rule index:
         text=rules.text.output,
     output:
         f"{DATASET}/features.h5",
-    params:
-        settings("results", "dataset", "videos", "encoders", "text"),
     log:
         f"{DATASET}/logs/index.log",
     conda:
         "../../envs/media.yaml"
+    params:
+        settings("results", "dataset", "videos", "encoders", "text"),
     shell:
         f"avqa index --config {{params:q}} {LOG}"

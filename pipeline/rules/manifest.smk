@@ -5,6 +5,11 @@ if "synthesize" in config:
     rule synthesize:
         output:
             *config["annotations"].values(),
+        log:
+            f"{DATASET}/logs/synthesize.log",
+        conda:
+            "../../envs/media.yaml"
+        threads: 8
         params:
             flags(
                 out=config["synthesize"]["folder"],
@@ -12,11 +17,6 @@ if "synthesize" in config:
                 seconds=config["synthesize"]["seconds"],
                 seed=config["synthesize"]["seed"],
             ),
-        log:
-            f"{DATASET}/logs/synthesize.log",
-        threads: 8
-        conda:
-            "../../envs/media.yaml"
         shell:
             f"avqa synthesize {{params}} {LOG}"
 
@@ -38,13 +38,13 @@ checkpoint manifest:
         list(config["annotations"].values()),
     output:
         f"{DATASET}/shards.txt",
-    params:
-        videos=state_of_videos,
-        settings=settings("results", "dataset", "videos", "annotations", "format", "allow_missing", "shard_size"),
     log:
         f"{DATASET}/logs/manifest.log",
     conda:
         "../../envs/manifest.yaml"
+    params:
+        videos=state_of_videos,
+        settings=settings("results", "dataset", "videos", "annotations", "format", "allow_missing", "shard_size"),
     shell:
         f"avqa manifest --config {{params.settings:q}} {LOG}"
 

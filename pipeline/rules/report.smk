@@ -8,11 +8,11 @@ rule report:
     output:
         page=f"{DATASET}/report.html",
         summary=f"{DATASET}/summary.txt",
-    params:
-        settings("results", "dataset", "videos", "encoders", "models", train={"seeds": config["train"]["seeds"]}),
     log:
         f"{DATASET}/logs/report.log",
     conda:
         "../../envs/torch.yaml"
+    params:
+        settings("results", "dataset", "videos", "encoders", "models", train={"seeds": config["train"]["seeds"]}),
     shell:
         "avqa report --config {params:q} > {log:q} 2>&1"

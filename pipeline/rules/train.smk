@@ -15,16 +15,16 @@ rule train:
         checkpoint=f"{DATASET}/models/{{model}}/seed-{{seed}}/checkpoint.safetensors",
         history=f"{DATASET}/models/{{model}}/seed-{{seed}}/history.csv",
         config=f"{DATASET}/models/{{model}}/seed-{{seed}}/config.yaml",
-    params:
-        settings=training_settings,
-        folder=subpath(output.checkpoint, parent=True),
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.train.log",
+    conda:
+        "../../envs/torch.yaml"
     threads: config["train"]["threads"]
     resources:
         gpu=1,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        settings=training_settings,
+        folder=subpath(output.checkpoint, parent=True),
     shell:
         f"avqa train --config {{params.settings:q}} --model {{wildcards.model}} --seed {{wildcards.seed}}"
         f" --out {{params.folder:q}} {LOG}"
@@ -38,12 +38,12 @@ rule evaluate:
     output:
         scores=f"{DATASET}/models/{{model}}/seed-{{seed}}/scores.json",
         predictions=f"{DATASET}/models/{{model}}/seed-{{seed}}/predictions.parquet",
-    params:
-        folder=subpath(input.checkpoint, parent=True),
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.evaluate.log",
-    threads: config["train"]["threads"]
     conda:
         "../../envs/torch.yaml"
+    threads: config["train"]["threads"]
+    params:
+        folder=subpath(input.checkpoint, parent=True),
     shell:
         f"avqa evaluate {{params.folder:q}} --split test {LOG}"
