@@ -9,15 +9,15 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from extractors import EncoderError, spec
+from extractors import EncoderError, FrameInput, encoder_spec
 from pipeline.config import videos_fingerprint
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import write_if_changed
 
 try:
     config = check_config(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
-    READS = {encoder: spec(encoder).reads for encoder in config["encoders"]}
-    FRAME_SIZES = sorted({int(reads.split("/")[1]) for reads in READS.values() if "/" in reads})
+    INPUTS = {input for encoder in config["encoders"] for input in encoder_spec(encoder).inputs}
+    FRAME_SIZES = sorted({input.size for input in INPUTS if isinstance(input, FrameInput)})
 except (AVQAError, EncoderError) as error:
     raise WorkflowError(str(error))
 
