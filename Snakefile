@@ -10,8 +10,6 @@ from snakemake.utils import min_version
 min_version("9.0")
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.config import check_config, results_dir
-
 # Not unconditionally: Snakemake would merge the demo's settings into those of --configfile.
 if "dataset" not in config:
 
@@ -28,27 +26,27 @@ include: "pipeline/rules/report.smk"
 include: "pipeline/rules/ablations.smk"
 
 
-# Shards are asked for by name, or Snakemake would not miss one that was deleted once features.h5 is there.
+# Shards are asked for by name, or Snakemake would not miss one that was removed once features.h5 is there.
 rule features:
     input:
-        f"{RESULTS}/features.h5",
+        rules.index.output,
         rules.index.input.features,
         rules.text.output,
+        rules.failures.output,
 
 
 rule all:
     default_target: True
     input:
         rules.features.input,
-        f"{RESULTS}/report.html",
-        f"{RESULTS}/summary.txt",
+        rules.report.output,
 
 
 onstart:
-    acquire_run_lock()
+    start_run()
 
 
 onsuccess:
     remove_leftovers()
-    if Path(f"{RESULTS}/summary.txt").exists():
-        print(Path(f"{RESULTS}/summary.txt").read_text())
+    if Path(rules.report.output.summary).exists():
+        print(Path(rules.report.output.summary).read_text())

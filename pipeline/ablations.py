@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import results_dir
+from pipeline.config import dataset_dir
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import atomic
 
@@ -23,7 +23,7 @@ def write_table(config: dict, table: str) -> str:
     grid = grid[grid["table"] == table]
     if grid.empty:
         raise AVQAError(f"{GRID}: has no table {table}")
-    folder, seeds = results_dir(config) / "ablations", config["train"]["seeds"]
+    folder, seeds = dataset_dir(config) / "ablations", config["train"]["seeds"]
     lines = []
     for row in grid.to_dict("records"):
         runs = [_scores(folder / f"table~{table}" / f"row~{row['row']}" / f"seed-{seed}") for seed in seeds]

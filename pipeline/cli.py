@@ -5,18 +5,22 @@ Stages import what they need when they run, so that those without a network do n
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
-from pipeline.config import check_config, load_config
+from pipeline.config import check_config, collection_dir, dataset_dir, load_config
 from pipeline.errors import AVQAError, out_of_space
 from pipeline.storage.shard_list import Video, read_shard_list
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; an error that a user can mend is printed without a traceback and ends in status 1."""
     arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         arguments.run(arguments)
     except (AVQAError, EncoderError) as error:
@@ -46,7 +50,9 @@ def synthesize(args: argparse.Namespace) -> None:
 def manifest(args: argparse.Namespace) -> None:
     from pipeline.manifest import build_manifest
 
-    build_manifest(load_config(args.config))
+    build_manifest(
+        load_config(args.config, "results", "dataset", "videos", "annotations", "format", "allow_missing", "shard_size")
+    )
 
 
 def decode(args: argparse.Namespace) -> None:
@@ -98,17 +104,23 @@ def _weights(args: argparse.Namespace) -> dict:
 
 
 def index(args: argparse.Namespace) -> None:
-    from pipeline.config import results_dir
     from pipeline.index import build_index
 
-    config = load_config(args.config)
-    build_index(results_dir(config), list(config["encoders"]), config["text"]["encoder"], config["max_failed_fraction"])
+    config = load_config(args.config, "results", "dataset", "videos", "encoders", "text")
+    build_index(dataset_dir(config), collection_dir(config), list(config["encoders"]), config["text"]["encoder"])
+
+
+def failures(args: argparse.Namespace) -> None:
+    from pipeline.index import gather_failures
+
+    config = load_config(args.config, "results", "dataset", "videos")
+    gather_failures(dataset_dir(config), collection_dir(config), config["max_failed_fraction"])
 
 
 def train(args: argparse.Namespace) -> None:
     from pipeline.train import train
 
-    config = load_config(args.config)
+    config = load_config(args.config, "results", "dataset", "models", "train")
     name = args.model or next(iter(config["models"]))
     if args.settings:
         config["models"][name] |= json.loads(args.settings)
@@ -134,25 +146,24 @@ def model(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     from pipeline.report import write_report
 
-    print(write_report(load_config(args.config)))
+    print(write_report(load_config(args.config, "results", "dataset", "videos", "encoders", "models", "train")))
 
 
 def ablations(args: argparse.Namespace) -> None:
     from pipeline.ablations import write_table
 
-    print(write_table(load_config(args.config), args.table))
+    print(write_table(load_config(args.config, "results", "dataset", "train"), args.table))
 
 
 def verify(args: argparse.Namespace) -> None:
-    from pipeline.config import results_dir
-    from pipeline.storage.features import damaged_shards, open_index
+    from pipeline.storage.features import FeatureIndex, damaged_files
 
-    folder = results_dir(load_config(args.config))
-    damage = damaged_shards(folder)
+    config = load_config(args.config, "results", "dataset", "videos")
+    damage = damaged_files(collection_dir(config), dataset_dir(config))
     if damage:
         raise AVQAError(f"{len(damage)} damaged files\n" + "\n".join(damage))
-    open_index(folder / "features.h5").close()
-    print(f"{folder}: every shard is whole")
+    FeatureIndex(dataset_dir(config) / "features.h5").close()
+    log.info(f"{config['dataset']}: every file of features is whole")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -210,6 +221,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--dataset", default="")
 
     sub = command(index, "Join a data set's shards into features.h5.")
+    sub.add_argument("--config", required=True)
+
+    sub = command(failures, "List the videos that could not be decoded; too many are an error.")
     sub.add_argument("--config", required=True)
 
     sub = command(train, "Train a model on a data set's features.")

@@ -1,6 +1,7 @@
-"""Configuration: one YAML file a data set, checked against config/schema.yaml, defaults filled in from there."""
+"""Configuration: one YAML file per data set, checked against config/schema.yaml, defaults filled in from there."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,23 +11,36 @@ import yaml
 
 from pipeline.errors import AVQAError
 
-SCHEMA = Path(__file__).parent.parent / "config" / "schema.yaml"
+ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
+SCHEMA = ROOT / "config" / "schema.yaml"
 
 
-def load_config(path: str | Path) -> dict:
-    """Read and check a configuration. Raises AVQAError naming the file and the field."""
+def load_config(source: str | Path, *sections: str) -> dict:
+    """Read and check a configuration; `source` is a file, or the JSON text of the sections that a rule passes on.
+
+    Only the given sections must be there (default: all that the schema requires). Raises AVQAError naming the file and
+    the field.
+    """
+    if str(source).startswith("{"):
+        return check_config(json.loads(str(source)), "--config", sections)
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        config = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AVQAError(f"{path}: no such configuration; the ones that come with the project are in config/") from None
-    except yaml.YAMLError as error:
-        raise AVQAError(f"{path}: not YAML: {error}") from error
-    return check_config(config, path)
+        raise AVQAError(
+            f"{source}: no such configuration; the ones that come with the project are in config/"
+        ) from None
+    except IsADirectoryError:
+        raise AVQAError(f"{source}: is a folder; give the configuration file in it") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AVQAError(f"{source}: not YAML: {error}") from error
+    return check_config(config, source, sections)
 
 
-def check_config(config: object, source: str | Path = "configuration") -> dict:
+def check_config(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
     """The configuration with defaults filled in. Raises AVQAError naming `source` and every wrong field."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    if sections:
+        schema["required"] = list(sections)
     errors = sorted(_Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
     if errors:
         lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {e.message}" for e in errors]
@@ -34,19 +48,35 @@ def check_config(config: object, source: str | Path = "configuration") -> dict:
     return config
 
 
-def results_dir(config: dict) -> Path:
-    """Where everything of the data set goes."""
+def dataset_dir(config: dict) -> Path:
+    """Where questions, text features, the index, models and scores of the data set are."""
     return Path(config["results"]) / config["dataset"]
 
 
-def videos_fingerprint(videos: dict) -> str:
-    """Changes when a file of the video folder appears, vanishes or is replaced: what makes the manifest due.
+def collection_dir(config: dict) -> Path:
+    """Where shards, segments and features of the data set's videos are; other data sets may share them."""
+    return Path(config["results"]) / config["videos"]["collection"]
 
-    Raises FileNotFoundError while the folder is not there.
+
+def videos_fingerprint(videos: dict) -> str:
+    """Changes when a file in the video folder appears, vanishes or is replaced: what makes the manifest due.
+
+    Files in subfolders count where the pattern names subfolders. Raises FileNotFoundError if there is no such folder.
     """
-    with os.scandir(videos["folder"]) as entries:
-        stats = sorted((e.name, (info := e.stat()).st_size, info.st_mtime_ns) for e in entries)
-    return hashlib.sha256(repr(stats).encode()).hexdigest()
+    folder = Path(videos["folder"])
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    stats = []
+    for parent, subfolders, names in os.walk(folder, followlinks=videos["follow_links"]):
+        if "/" not in videos["pattern"]:
+            subfolders.clear()
+        for path in (os.path.join(parent, name) for name in names):
+            try:
+                info = os.stat(path)
+            except OSError:
+                continue  # a link that leads nowhere is a missing video
+            stats.append((os.path.relpath(path, folder), info.st_size, info.st_mtime_ns))
+    return hashlib.sha256(repr(sorted(stats)).encode()).hexdigest()
 
 
 def _fill_defaults(validator, properties: dict, instance: object, schema: dict) -> Iterator:

@@ -1,110 +1,157 @@
-"""Shards to one logical file: features.h5, virtual datasets over all features of a data set."""
+"""Shards to one logical file: features.h5, and the list of the videos that could not be decoded."""
 
 import csv
 import hashlib
+import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 
 from pipeline import __version__
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import atomic
-from pipeline.storage.contract import SCHEMA_VERSION
+from pipeline.storage.contract import DECODED, FAILURE_FIELDS, PER_VIDEO, PROVENANCE, SCHEMA_VERSION
 from pipeline.storage.hdf5 import open_hdf5
 from pipeline.storage.shard_list import read_shard_list
 
-PROVENANCE = ("encoder", "weights", "weights_sha256", "pretrained", "config")
-FACTS = ("num_segments", "has_audio", "status")
+log = logging.getLogger(__name__)
 
 
-def build_index(folder: str | Path, encoders: list[str], text: str, max_failed_fraction: float) -> None:
-    """Write features.h5 and failures.tsv of a data set's results folder.
+def build_index(dataset: str | Path, collection: str | Path, encoders: Sequence[str], text: str) -> None:
+    """Write features.h5 of a data set from its collection's shards and from the text file of the encoder `text`.
 
-    features.h5 holds video_id, num_segments, has_audio and status of all videos in manifest order,
-    <encoder>/<output> N, T, … and text/{text, words, sentence, length}; the features stay in their shards.
-    Raises AVQAError if shards do not belong together or more than `max_failed_fraction` of the videos failed.
+    features.h5 holds video_id, num_segments, has_audio and status of the data set's V videos in the order of their
+    shards, where they are (shard, row), <encoder>/<output> V, T, … and text/{text, words, sentence, length}. The
+    features stay in their shards. Raises AVQAError if shards are missing or do not belong together.
     """
-    folder = Path(folder)
-    shards = sorted((folder / "shards").glob("*.tsv"))
-    if not shards:
-        raise AVQAError(f"{folder / 'shards'}: no shards; run `avqa manifest` first")
-    expected = [[video.video_id for video in read_shard_list(tsv)] for tsv in shards]
-    out = folder / "features.h5"
+    dataset, collection = Path(dataset), Path(collection)
+    shards = read_shards_txt(dataset)
+    wanted = set(pd.read_parquet(dataset / "questions.parquet", columns=["video_id"])["video_id"])
+    places = _Places(collection / "shards", shards, wanted)
+    out = dataset / "features.h5"
+    # In memory first: the file is small, and HDF5 may crash when its disk is full.
+    with h5py.File(out, "w", libver="latest", driver="core", backing_store=False) as index:
+        index.attrs.update(schema_version=SCHEMA_VERSION, kind="index", created_by=f"avqa-pipeline {__version__}")
+        index.attrs.update(dataset=dataset.name, collection=collection.name)
+        index["video_id"], index["shard"], index["row"] = places.video_id, places.shard, places.row
+        for encoder in encoders:
+            files = [collection / "features" / encoder / f"{shard}.h5" for shard in shards]
+            per_video = _link(index, encoder, files, places, dataset)
+        for name, values in per_video.items():
+            index[name] = values
+        _link_text(index, dataset / "text" / f"{text}.h5")
+        index.flush()
+        image = index.id.get_file_image()
     with atomic(out) as partial:
-        # In memory first: the file is small, and HDF5 may crash when its disk is full.
-        with h5py.File(partial, "w", libver="latest", driver="core", backing_store=False) as index:
-            index.attrs.update(schema_version=SCHEMA_VERSION, kind="index", created_by=f"avqa-pipeline {__version__}")
-            index.attrs["dataset"] = folder.name
-            for encoder in encoders:
-                files = [folder / encoder / f"{tsv.stem}.h5" for tsv in shards]
-                facts = _link(index, encoder, files, expected)
-            index["video_id"] = [video_id for shard in expected for video_id in shard]
-            for name in FACTS:
-                index[name] = facts[name]
-            _link_text(index, folder / text / "text.h5")
-            index.flush()
-            partial.write_bytes(index.id.get_file_image())
-        _gather_failures(folder, shards, facts["status"], max_failed_fraction)
+        partial.write_bytes(image)
+    failed = int((per_video["status"] != DECODED).sum())
+    log.info(f"{out}: {len(places.video_id)} videos in {len(shards)} shards, {failed} failed")
 
 
-def _link(index: h5py.File, encoder: str, files: list[Path], expected: list[list[str]]) -> dict[str, np.ndarray]:
-    """Add an encoder's outputs as virtual datasets; returns the facts about all videos."""
-    total = sum(map(len, expected))
-    group, layouts, facts, first = index.create_group(encoder), {}, {name: [] for name in FACTS}, None
-    source_of_all = hashlib.sha256()
-    for path, videos, start in zip(files, expected, np.cumsum([0, *map(len, expected)]), strict=False):
+def read_shards_txt(dataset: str | Path) -> list[str]:
+    """The names of the shards that hold a data set's videos. Raises AVQAError before the manifest has made them."""
+    try:
+        return Path(dataset, "shards.txt").read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        raise AVQAError(f"{Path(dataset, 'shards.txt')}: no such file; run `avqa manifest` first") from None
+
+
+class _Places:
+    """Where the wanted videos are: in which of the shards, in which row."""
+
+    def __init__(self, folder: Path, shards: list[str], wanted: set[str]):
+        self.lists = [[video.video_id for video in read_shard_list(folder / f"{shard}.tsv")] for shard in shards]
+        found = [(v, s, r) for s, ids in enumerate(self.lists) for r, v in enumerate(ids) if v in wanted]
+        if lacking := wanted - {video_id for video_id, _, _ in found}:
+            raise AVQAError(
+                f"{folder}: {len(lacking)} videos are in no shard, as {min(lacking)}; run the workflow again"
+            )
+        self.video_id = [video_id for video_id, _, _ in found]
+        self.shard = np.array([shard for _, shard, _ in found], "int32")
+        self.row = np.array([row for _, _, row in found], "int32")
+
+    def runs(self, shard: int) -> list[tuple[slice, slice]]:
+        """The shard's rows that are wanted, as slices of features.h5's rows and of the shard's."""
+        at = np.flatnonzero(self.shard == shard)
+        parts = np.split(at, np.flatnonzero(np.diff(self.row[at]) != 1) + 1) if len(at) else []
+        return [(slice(p[0], p[-1] + 1), slice(self.row[p[0]], self.row[p[-1]] + 1)) for p in parts]
+
+
+def _link(index: h5py.File, encoder: str, files: list[Path], places: _Places, dataset: Path) -> dict[str, np.ndarray]:
+    """Add an encoder's outputs as virtual datasets; returns the arrays over all videos that every shard has."""
+    total, group = len(places.video_id), index.create_group(encoder)
+    layouts: dict[str, h5py.VirtualLayout] = {}
+    first, sources = None, hashlib.sha256()
+    per_video = {name: np.zeros(total, dtype) for name, dtype in PER_VIDEO.items()}
+    for n, path in enumerate(files):
         with open_hdf5(path, "features") as shard:
-            if list(shard["video_id"].asstr()[:]) != videos:
-                raise AVQAError(f"{path}: its videos are not those of its shard; delete it and run again")
-            about = {name: shard.attrs[name] for name in PROVENANCE}
-            first = first or about
-            if about != first:
-                differing = [name for name in PROVENANCE if about[name] != first[name]]
-                raise AVQAError(f"{path}: {', '.join(differing)} differ from {files[0]}; delete one and run again")
-            source_of_all.update(shard.attrs["source"].encode())
-            for name in FACTS:
-                facts[name].append(shard[name][:])
+            if list(shard["video_id"].asstr()[:]) != places.lists[n]:
+                raise AVQAError(f"{path}: its videos are not those of its shard list; run the workflow again")
+            mine = {name: shard.attrs.get(name) for name in PROVENANCE} | {"outputs": sorted(shard[encoder])}
+            first = first or mine
+            if differing := [name for name in mine if mine[name] != first[name]]:
+                raise AVQAError(
+                    f"{path}: {', '.join(differing)} differ from {files[0]}; move one of the two away and run the "
+                    "workflow again, so that all shards are made in the same way"
+                )
+            sources.update(shard.attrs["source"].encode())
+            # Relative to features.h5, so that the results folder can be moved.
+            relative = os.path.relpath(path, dataset)
             for name, source in shard[encoder].items():
-                if name not in layouts:
-                    layouts[name] = h5py.VirtualLayout((total, *source.shape[1:]), source.dtype)
-                # Relative to features.h5, so that the results folder can be moved.
-                link = h5py.VirtualSource(f"{encoder}/{path.name}", f"{encoder}/{name}", shape=source.shape)
-                layouts[name][start : start + len(videos)] = link
-    group.attrs.update(first, source=source_of_all.hexdigest())
+                layout = layouts.setdefault(name, h5py.VirtualLayout((total, *source.shape[1:]), source.dtype))
+                link = h5py.VirtualSource(relative, f"{encoder}/{name}", shape=source.shape, dtype=source.dtype)
+                for mine_rows, their_rows in places.runs(n):
+                    layout[mine_rows] = link[their_rows]
+            for name, values in per_video.items():
+                for mine_rows, their_rows in places.runs(n):
+                    values[mine_rows] = shard[name][their_rows]
+    group.attrs.update({k: v for k, v in first.items() if v is not None and k != "outputs"}, source=sources.hexdigest())
+    group.attrs["files"] = [os.path.relpath(path, dataset) for path in files]
     for name, layout in layouts.items():
         # A shard that is lost must not read as zeros, which are features too.
         group.create_virtual_dataset(name, layout, fillvalue=np.nan)
-    return {name: np.concatenate(values) for name, values in facts.items()}
+    return per_video
 
 
 def _link_text(index: h5py.File, path: Path) -> None:
     group = index.create_group("text")
+    relative = f"{path.parent.name}/{path.name}"
     with open_hdf5(path, "text") as text:
-        group.attrs.update({name: text.attrs[name] for name in PROVENANCE})
-        for name in ("text", "length"):
-            group[name] = text[name][:]
-        for name in ("words", "sentence"):
-            layout = h5py.VirtualLayout(text[name].shape, text[name].dtype)
-            layout[:] = h5py.VirtualSource(f"{path.parent.name}/{path.name}", name, shape=text[name].shape)
+        group.attrs.update({name: text.attrs[name] for name in PROVENANCE if name in text.attrs}, files=[relative])
+        for name, values in text.items():
+            if values.ndim == 1:  # text and length: small enough to be copied
+                group[name] = values[:]
+                continue
+            layout = h5py.VirtualLayout(values.shape, values.dtype)
+            layout[:] = h5py.VirtualSource(relative, name, shape=values.shape)
             group.create_virtual_dataset(name, layout, fillvalue=np.nan)
 
 
-def _gather_failures(folder: Path, shards: list[Path], status: np.ndarray, max_failed_fraction: float) -> None:
-    """One failures.tsv of the shards' own; an error if there are too many."""
-    failed = int((status != 0).sum())
-    if failed > max_failed_fraction * len(status):
-        raise AVQAError(
-            f"{folder / 'failures'}: {failed} of {len(status)} videos failed, more than max_failed_fraction "
-            f"({max_failed_fraction:.2%}) allows; mend the files that the tables there list, or raise the limit"
-        )
-    header, rows = ["video_id", "stage", "reason", "seconds"], []
-    for path in (folder / "failures" / shard.name for shard in shards):
-        if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                rows += list(csv.DictReader(file, delimiter="\t"))
-    with atomic(folder / "failures.tsv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, header, delimiter="\t", lineterminator="\n")
+def gather_failures(dataset: str | Path, collection: str | Path, max_failed_fraction: float) -> None:
+    """Write failures.tsv of a collection from the tables of the shards that the data set needs.
+
+    Raises AVQAError if more than `max_failed_fraction` of the shards' videos could not be decoded. Files that have gone
+    since they were first listed do not count.
+    """
+    collection = Path(collection)
+    shards = read_shards_txt(dataset)
+    videos = [v for shard in shards for v in read_shard_list(collection / "shards" / f"{shard}.tsv")]
+    gone, rows = {video.video_id for video in videos if video.gone}, []
+    for shard in shards:
+        with open(collection / "failures" / f"{shard}.tsv", newline="", encoding="utf-8") as file:
+            rows += list(csv.DictReader(file, delimiter="\t"))
+    failed = sum(row["video_id"] not in gone for row in rows)
+    with atomic(collection / "failures.tsv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FAILURE_FIELDS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print(f"{len(status)} videos indexed, {failed} failed")
+    if failed > max_failed_fraction * len(videos):
+        raise AVQAError(
+            f"{collection / 'failures.tsv'}: {failed} of {len(videos)} videos failed, more than max_failed_fraction "
+            f"({max_failed_fraction:.2%}) allows; mend the files that the table lists, or raise the limit"
+        )
+    log.info(f"{collection / 'failures.tsv'}: {failed} of {len(videos)} videos failed")

@@ -1,35 +1,37 @@
-"""Annotations and videos to tables: who asks what about which file, and which videos make a shard."""
+"""Annotations and videos to tables: which question is about which file, and which videos make a shard."""
 
-import json
-import re
+import logging
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipeline.config import results_dir
+from pipeline.config import collection_dir, dataset_dir
+from pipeline.data.formats import read_annotations
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import atomic
 from pipeline.storage.shard_list import Video, read_shard_list, write_shard_list
 
-VIDEO_ID = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")  # one plain file name: no path, not hidden, no control characters
-SLOT = re.compile(r"<[^<>]+>")
 FIRST_FEW = 5
 
+log = logging.getLogger(__name__)
 
-def build_manifest(config: dict) -> Path:
-    """Write videos.parquet, questions.parquet and shards/<k>.tsv of a data set; returns their folder.
 
-    questions.parquet: split, question_id (may be missing), video_id, video_row (row of its features), question
-    (slots filled in), scenario, type, answer, answer_id (in order of first appearance in training; -1 if it
-    never appears there). videos.parquet: video_id, path, size (bytes), mtime_ns, shard, row.
-    Raises AVQAError naming file, record and field.
+def build_manifest(config: dict) -> None:
+    """Write questions.parquet and shards.txt of the data set, videos.parquet and shards/<k>.tsv of its collection.
+
+    questions.parquet: the columns of `read_annotations`, and answer_id (in order of first appearance in training; -1
+    if the answer never appears there). shards.txt: the shards that hold the data set's videos. videos.parquet:
+    video_id, path, size (bytes), mtime_ns, shard, row (in the shard). Raises AVQAError naming file, record and field.
     """
-    out = results_dir(config)
     questions = pd.concat(
-        [read_annotations(path, split) for split, path in config["annotations"].items()], ignore_index=True
+        [read_annotations(path, split, config["format"]) for split, path in config["annotations"].items()],
+        ignore_index=True,
     )
-    videos, missing = find_videos(questions["video_id"].unique(), config["videos"])
+    found, missing = find_videos(questions["video_id"].unique(), config["videos"])
     if missing and not config["allow_missing"]:
         orphans = int(questions["video_id"].isin(missing).sum())
         raise AVQAError(
@@ -40,98 +42,32 @@ def build_manifest(config: dict) -> Path:
     questions = questions[~questions["video_id"].isin(missing)].reset_index(drop=True)
     if questions.empty:
         raise AVQAError(f"{config['videos']['folder']}: none of the videos that the annotations name is there")
-
-    videos = in_manifest_order(videos, out / "shards")
-    table = pd.DataFrame(videos)
-    table["shard"] = table.index // config["shard_size"]
-    table["row"] = table.index
-    questions["video_row"] = questions["video_id"].map(table.set_index("video_id")["row"])
     questions["answer_id"] = index_answers(questions)
 
-    write_parquet(table, out / "videos.parquet")
+    shards = update_shards(collection_dir(config), found, config["shard_size"])
+    wanted = {video.video_id for video in found}
+    own = [name for name, videos in shards.items() if any(video.video_id in wanted for video in videos)]
+    out = dataset_dir(config)
     write_parquet(questions, out / "questions.parquet")
-    shards = [videos[i : i + config["shard_size"]] for i in range(0, len(videos), config["shard_size"])]
-    for k, shard in enumerate(shards):
-        write_shard_list(out / "shards" / f"{k:05d}.tsv", shard)
-    for stale in sorted((out / "shards").glob("*.tsv"))[len(shards) :]:
-        stale.unlink()
+    with atomic(out / "shards.txt") as partial:
+        partial.write_text("".join(f"{name}\n" for name in own))
+    _summarize(questions, len(found), len(own), len(missing))
 
-    unseen = int((questions["answer_id"] < 0).sum())
-    print(
-        f"{len(questions)} questions ({questions['question'].nunique()} different) about {len(videos)} videos in "
-        f"{len(shards)} shards; {len(missing)} videos missing; "
-        f"{unseen} questions whose answer never occurs in training"
+
+def _summarize(questions: pd.DataFrame, videos: int, shards: int, missing: int) -> None:
+    unknown = int((questions["answer_id"] < 0).sum())
+    log.info(
+        f"{len(questions)} questions ({questions['question'].nunique()} different) about {videos} videos in "
+        f"{shards} shards; {missing} videos missing; {unknown} questions whose answer never occurs in training"
     )
-    return out
+    named = questions[questions["question_id"].notna()]
+    repeated = int(named.duplicated(["split", "question_id"]).sum())
+    if repeated:
+        log.warning(f"{repeated} questions have a question_id that another question of their split has too")
 
 
-def read_annotations(path: str | Path, split: str) -> pd.DataFrame:
-    """One annotation file, official MUSIC-AVQA JSON or CSV with the same columns, as rows of questions.parquet."""
-    path = Path(path)
-    try:
-        if path.suffix.lower() == ".csv":
-            records = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
-        else:
-            records = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AVQAError(f"{path}: no such annotation file (annotations.{split})") from None
-    except (ValueError, pd.errors.ParserError) as error:
-        raise AVQAError(f"{path}: neither JSON nor CSV ({error})") from error
-    if not isinstance(records, list) or not records:
-        raise AVQAError(f"{path}: must hold a list of questions")
-    return pd.DataFrame([_parse(record, f"{path}: record {n}", split) for n, record in enumerate(records)])
-
-
-def _parse(record: dict, where: str, split: str) -> dict:
-    def field(name: str) -> str:
-        if not isinstance(record, dict) or name not in record:
-            raise AVQAError(f"{where}: field {name} is missing")
-        return str(record[name])
-
-    def string_list(name: str) -> list[str]:
-        try:
-            values = json.loads(field(name))
-        except ValueError:
-            values = None
-        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-            raise AVQAError(f'{where}: field {name} must be a JSON list of strings such as ["Audio", "Counting"]')
-        return values
-
-    video_id = field("video_id")
-    if not VIDEO_ID.fullmatch(video_id):
-        raise AVQAError(f"{where}: video_id {video_id!r} could leave the video folder; it must be a plain file name")
-    kind = string_list("type")
-    if len(kind) != 2:
-        raise AVQAError(f"{where}: field type must hold a scenario and a question type, not {kind}")
-    identity = str(record.get("question_id", "")).strip()
-    if identity and not identity.lstrip("-").isdigit():
-        raise AVQAError(f"{where}: field question_id must be a whole number, not {identity!r}")
-    return {
-        "split": split,
-        "question_id": int(identity) if identity else None,
-        "video_id": video_id,
-        "question": fill_slots(field("question_content"), string_list("templ_values"), where),
-        "scenario": kind[0],
-        "type": kind[1],
-        "answer": field("anser"),
-    }
-
-
-def fill_slots(template: str, values: list[str], where: str = "question") -> str:
-    """`Is the <Object> louder?` and ["violin"] make `Is the violin louder?`. Raises AVQAError if counts differ."""
-    slots = SLOT.findall(template)
-    if len(slots) != len(values):
-        raise AVQAError(
-            f"{where}: question_content has {len(slots)} slots, templ_values {len(values)} fillers: "
-            f"{template!r}, {values}"
-        )
-    fillers = iter(values)
-    # v2.0 has some full-width question marks, which CLIP's tokenizer would take for another word.
-    return SLOT.sub(lambda _: next(fillers), template).strip().replace("？", "?")
-
-
-def find_videos(ids, videos: dict) -> tuple[list[Video], list[str]]:
-    """The files of the given ids and the ids without one. Raises AVQAError for links out and special files."""
+def find_videos(ids: Iterable[str], videos: dict) -> tuple[list[Video], list[str]]:
+    """The files of the given ids, and the ids without a file. Raises AVQAError for links out and special files."""
     folder = Path(videos["folder"])
     root = folder.resolve()
     found, missing = [], []
@@ -145,28 +81,53 @@ def find_videos(ids, videos: dict) -> tuple[list[Video], list[str]]:
         if not videos["follow_links"] and not path.resolve().is_relative_to(root):
             raise AVQAError(f"{path}: is a link that leaves {folder}; set videos.follow_links: true if that is meant")
         if not stat.S_ISREG(info.st_mode):
-            raise AVQAError(f"{path}: is not a regular file; remove it or the question about it")
+            raise AVQAError(f"{path}: is not a regular file; videos.folder must hold the videos themselves")
         found.append(Video(video_id, str(path), info.st_size, info.st_mtime_ns))
     return found, missing
 
 
-def in_manifest_order(videos: list[Video], shards: Path) -> list[Video]:
-    """Videos that are in shards already keep their places, new ones go to the end."""
-    known = [video.video_id for tsv in sorted(shards.glob("*.tsv")) for video in read_shard_list(tsv)]
-    place = {video_id: n for n, video_id in enumerate(known)}
-    return sorted(videos, key=lambda video: place.get(video.video_id, len(place)))
+def update_shards(collection: Path, found: list[Video], shard_size: int) -> dict[str, list[Video]]:
+    """Write the shard lists and videos.parquet of a collection; returns the lists by shard name.
+
+    Membership is append-only: a listed video keeps its row for ever, marked as gone once its file has gone; new
+    videos are added in new shards at the end. Lists that already say the same are left untouched.
+    """
+    folder = collection / "shards"
+    now = {video.video_id: video for video in found}
+    shards = {tsv.stem: [_as_it_is(v, now) for v in read_shard_list(tsv)] for tsv in sorted(folder.glob("*.tsv"))}
+    listed = {video.video_id for videos in shards.values() for video in videos}
+    new = [video for video in found if video.video_id not in listed]
+    for start in range(0, len(new), shard_size):
+        shards[f"{len(shards):05d}"] = new[start : start + shard_size]
+    for name, videos in shards.items():
+        write_shard_list(folder / f"{name}.tsv", videos)
+    rows = [(*video, int(name), row) for name, videos in shards.items() for row, video in enumerate(videos)]
+    write_parquet(pd.DataFrame(rows, columns=[*Video._fields, "shard", "row"]), collection / "videos.parquet")
+    return shards
+
+
+def _as_it_is(video: Video, now: dict[str, Video]) -> Video:
+    """A listed video with its file's present size and time; another data set's videos are looked up too."""
+    if video.video_id in now:
+        return now[video.video_id]
+    try:
+        info = Path(video.path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return video._replace(size=0, mtime_ns=0)
+    return video._replace(size=info.st_size, mtime_ns=info.st_mtime_ns)
 
 
 def index_answers(questions: pd.DataFrame) -> pd.Series:
     """Answers numbered in order of first appearance in training (in all splits where there is no training)."""
     training = questions[questions["split"] == "train"]
-    seen = (questions if training.empty else training)["answer"].unique()
-    return questions["answer"].map({answer: n for n, answer in enumerate(seen)}).fillna(-1).astype("int64")
+    known = (questions if training.empty else training)["answer"].unique()
+    return questions["answer"].map({answer: n for n, answer in enumerate(known)}).fillna(-1).astype("int64")
 
 
-def write_parquet(table: pd.DataFrame, path: Path) -> None:
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     """Write a table in one step, and only if it differs from what is there, so that nothing is due in vain."""
-    if path.exists() and pd.read_parquet(path).equals(table):
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    if path.exists() and pq.read_table(path).equals(table):
         return
     with atomic(path) as partial:
-        table.to_parquet(partial, index=False)
+        pq.write_table(table, partial)

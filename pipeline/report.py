@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from pipeline.config import results_dir
+from pipeline.config import collection_dir, dataset_dir
 from pipeline.errors import AVQAError
 from pipeline.evaluate import RANDOM_WEIGHTS
 from pipeline.storage.atomic import atomic
@@ -25,11 +25,11 @@ def write_report(config: dict) -> str:
 
     Accuracy is the mean over seeds, ± their standard deviation. Raises AVQAError if a model has no scores yet.
     """
-    folder = results_dir(config)
+    folder = dataset_dir(config)
     scores = {name: _read_scores(folder, name, config["train"]["seeds"]) for name in config["models"]}
     table = _table(scores)
     pretrained = all(e["pretrained"] for runs in scores.values() for s in runs for e in s["encoders"].values())
-    with open(folder / "failures.tsv", encoding="utf-8") as file:
+    with open(collection_dir(config) / "failures.tsv", encoding="utf-8") as file:
         failures = [line.rstrip("\n").split("\t") for line in file][1:]
 
     note = "" if pretrained else RANDOM_WEIGHTS
@@ -38,9 +38,12 @@ def write_report(config: dict) -> str:
             f"Test accuracy in %, {len(config['train']['seeds'])} seed(s), data set {config['dataset']}",
             table.to_string(),
             *([note] if note else []),
-            f"{len(failures)} videos failed: {folder / 'failures.tsv'}" if failures else "no video failed",
-            "scores:   " + ", ".join(f"{folder / name}/seed-*/scores.json" for name in scores),
-            "features: " + ", ".join(f"{folder / name}/*.h5" for name in config["encoders"]),
+            f"{len(failures)} videos failed: {collection_dir(config) / 'failures.tsv'}"
+            if failures
+            else "no video failed",
+            "scores:   " + ", ".join(f"{folder / 'models' / name}/seed-*/scores.json" for name in scores),
+            "features: "
+            + ", ".join(f"{collection_dir(config) / 'features' / name}/*.h5" for name in config["encoders"]),
             f"          all of them in one: {folder / 'features.h5'}",
             f"report:   {folder / 'report.html'}",
         ]
@@ -53,7 +56,7 @@ def write_report(config: dict) -> str:
 
 
 def _read_scores(folder: Path, model: str, seeds: list[int]) -> list[dict]:
-    paths = [folder / model / f"seed-{seed}" / "scores.json" for seed in seeds]
+    paths = [folder / "models" / model / f"seed-{seed}" / "scores.json" for seed in seeds]
     if missing := [path for path in paths if not path.exists()]:
         raise AVQAError(f"{missing[0]}: no such file; `avqa evaluate {missing[0].parent}` makes it")
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
@@ -88,7 +91,7 @@ def _curves(folder: Path, scores: dict[str, list[dict]]) -> str:
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for color, (model, runs) in enumerate(scores.items()):
         for n, run in enumerate(runs):
-            history = pd.read_csv(folder / model / f"seed-{run['seed']}" / "history.csv")
+            history = pd.read_csv(folder / "models" / model / f"seed-{run['seed']}" / "history.csv")
             style = {"color": f"C{color}", "alpha": 0.8, "label": model if n == 0 else None}
             axes[0].plot(history["epoch"], history["loss"], **style)
             axes[1].plot(history["epoch"], 100 * history["val_accuracy"], **style)

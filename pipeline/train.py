@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pipeline import __version__
-from pipeline.config import results_dir
+from pipeline.config import dataset_dir
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.models.av_master.model import AVMaster
@@ -137,7 +137,7 @@ def load_data(config: dict, model_name: str, device: torch.device) -> QuestionDa
     """The data set as the model reads it."""
     settings = config["models"][model_name]
     return QuestionData(
-        results_dir(config),
+        dataset_dir(config),
         settings["audio"],
         settings["visual"],
         config["train"]["standardize"],
@@ -191,5 +191,5 @@ def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> 
     facts = [config["models"][model_name], config["train"], model_name, seed, data.provenance, data.answers]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     digest.update(data.questions.to_csv().encode())
-    digest.update(data.file["video_id"][:].astype("S").tobytes())
+    digest.update("\n".join(data.index.video_id).encode())
     return digest.hexdigest()

@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import pandas as pd
 import torch
 
 from pipeline.data.features import Features
 from pipeline.errors import AVQAError
-from pipeline.storage.features import open_index
+from pipeline.storage.contract import DECODED
+from pipeline.storage.features import FeatureIndex
 
 
 class Batch(NamedTuple):
@@ -47,24 +47,31 @@ class QuestionData:
         segments: int | None = None,
     ):
         folder = Path(folder)
-        self.file = open_index(folder / "features.h5")
+        self.index = FeatureIndex(folder / "features.h5")
         for name in (audio, visual):
-            if name not in self.file:
-                known = [f"{e}/{o}" for e in self.file if isinstance(self.file[e], h5py.Group) for o in self.file[e]]
-                raise AVQAError(f"{folder / 'features.h5'}: has no {name}; it has {', '.join(known)}")
+            if name not in self.index.names:
+                raise AVQAError(f"{folder / 'features.h5'}: has no {name}; it has {', '.join(self.index.names)}")
         self.provenance = {
-            name: {k: v.item() if isinstance(v, np.generic) else v for k, v in self.file[name].attrs.items()}
+            name: self.index.provenance[name]
             for name in dict.fromkeys((audio.split("/")[0], visual.split("/")[0], "text"))
         }
         names = (audio, visual, "text/words", "text/sentence")
-        self.audio, self.visual, self.words, self.sentence = (Features(self.file[n], device) for n in names)
+        self.audio, self.visual, self.words, self.sentence = (Features(self.index, n, device) for n in names)
 
         table = pd.read_parquet(folder / "questions.parquet")
-        row_of = {text: n for n, text in enumerate(self.file["text/text"].asstr()[:])}
+        video_rows = {video_id: n for n, video_id in enumerate(self.index.video_id)}
+        table["video_row"] = table["video_id"].map(video_rows)
+        row_of = {text: n for n, text in enumerate(self.index.texts)}
         table["text_row"] = table["question"].map(row_of)
+        if table["video_row"].isna().any():
+            lacking = table.loc[table["video_row"].isna(), "video_id"]
+            raise AVQAError(
+                f"{folder / 'features.h5'}: lacks {lacking.nunique()} videos that questions ask about, as "
+                f"{lacking.iloc[0]}; run the workflow again"
+            )
         if table["text_row"].isna().any():
             raise AVQAError(f"{folder / 'features.h5'}: lacks some of the questions; run the workflow again")
-        table["failed"] = self.file["status"][:][table["video_row"]] != 0
+        table["failed"] = self.index.status[table["video_row"]] != DECODED
         self.questions = table
         known = table[table["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
         self.answers = known["answer"].tolist()

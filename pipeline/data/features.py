@@ -1,34 +1,39 @@
 """Features as a model reads them."""
 
-from pathlib import Path
+import logging
 
-import h5py
 import numpy as np
 import psutil
 import torch
 
-from pipeline.errors import AVQAError
-from pipeline.storage.features import damaged_shards
+from pipeline.storage.features import FeatureIndex
 
 STATISTICS_ROWS = 512
 
+log = logging.getLogger(__name__)
+
 
 class Features:
-    """N rows of features: on the device or in memory where they fit, else read from HDF5 as they are needed."""
+    """The rows of one feature: on the device or in memory where they fit, else read from the shards as needed."""
 
-    def __init__(self, dataset: h5py.Dataset, device: torch.device):
-        self.device, self.dim = device, dataset.shape[-1]
+    def __init__(self, index: FeatureIndex, name: str, device: torch.device):
+        self.index, self.name, self.device = index, name, device
+        shape = index.names[name]
+        self.shape, size = shape[1:], 2 * int(np.prod(shape))
         self.mean = self.std = None
-        name, size = dataset.name.lstrip("/"), dataset.nbytes
         on_device = device.type == "cuda" and size <= torch.cuda.mem_get_info()[0] / 4
-        self.in_memory = on_device or size <= psutil.virtual_memory().available / 4
-        self.folder, self.values = Path(dataset.file.filename).parent, dataset
-        if self.in_memory:
-            self.values = torch.from_numpy(self._read(slice(None)))
-        if on_device:
-            self.values = self.values.to(device)
-        place = "on the GPU" if on_device else "in memory" if self.in_memory else "read as needed (too big for memory)"
-        print(f"{name} {dataset.shape}, {size / 1e9:.2f} GB: {place}")
+        self.values = None
+        if on_device or size <= psutil.virtual_memory().available / 4:
+            self.values = torch.from_numpy(index.read(name)).to(device if on_device else "cpu")
+        place = (
+            "on the GPU" if on_device else "read as needed (too big for memory)" if self.values is None else "in memory"
+        )
+        log.info(f"{name} {shape}, {size / 1e9:.2f} GB: {place}")
+
+    @property
+    def dim(self) -> int:
+        """Numbers per second, token or text."""
+        return self.shape[-1]
 
     def standardize(self, rows: np.ndarray) -> None:
         """Bring each dimension to zero mean and unit variance over (a sample of) the given rows."""
@@ -37,17 +42,11 @@ class Features:
         self.mean, self.std = sample.mean(0), sample.std(0) + 1e-6
 
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
-        if self.in_memory:
+        """The given rows, R, *shape, on the device. Raises AVQAError as `FeatureIndex.read` does."""
+        if self.values is not None:
             values = self.values[torch.tensor(rows, device=self.values.device)]
         else:
-            unique, inverse = np.unique(rows, return_inverse=True)  # h5py wants rising row numbers
-            values = torch.from_numpy(self._read(unique)[inverse])
+            unique, inverse = np.unique(rows, return_inverse=True)  # each row is read once
+            values = torch.from_numpy(self.index.read(self.name, unique)[inverse])
         values = values.to(self.device)
         return values if self.mean is None else (values.float() - self.mean) / self.std
-
-    def _read(self, rows: np.ndarray | slice) -> np.ndarray:
-        try:
-            return self.values[rows]
-        except OSError as error:  # a virtual dataset does not say which of its files is damaged
-            damage = "\n".join(damaged_shards(self.folder))
-            raise AVQAError(f"{self.folder / 'features.h5'}: cannot be read ({error})\n{damage}") from error

@@ -6,37 +6,38 @@ from snakemake.utils import Paramspace
 GRID = pd.read_csv(f"{workflow.basedir}/manifests/ablations.csv", keep_default_na=False)
 GRID = GRID[GRID["table"].isin(config["ablations"]["tables"])]
 ROWS = Paramspace(GRID[["table", "row"]])
-ABLATED = f"{RESULTS}/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}"
+ABLATED = f"{DATASET}/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}"
 
 
-def settings_of(wildcards):
-    """What the row of a table changes in the first model of the configuration."""
+def ablation_settings(wildcards):
+    """The first model of the configuration, with what the row of a table changes in it."""
     chosen = (GRID["table"] == wildcards.table) & (GRID["row"] == int(wildcards.row))
-    return GRID.loc[chosen, "settings"].item()
+    changes = json.loads(GRID.loc[chosen, "settings"].item())
+    model = next(iter(config["models"]))
+    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
+    return settings("results", "dataset", models={model: config["models"][model] | changes}, train=schedule)
 
 
 rule ablation:
     input:
-        features=f"{RESULTS}/features.h5",
+        features=f"{DATASET}/features.h5",
         questions=questions,
     output:
         checkpoint=f"{ABLATED}/checkpoint.safetensors",
         scores=f"{ABLATED}/scores.json",
-    params:
-        row=settings_of,
-        base=next(iter(config["models"].values())),
-        schedule={name: value for name, value in config["train"].items() if name not in ("seeds", "threads")},
-        folder=subpath(output.scores, parent=True),
     log:
-        f"{RESULTS}/logs/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}.log",
+        f"{DATASET}/logs/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}.log",
+    conda:
+        "../../envs/torch.yaml"
     threads: config["train"]["threads"]
     resources:
         gpu=1,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        settings=ablation_settings,
+        folder=subpath(output.scores, parent=True),
     shell:
-        f"(avqa train --config {CONFIG} --seed {{wildcards.seed}} --settings {{params.row:q}} --out {{params.folder}}"
-        f" && avqa evaluate {{params.folder}}) {LOG}"
+        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}} --out {{params.folder:q}}"
+        f" && avqa evaluate {{params.folder:q}}) {LOG}"
 
 
 for table in GRID["table"].unique():
@@ -46,22 +47,23 @@ for table in GRID["table"].unique():
             f"ablations_{table}"
         input:
             expand(
-                f"{RESULTS}/ablations/{{instance}}/seed-{{seed}}/scores.json",
+                f"{DATASET}/ablations/{{instance}}/seed-{{seed}}/scores.json",
                 instance=Paramspace(GRID.loc[GRID["table"] == table, ["table", "row"]]).instance_patterns,
                 seed=config["train"]["seeds"],
             ),
         output:
-            f"{RESULTS}/ablations/{table}.csv",
-        params:
-            table=table,
+            f"{DATASET}/ablations/{table}.csv",
         log:
-            f"{RESULTS}/logs/ablations/{table}.log",
+            f"{DATASET}/logs/ablations/{table}.log",
         conda:
             "../../envs/torch.yaml"
+        params:
+            settings=settings("results", "dataset", train={"seeds": config["train"]["seeds"]}),
+            table=table,
         shell:
-            f"avqa ablations --config {CONFIG} --table {{params.table}} {LOG}"
+            f"avqa ablations --config {{params.settings:q}} --table {{params.table}} {LOG}"
 
 
 rule ablations:
     input:
-        expand(f"{RESULTS}/ablations/{{table}}.csv", table=GRID["table"].unique()),
+        expand(f"{DATASET}/ablations/{{table}}.csv", table=GRID["table"].unique()),

@@ -1,6 +1,6 @@
 # The configuration as every rule sees it, and how rules call the pipeline's commands.
 
-import fcntl
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,24 +9,22 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from extractors import EncoderError, FrameInput, encoder_spec
-from pipeline.config import videos_fingerprint
+from extractors import EncoderError, encoder_spec
+from pipeline.config import check_config, collection_dir, dataset_dir, videos_fingerprint
 from pipeline.errors import AVQAError
-from pipeline.storage.atomic import write_if_changed
+from pipeline.storage.atomic import remove_abandoned, write_if_changed
+from pipeline.storage.lock import lock_file
 
 try:
     config = check_config(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
-    INPUTS = {input for encoder in config["encoders"] for input in encoder_spec(encoder).inputs}
-    FRAME_SIZES = sorted({input.size for input in INPUTS if isinstance(input, FrameInput)})
+    for encoder in config["encoders"]:
+        encoder_spec(encoder)
 except (AVQAError, EncoderError) as error:
     raise WorkflowError(str(error))
 
-RESULTS = str(results_dir(config))
-CONFIG = f"{RESULTS}/config.yaml"
-
-# Commands read the configuration as this run sees it, --config overrides included. It is no rule's input: what a
-# job depends on is among its params, so that a change makes due what it concerns and nothing else.
-write_if_changed(CONFIG, yaml.safe_dump(config, sort_keys=False))
+COLLECTION = str(collection_dir(config))  # shards and features: what belongs to the videos
+DATASET = str(dataset_dir(config))  # index, models, scores: what belongs to the questions
+CONFIG = f"{DATASET}/config.yaml"
 
 
 wildcard_constraints:
@@ -44,27 +42,13 @@ shell.prefix(
     f"set -o pipefail; export PYTHONPATH={shlex.quote(str(workflow.basedir))} TQDM_MININTERVAL=5; "
     f'avqa() {{{{ {PYTHON} -m pipeline "$@"; }}}}; '
 )
-LOG = "2>&1 | tee {log}"
+LOG = "2>&1 | tee {log:q}"
 
 
-def acquire_run_lock():
-    """Refuse a second run on the same results. Unlike Snakemake's own lock this one ends with its process."""
-    global RUN_LOCK
-    RUN_LOCK = open(f"{RESULTS}/.run.lock", "w")
-    try:
-        fcntl.flock(RUN_LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise WorkflowError(f"{RESULTS}: another run is at work here; wait for it to end, or stop it first")
-
-
-def remove_leftovers():
-    """What a killed run could not take away: half-written files, and segments that all encoders have read."""
-    for partial in Path(RESULTS).rglob(".*.partial"):
-        partial.unlink(missing_ok=True)
-    for segments in Path(RESULTS, "segments").glob("*.h5"):
-        read = all(Path(RESULTS, encoder, segments.name).exists() for encoder in config["encoders"])
-        if read and not workflow.storage_settings.notemp:
-            segments.unlink()
+def settings(*sections, **parts):
+    """The sections of the configuration that a job needs, as JSON for `avqa --config`. They are among the job's params:
+    a job uses the settings that Snakemake records for it, and a change makes due what it concerns and nothing else."""
+    return json.dumps({name: config[name] for name in sections} | parts, sort_keys=True)
 
 
 def flags(**values):
@@ -75,3 +59,46 @@ def flags(**values):
             listed = value if isinstance(value, list | tuple) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, listed)]
     return " ".join(shlex.quote(word) for word in words)
+
+
+def start_run():
+    """Before the first job, and never in a dry run: refuse a second run on the same results, then say what this run's
+    configuration is. Unlike Snakemake's own lock, the locks end with this process."""
+    global RUN_LOCKS
+    RUN_LOCKS = []
+    for folder in sorted({COLLECTION, DATASET}):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        try:
+            RUN_LOCKS.append(lock_file(f"{folder}/.run.lock"))
+        except BlockingIOError:
+            raise WorkflowError(f"{folder}: another run is at work here; wait for it to end, or stop it first")
+    write_if_changed(CONFIG, effective_config())
+    asked = [name for name in workflow.dag_settings.targets if name.startswith(f"{COLLECTION}/segments/")]
+    if asked:
+        with open(KEPT, "a") as file:
+            file.writelines(f"{name}\n" for name in asked)
+
+
+def effective_config():
+    """The configuration with command line changes and defaults, as text."""
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+# Jobs on a cluster parse the configuration files again, when they start.
+if not workflow.is_main_process and Path(CONFIG).exists() and Path(CONFIG).read_text() != effective_config():
+    raise WorkflowError(
+        f"the configuration is no longer that of this run, {CONFIG}; start the workflow again to use it"
+    )
+
+KEPT = f"{COLLECTION}/.kept_segments"  # lists the segments files that a user has asked for by name
+
+
+def remove_leftovers():
+    """What an interrupted run could not remove: half-written files, and segments that all encoders have read."""
+    for folder in (COLLECTION, DATASET):
+        remove_abandoned(folder)
+    kept = Path(KEPT).read_text().split("\n") if Path(KEPT).exists() else []
+    for segments in Path(COLLECTION, "segments").glob("*.h5"):
+        done = all(Path(COLLECTION, "features", encoder, segments.name).exists() for encoder in config["encoders"])
+        if done and str(segments) not in kept and not workflow.storage_settings.notemp:
+            segments.unlink()

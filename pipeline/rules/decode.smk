@@ -1,23 +1,39 @@
-# Videos to one-second segments: frames and sound of a shard, kept until all encoders have read them.
+# Videos to one-second segments: a shard's frames and audio, kept until all encoders have read them.
 
 
 rule decode:
     input:
-        f"{RESULTS}/shards/{{shard}}.tsv",
+        f"{COLLECTION}/shards/{{shard}}.tsv",
     output:
-        segments=temp(f"{RESULTS}/segments/{{shard}}.h5"),
-        failures=f"{RESULTS}/failures/{{shard}}.tsv",
-    params:
-        lambda wildcards: flags(
-            size=FRAME_SIZES or None,
-            **{name: value for name, value in config["decode"].items() if name != "workers"},
-            dataset=config["dataset"],
-        ),
+        segments=temp(f"{COLLECTION}/segments/{{shard}}.h5"),
+        failures=f"{COLLECTION}/failures/{{shard}}.tsv",
     log:
-        f"{RESULTS}/logs/decode/{{shard}}.log",
-    threads: config["decode"]["workers"]
+        f"{COLLECTION}/logs/decode/{{shard}}.log",
     conda:
         "../../envs/media.yaml"
+    threads: config["decode"]["workers"]
+    params:
+        flags(
+            encoder=list(config["encoders"]),
+            collection=config["videos"]["collection"],
+            **{name: value for name, value in config["decode"].items() if name not in ("workers", "selective")},
+        ),
+        "" if config["decode"]["selective"] else "--no-selective",
     shell:
-        f"avqa decode {{input}} --out {{output.segments}} --failures {{output.failures}} {{params}}"
+        f"avqa decode {{input:q}} --out {{output.segments:q}} --failures {{output.failures:q}} {{params}}"
         f" --workers {{threads}} {LOG}"
+
+
+rule failures:
+    input:
+        lambda wildcards: expand(f"{COLLECTION}/failures/{{shard}}.tsv", shard=shards(wildcards)),
+    output:
+        f"{COLLECTION}/failures.tsv",
+    log:
+        f"{COLLECTION}/logs/failures.log",
+    conda:
+        "../../envs/media.yaml"
+    params:
+        settings("results", "dataset", "videos", "max_failed_fraction"),
+    shell:
+        f"avqa failures --config {{params:q}} {LOG}"

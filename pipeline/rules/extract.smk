@@ -3,35 +3,35 @@
 
 rule extract:
     input:
-        f"{RESULTS}/segments/{{shard}}.h5",
+        f"{COLLECTION}/segments/{{shard}}.h5",
     output:
-        f"{RESULTS}/{{encoder}}/{{shard}}.h5",
-    params:
-        lambda wildcards: flags(encoder=wildcards.encoder, **config["encoders"][wildcards.encoder]),
+        f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
     log:
-        f"{RESULTS}/logs/{{encoder}}/{{shard}}.log",
+        f"{COLLECTION}/logs/{{encoder}}/{{shard}}.log",
+    conda:
+        "../../envs/torch.yaml"
     threads: 8
     resources:
         gpu=1,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        lambda wildcards: flags(encoder=wildcards.encoder, **config["encoders"][wildcards.encoder]),
     shell:
-        f"avqa extract {{input}} --out {{output}} {{params}} {LOG}"
+        f"avqa extract {{input:q}} --out {{output:q}} {{params}} {LOG}"
 
 
 rule text:
     input:
         questions,
     output:
-        f"{RESULTS}/{config['text']['encoder']}/text.h5",
-    params:
-        flags(dataset=config["dataset"], **config["text"]),
+        f"{DATASET}/text/{config['text']['encoder']}.h5",
     log:
-        f"{RESULTS}/logs/text.log",
+        f"{DATASET}/logs/text.log",
+    conda:
+        "../../envs/torch.yaml"
     threads: 8
     resources:
         gpu=1,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        flags(dataset=config["dataset"], **config["text"]),
     shell:
-        f"avqa text {{input}} --out {{output}} {{params}} {LOG}"
+        f"avqa text {{input:q}} --out {{output:q}} {{params}} {LOG}"

@@ -1,21 +1,20 @@
-# Shards to one logical file, features.h5, and one list of failures.
+# Shards to one logical file, features.h5.
 
 
 rule index:
     input:
+        questions=questions,
         features=lambda wildcards: expand(
-            f"{RESULTS}/{{encoder}}/{{shard}}.h5", encoder=config["encoders"], shard=shards(wildcards)
+            f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5", encoder=config["encoders"], shard=shards(wildcards)
         ),
-        failures=lambda wildcards: expand(f"{RESULTS}/failures/{{shard}}.tsv", shard=shards(wildcards)),
         text=rules.text.output,
     output:
-        features=f"{RESULTS}/features.h5",
-        failures=f"{RESULTS}/failures.tsv",
-    params:
-        config["max_failed_fraction"],
+        f"{DATASET}/features.h5",
     log:
-        f"{RESULTS}/logs/index.log",
+        f"{DATASET}/logs/index.log",
     conda:
         "../../envs/media.yaml"
+    params:
+        settings("results", "dataset", "videos", "encoders", "text"),
     shell:
-        f"avqa index --config {CONFIG} {LOG}"
+        f"avqa index --config {{params:q}} {LOG}"

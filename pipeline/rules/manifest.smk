@@ -1,10 +1,15 @@
-# Annotations and videos to questions.parquet, videos.parquet and shards/<k>.tsv.
+# Annotations and videos to questions.parquet, shards.txt, videos.parquet and shards/<k>.tsv.
 
 if "synthesize" in config:
 
     rule synthesize:
         output:
             *config["annotations"].values(),
+        log:
+            f"{DATASET}/logs/synthesize.log",
+        conda:
+            "../../envs/media.yaml"
+        threads: 8
         params:
             flags(
                 out=config["synthesize"]["folder"],
@@ -12,16 +17,11 @@ if "synthesize" in config:
                 seconds=config["synthesize"]["seconds"],
                 seed=config["synthesize"]["seed"],
             ),
-        log:
-            f"{RESULTS}/logs/synthesize.log",
-        threads: 8
-        conda:
-            "../../envs/media.yaml"
         shell:
             f"avqa synthesize {{params}} {LOG}"
 
 
-def videos_as_they_are(wildcards):
+def state_of_videos(wildcards):
     """What makes the manifest due when a video appears, vanishes or is replaced."""
     if "synthesize" in config:
         return "synthesized"  # they change with the annotations that come with them
@@ -37,25 +37,24 @@ checkpoint manifest:
     input:
         list(config["annotations"].values()),
     output:
-        f"{RESULTS}/videos.parquet",
-    params:
-        videos=videos_as_they_are,
-        settings=[config[name] for name in ("videos", "annotations", "allow_missing", "shard_size")],
+        f"{DATASET}/shards.txt",
     log:
-        f"{RESULTS}/logs/manifest.log",
+        f"{DATASET}/logs/manifest.log",
     conda:
         "../../envs/manifest.yaml"
+    params:
+        videos=state_of_videos,
+        settings=settings("results", "dataset", "videos", "annotations", "format", "allow_missing", "shard_size"),
     shell:
-        f"avqa manifest --config {CONFIG} {LOG}"
+        f"avqa manifest --config {{params.settings:q}} {LOG}"
 
 
 def questions(wildcards):
     """questions.parquet, once the manifest has made it."""
     checkpoints.manifest.get()
-    return f"{RESULTS}/questions.parquet"
+    return f"{DATASET}/questions.parquet"
 
 
 def shards(wildcards):
-    """The numbers of all shards, once the manifest has made them."""
-    checkpoints.manifest.get()
-    return [tsv.stem for tsv in sorted(Path(RESULTS, "shards").glob("*.tsv"))]
+    """The names of the shards that hold the data set's videos, once the manifest has made them."""
+    return Path(checkpoints.manifest.get().output[0]).read_text().split()

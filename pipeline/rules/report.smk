@@ -4,13 +4,15 @@
 rule report:
     input:
         expand(rules.evaluate.output.scores, model=config["models"], seed=config["train"]["seeds"]),
-        f"{RESULTS}/failures.tsv",
+        rules.failures.output,
     output:
-        page=f"{RESULTS}/report.html",
-        summary=f"{RESULTS}/summary.txt",
+        page=f"{DATASET}/report.html",
+        summary=f"{DATASET}/summary.txt",
     log:
-        f"{RESULTS}/logs/report.log",
+        f"{DATASET}/logs/report.log",
     conda:
         "../../envs/torch.yaml"
+    params:
+        settings("results", "dataset", "videos", "encoders", "models", train={"seeds": config["train"]["seeds"]}),
     shell:
-        f"avqa report --config {CONFIG} > {{log}} 2>&1"
+        "avqa report --config {params:q} > {log:q} 2>&1"

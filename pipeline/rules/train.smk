@@ -1,44 +1,49 @@
 # Features and questions to a trained model and its scores.
 
 
+def training_settings(wildcards):
+    """Which other models and seeds there are, and the number of threads, is no reason to train again."""
+    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
+    return settings("results", "dataset", models={wildcards.model: config["models"][wildcards.model]}, train=schedule)
+
+
 rule train:
     input:
-        features=f"{RESULTS}/features.h5",
+        features=f"{DATASET}/features.h5",
         questions=questions,
     output:
-        checkpoint=f"{RESULTS}/{{model}}/seed-{{seed}}/checkpoint.safetensors",
-        history=f"{RESULTS}/{{model}}/seed-{{seed}}/history.csv",
-        config=f"{RESULTS}/{{model}}/seed-{{seed}}/config.yaml",
-    params:
-        settings=lambda wildcards: config["models"][wildcards.model],
-        schedule={name: value for name, value in config["train"].items() if name not in ("seeds", "threads")},
-        folder=lambda wildcards: f"{RESULTS}/{wildcards.model}/seed-{wildcards.seed}",
+        checkpoint=f"{DATASET}/models/{{model}}/seed-{{seed}}/checkpoint.safetensors",
+        history=f"{DATASET}/models/{{model}}/seed-{{seed}}/history.csv",
+        config=f"{DATASET}/models/{{model}}/seed-{{seed}}/config.yaml",
     log:
-        f"{RESULTS}/logs/{{model}}/seed-{{seed}}.train.log",
+        f"{DATASET}/logs/{{model}}/seed-{{seed}}.train.log",
+    conda:
+        "../../envs/torch.yaml"
     threads: config["train"]["threads"]
     resources:
         gpu=1,
-    conda:
-        "../../envs/torch.yaml"
+    params:
+        settings=training_settings,
+        folder=subpath(output.checkpoint, parent=True),
     shell:
-        f"avqa train --config {CONFIG} --model {{wildcards.model}} --seed {{wildcards.seed}}"
-        f" --out {{params.folder}} {LOG}"
+        f"avqa train --config {{params.settings:q}} --model {{wildcards.model}} --seed {{wildcards.seed}}"
+        f" --out {{params.folder:q}} {LOG}"
 
 
 rule evaluate:
     input:
         checkpoint=rules.train.output.checkpoint,
         config=rules.train.output.config,
-        features=f"{RESULTS}/features.h5",
+        features=f"{DATASET}/features.h5",
     output:
-        scores=f"{RESULTS}/{{model}}/seed-{{seed}}/scores.json",
-        predictions=f"{RESULTS}/{{model}}/seed-{{seed}}/predictions.parquet",
-    params:
-        folder=lambda wildcards: f"{RESULTS}/{wildcards.model}/seed-{wildcards.seed}",
+        scores=f"{DATASET}/models/{{model}}/seed-{{seed}}/scores.json",
+        predictions=f"{DATASET}/models/{{model}}/seed-{{seed}}/predictions.parquet",
     log:
-        f"{RESULTS}/logs/{{model}}/seed-{{seed}}.evaluate.log",
-    threads: config["train"]["threads"]
+        f"{DATASET}/logs/{{model}}/seed-{{seed}}.evaluate.log",
     conda:
         "../../envs/torch.yaml"
+    threads: config["train"]["threads"]
+    params:
+        folder=subpath(input.checkpoint, parent=True),
     shell:
-        f"avqa evaluate {{params.folder}} --split test {LOG}"
+        f"avqa evaluate {{params.folder:q}} --split test {LOG}"

@@ -1,9 +1,12 @@
 """Files that appear under their name only when they are complete."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 
 def write_if_changed(path: str | Path, text: str) -> None:
@@ -20,12 +23,20 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`: renamed to it when the block ends well, removed when it does not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
         yield partial
         publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: str | Path) -> None:
+    """Remove the half-written files below a folder whose process on this machine has ended. Others are left alone."""
+    for partial in Path(folder).rglob(f".*.{socket.gethostname()}.*.partial"):
+        process = partial.name.split(".")[-2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            partial.unlink(missing_ok=True)
 
 
 def publish(partial: Path, path: Path) -> None:

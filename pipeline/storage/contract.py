@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DECODED, FAILED = 0, 1  # values of the dataset `status`
+FAILURE_FIELDS = ("video_id", "stage", "reason", "seconds")  # columns of failures.tsv
+PER_VIDEO = {"num_segments": "int32", "has_audio": "bool", "status": "int32"}  # in segments, features and features.h5
+# What decides the numbers of a features or text file, and must be equal in all shards of an encoder.
+PROVENANCE = ("encoder", "weights", "weights_sha256", "pretrained", "libraries", "config")
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ The layout of every HDF5 file is the contract in README.md, schema version 1. A 
 name only when it is complete.
 """
 
-import fcntl
 import glob
 import hashlib
 import json
+import logging
+import math
 import os
 import shutil
 import zipfile
@@ -22,12 +23,16 @@ from pipeline import __version__
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import atomic
 from pipeline.storage.contract import SCHEMA_VERSION, DatasetSpec
+from pipeline.storage.lock import lock_file
 
-SPARE = 2**16  # bytes that an HDF5 file may take beyond its numbers
+SPARE, SPARE_PER_CHUNK = 2**16, 128  # bytes that an HDF5 file may take beyond its numbers
+REMEDY = "move it away and run again: the workflow then makes this file anew"
+
+log = logging.getLogger(__name__)
 
 
 class ShardWriter:
-    """Writes the rows of one HDF5 file, in any order, and survives being killed.
+    """Writes the rows of one HDF5 file, in any order, and can be interrupted at any moment.
 
     Each call of `write` leaves a part, a file of its own with checksums, in a hidden folder beside the file; the
     parts of a killed run are the finished rows of the next. Leaving the block joins them to the HDF5 file and
@@ -58,14 +63,14 @@ class ShardWriter:
             "created_by": f"avqa-pipeline {__version__}",
             **{k: json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for k, v in attributes.items()},
         }
-        made_from = repr((sorted(self.attributes.items()), self.constants, rows, sorted(self.datasets.items())))
+        made_from = repr((sorted(self._source().items()), self.constants, rows, sorted(self.datasets.items())))
         key = hashlib.sha256(made_from.encode()).hexdigest()
         self.parts = self.path.with_name(f".{self.path.name}.{key[:16]}.parts")
         self.done = np.zeros(rows, bool)
 
     def __enter__(self) -> "ShardWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = _lock(self.path.with_name(f".{self.path.name}.lock"))
+        self.lock = _lock(self._lock_path)
         self.published = self._is_published()
         if self.published:
             self.done[:] = True
@@ -105,38 +110,69 @@ class ShardWriter:
                     self._join(partial)
                 shutil.rmtree(self.parts)
         finally:
-            self.path.with_name(f".{self.path.name}.lock").unlink(missing_ok=True)
+            self._lock_path.unlink(missing_ok=True)
             os.close(self.lock)
 
     def _join(self, partial: Path) -> None:
         parts = sorted(self.parts.glob("*.npz"), key=lambda part: _rows(part).start)
-        with open(partial, "wb") as file:
-            # HDF5 crashes when its disk becomes full. This asks beforehand whether there is space, and fails in order.
-            os.posix_fallocate(file.fileno(), 0, SPARE + sum(part.stat().st_size for part in parts))
         with h5py.File(partial, "w") as file:
             file.attrs.update(self.attributes)
             for name, values in self.constants.items():
                 file[name] = values
             for name, spec in self.datasets.items():
-                # Scalars of all rows share a chunk: one number a chunk would cost more in index than in data.
+                # Scalars of all rows share a chunk: one number per chunk would cost more in index than in data.
                 chunks = (1, *(spec.chunk or spec.shape)) if spec.shape else (max(self.rows, 1),)
                 shape = (self.rows, *spec.shape)
                 file.create_dataset(name, shape, spec.dtype, chunks=chunks, fletcher32=True)
+            self._reserve(partial, sum(part.stat().st_size for part in parts))
             for part in parts:
                 with np.load(part) as arrays:
                     for name in self.datasets:
                         file[name][_rows(part)] = arrays[name]
+            file.flush()
+            size = file.id.get_filesize()
+        os.truncate(partial, size)
+
+    def _reserve(self, partial: Path, numbers: int) -> None:
+        """Take the disk space that the file will need: HDF5 crashes when its disk becomes full while it writes. This
+        raises OSError in its place, and no other writer can take the space afterwards. The file is already open, since
+        HDF5 empties a file that it opens for writing."""
+        per_row = [math.prod(np.ceil(np.divide(s.shape, s.chunk or s.shape))) for s in self.datasets.values()]
+        descriptor = os.open(partial, os.O_RDWR)
+        try:
+            os.posix_fallocate(descriptor, 0, numbers + SPARE + self.rows * int(sum(per_row)) * SPARE_PER_CHUNK)
+        finally:
+            os.close(descriptor)
 
     def _is_published(self) -> bool:
+        """Whether the finished file is there and was made from the same things; its contents are not read."""
         if not self.path.exists():
             return False
         try:
             with h5py.File(self.path, "r") as file:
-                return dict(file.attrs) == self.attributes and all(
-                    list(file[name].asstr()[:]) == list(values) for name, values in self.constants.items()
+                same_source = {n: v for n, v in file.attrs.items() if n != "created_by"} == self._source()
+                found: dict[str, tuple] = {}
+                file.visititems(
+                    lambda name, item: (
+                        found.update({name: (item.shape, item.dtype.name)}) if isinstance(item, h5py.Dataset) else None
+                    )
+                )
+                wanted = {n: ((self.rows, *s.shape), np.dtype(s.dtype).name) for n, s in self.datasets.items()}
+                return (
+                    same_source
+                    and {n: v for n, v in found.items() if n not in self.constants} == wanted
+                    and all(list(file[n].asstr()[:]) == list(values) for n, values in self.constants.items())
                 )
         except (OSError, KeyError):
             return False  # damaged: made again
+
+    def _source(self) -> dict[str, object]:
+        """The attributes that decide whether a file is still good: the version of this package does not."""
+        return {name: value for name, value in self.attributes.items() if name != "created_by"}
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.lock")
 
 
 def _rows(part: Path) -> slice:
@@ -145,39 +181,48 @@ def _rows(part: Path) -> slice:
 
 
 def _lock(path: Path) -> int:
-    """Wait until no other process writes the same file: one that a killed run left behind may still be at it."""
+    """Wait until no other process writes the same file: a process of a killed run may still be writing it."""
     while True:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = lock_file(path)
         except BlockingIOError:
-            print(f"{path}: another process is writing this file; waiting for it to end", flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            log.info("%s: another process is writing this file; waiting for it to end", path)
+            descriptor = lock_file(path, wait=True)
         if path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino:
             return descriptor
-        os.close(descriptor)  # the other process has removed the lock that this one waited for
+        os.close(descriptor)  # the other process has removed the lock file that this one waited for
 
 
 @contextmanager
 def open_hdf5(path: str | Path, kind: str) -> Iterator[h5py.File]:
-    """Open a finished HDF5 file of the given kind. Raises AVQAError if it is damaged or something else."""
-    remedy = "delete it and run again to have it made anew"
+    """Open a finished HDF5 file of the given kind (segments, features, text, index).
+
+    Raises AVQAError if the file is missing, damaged or something else, and OSError where the system cannot read it.
+    """
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:
         raise AVQAError(f"{path}: no such file") from None
     except OSError as error:
-        raise AVQAError(f"{path}: cannot be read as HDF5 ({error}); {remedy}") from error
+        if error.errno:
+            raise  # the system's: too many open files, a disk that cannot be read, no permission
+        if not _is_hdf5(path):
+            raise AVQAError(f"{path}: not an HDF5 file; expected one of kind {kind}") from error
+        raise AVQAError(f"{path}: damaged ({error}); {REMEDY}") from error
     with file:
         version, found = file.attrs.get("schema_version"), file.attrs.get("kind")
-        if version != SCHEMA_VERSION or found != kind:
-            raise AVQAError(
-                f"{path}: attribute kind is {found!r} and schema_version {version!r}, "
-                f"expected {kind!r} and {SCHEMA_VERSION}; {remedy}"
-            )
+        if found != kind:
+            raise AVQAError(f"{path}: attribute kind is {found!r}, expected {kind!r}")
+        if version != SCHEMA_VERSION:
+            raise AVQAError(f"{path}: attribute schema_version is {version!r}, expected {SCHEMA_VERSION}; {REMEDY}")
         try:
             yield file
         except OSError as error:
             if error.errno is not None and "synchronously read" not in str(error):
-                raise  # the system's, of another file; HDF5's have no number, or tell of reading
-            raise AVQAError(f"{path}: damaged ({error}); {remedy}") from error
+                raise  # the system's, of another file; errors of HDF5 have no number, or speak of reading
+            raise AVQAError(f"{path}: damaged ({error}); {REMEDY}") from error
+
+
+def _is_hdf5(path: str | Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"

@@ -1,6 +1,5 @@
 """The TSV that lists a shard's videos: row n of every file of the shard is about video n of the list."""
 
-import csv
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
@@ -12,29 +11,43 @@ TSV_FIELDS = ("video_id", "path", "size", "mtime_ns")
 
 
 class Video(NamedTuple):
-    """One line of a shard's TSV: a file as the manifest found it (size in bytes, time in nanoseconds)."""
+    """One line of a shard list: a file as the manifest found it. A file that has gone has size and time 0."""
 
     video_id: str
     path: str
-    size: int
+    size: int  # bytes
     mtime_ns: int
+
+    @property
+    def gone(self) -> bool:
+        """Whether the manifest did not find the file any more: the row stays, so that no other row moves."""
+        return not self.mtime_ns
 
 
 def read_shard_list(tsv: str | Path) -> list[Video]:
-    """The videos of a shard in row order. Raises AVQAError if the file is not a shard's TSV."""
-    with open(tsv, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        if tuple(reader.fieldnames or ()) != TSV_FIELDS:
-            raise AVQAError(f"{tsv}: the columns must be {', '.join(TSV_FIELDS)}; run `avqa manifest` to write it anew")
-        return [Video(r["video_id"], r["path"], int(r["size"]), int(r["mtime_ns"])) for r in reader]
+    """The videos of a shard in row order. Raises AVQAError if the file is not a shard list."""
+    try:
+        header, *lines = Path(tsv).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        if tuple(header.split("\t")) == TSV_FIELDS:
+            values = (line.split("\t") for line in lines)
+            return [Video(video_id, path, int(size), int(mtime_ns)) for video_id, path, size, mtime_ns in values]
+    except FileNotFoundError:
+        raise AVQAError(f"{tsv}: no such shard list; `avqa manifest` makes it") from None
+    except ValueError:
+        pass  # the same sentence as for other columns
+    raise AVQAError(f"{tsv}: not a shard list with the columns {', '.join(TSV_FIELDS)}; `avqa manifest` makes it")
 
 
 def write_shard_list(tsv: str | Path, videos: list[Video]) -> None:
-    """Write a shard's TSV, unless it already says the same: an untouched file makes nothing due again."""
-    lines = ["\t".join(TSV_FIELDS), *("\t".join(map(str, video)) for video in videos)]
-    write_if_changed(tsv, "\n".join(lines) + "\n")
+    """Write a shard list, unless it already says the same: an untouched file makes nothing due again."""
+    write_if_changed(tsv, _text(videos, header=True))
 
 
 def digest(videos: list[Video]) -> str:
-    """Identifies what a shard was made from: the sha256 of its TSV's lines."""
-    return hashlib.sha256("\n".join("\t".join(map(str, v)) for v in videos).encode()).hexdigest()
+    """Identifies what a shard was made from: the sha256 of its list's lines."""
+    return hashlib.sha256(_text(videos, header=False).encode()).hexdigest()
+
+
+def _text(videos: list[Video], header: bool) -> str:
+    lines = ["\t".join(map(str, video)) for video in videos]
+    return "\n".join(["\t".join(TSV_FIELDS), *lines, ""] if header else lines)

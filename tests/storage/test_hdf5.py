@@ -157,7 +157,7 @@ def test_a_flipped_byte_is_an_error_and_not_a_number(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not HDF5 at all", b"\x89HDF\r\n\x1a\n" + b"\0" * 90])
 def test_other_files_are_refused_by_name(tmp_path, content):
     (tmp_path / "odd.h5").write_bytes(content)
-    with pytest.raises(AVQAError, match=r"odd\.h5: cannot be read"), open_hdf5(tmp_path / "odd.h5", "segments"):
+    with pytest.raises(AVQAError, match=r"odd\.h5: (not an HDF5|damaged)"), open_hdf5(tmp_path / "odd.h5", "segments"):
         pass
 
 

@@ -1,0 +1,26 @@
+"""AVQA (Yang et al., ACM MM 2022): multiple choice about VGGSound clips.
+
+Fields: id, video_name (the clip's file name), video_id (a number of the data set's own), question_text, multi_choice
+(up to four answers, null where there are fewer), answer (an index into them), question_relation (what has to be
+perceived), question_type.
+"""
+
+from pipeline.data.formats.base import Question, Record
+
+
+def parse(record: Record) -> Question:
+    """One question. Raises AVQAError naming file, record and field."""
+    choices, answer = record.get("multi_choice"), record.text("answer")
+    if not isinstance(choices, list) or not all(choice is None or isinstance(choice, str) for choice in choices):
+        raise record.error("field multi_choice must be a list of texts")
+    if not answer.isdecimal() or int(answer) >= len(choices) or not choices[int(answer)]:
+        raise record.error(f"field answer must be the index of one of the {len(choices)} choices, not {answer!r}")
+    return Question(
+        video_id=record.video_id("video_name"),
+        question=record.text("question_text"),
+        answer=choices[int(answer)].strip(),
+        scenario=record.text("question_relation"),
+        type=record.text("question_type"),
+        question_id=record.text("id") if record.has("id") else None,
+        choices=[choice.strip() for choice in choices if choice],
+    )

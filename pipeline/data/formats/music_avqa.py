@@ -1,0 +1,40 @@
+"""MUSIC-AVQA (Li et al., CVPR 2022) and what has its form: -Real, -R and -v2.0.
+
+Fields: video_id, question_id (optional), type (a JSON list inside a text: scenario and question type),
+question_content (a template with <Object>-like slots), templ_values (a JSON list inside a text: the slots' values in
+order), anser (as spelled in the release).
+"""
+
+import re
+
+from pipeline.data.formats.base import Question, Record
+
+SLOT = re.compile(r"<[^<>]+>")
+
+
+def parse(record: Record) -> Question:
+    """One question. Raises AVQAError naming file, record and field."""
+    kind = record.texts("type")
+    if len(kind) != 2:
+        raise record.error(f"field type must hold a scenario and a question type, not {kind}")
+    return Question(
+        video_id=record.video_id("video_id"),
+        question=fill_slots(record),
+        answer=record.text("anser"),
+        scenario=kind[0],
+        type=kind[1],
+        question_id=record.text("question_id") if record.has("question_id") else None,
+    )
+
+
+def fill_slots(record: Record) -> str:
+    """`Is the <Object> louder?` and ["violin"] make `Is the violin louder?`."""
+    template, values = record.text("question_content"), record.texts("templ_values")
+    slots = SLOT.findall(template)
+    if len(slots) != len(values):
+        raise record.error(
+            f"question_content has {len(slots)} slots, templ_values {len(values)} values: {template!r}, {values}"
+        )
+    remaining = iter(values)
+    # Some question marks are full-width, which CLIP's tokenizer would take for another word.
+    return SLOT.sub(lambda _: next(remaining), template).strip().replace("？", "?")

@@ -1,0 +1,160 @@
+"""Annotation files as rows of questions."""
+
+import json
+import os
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.data.formats import read_annotations
+from pipeline.data.formats.base import Record
+from pipeline.data.formats.music_avqa import fill_slots
+from pipeline.errors import AVQAError
+
+
+def record(video_id="00000001", answer="yes", **changes):
+    return {
+        "video_id": video_id,
+        "question_id": 7,
+        "type": '["Audio-Visual", "Existential"]',
+        "question_content": "Is the <Object> in the video always playing?",
+        "templ_values": '["violin"]',
+        "question_deleted": 0,
+        "anser": answer,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("video_id", ["../v0", "/etc/passwd", "a/b", "..", ".hidden", "", "a\\b", "a\nb", "a\x00"])
+def test_ids_that_could_leave_the_folder_are_refused(tmp_path, video_id):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([record(), record(video_id)]))
+    with pytest.raises(AVQAError, match=r"train\.json: record 1: video_id"):
+        read_annotations(path, "train")
+
+
+@given(st.text(min_size=1, max_size=12))
+def test_no_id_leads_out_of_the_folder(tmp_path_factory, video_id):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps([record(video_id)]))
+    try:
+        read_annotations(path, "train")
+    except AVQAError:
+        return
+    inside = os.path.normpath(os.path.join("folder", video_id + ".mp4"))
+    assert os.path.dirname(inside) == "folder" and "\t" not in video_id
+
+
+def test_csv_with_the_same_columns_reads_the_same(tmp_path):
+    records = [record("00000093"), record("00000094", "no", templ_values='["piano"]')]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    pd.DataFrame(records).to_csv(tmp_path / "a.csv", index=False)
+    pd.testing.assert_frame_equal(
+        read_annotations(tmp_path / "a.json", "train"), read_annotations(tmp_path / "a.csv", "train")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"type": "Audio"}, "type"),
+        ({"type": '["Audio"]'}, "type"),
+        ({"templ_values": "[]"}, "1 slots, templ_values 0"),
+        ({"templ_values": '["a", "b"]'}, "1 slots, templ_values 2"),
+        ({"templ_values": "[1]"}, "templ_values"),
+        ({"anser": None}, "anser"),
+        ({"anser": " "}, "anser"),
+        ({"question_content": ""}, "question_content"),
+        ({"question_content": None}, "question_content"),
+        ({"video_id": None}, "video_id"),
+    ],
+)
+def test_bad_records_are_named(tmp_path, changes, named):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps([record(), record(**changes)]))
+    with pytest.raises(AVQAError, match=rf"bad\.json: record 1: .*{named}"):
+        read_annotations(path, "train")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "[1]", '[{"video_id": "a"}]', "\x00\xff"])
+def test_other_files_are_refused_by_name(tmp_path, content):
+    (tmp_path / "odd.json").write_text(content)
+    with pytest.raises(AVQAError, match=r"odd\.json"):
+        read_annotations(tmp_path / "odd.json", "train")
+
+
+@given(st.lists(st.tuples(st.text("abc ", max_size=5), st.text("xyz<>", min_size=1, max_size=5)), max_size=4))
+def test_slots_are_filled_in_order(pieces):
+    template = "Q " + "".join(f"{before}<Slot>" for before, _ in pieces) + "?"
+    expected = "Q " + "".join(before + value for before, value in pieces) + "?"
+    record = Record({"question_content": template, "templ_values": [value for _, value in pieces]}, "here")
+    assert fill_slots(record) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "records", "videos", "texts"),
+    [
+        ("music_avqa_test", 9129, 6399, 1298),
+        ("music_avqa_val", 4568, 3815, 893),
+        ("music_avqa_train_fake", 6233, 1861, 1092),
+        ("music_avqa_test_real", 7402, 5126, 1023),
+        ("music_avqa_v2_test_balance", 10819, 7138, 1416),
+        ("music_avqa_v2_test_bias", 9119, 6456, 1307),
+    ],
+)
+def test_official_annotations(shared, name, records, videos, texts):
+    table = read_annotations(shared / "annotations" / f"{name}.json", "test")
+    assert (len(table), table["video_id"].nunique(), table["question"].nunique()) == (records, videos, texts)
+    assert not table["question"].str.contains("[<>？]").any()
+
+
+def avqa_record(**changes):
+    return {
+        "id": 183,
+        "video_name": "-HG3Omg_89c_000030",
+        "video_id": 341,
+        "question_text": "What happened in the video?",
+        "multi_choice": ["motorboat", "Yacht consignment", " Sailboat set sail ", None],
+        "answer": 2,
+        "question_relation": "Both",
+        "question_type": "Happening",
+        **changes,
+    }
+
+
+def test_avqa_answers_are_chosen_among_the_questions_own(tmp_path):
+    path = tmp_path / "val_qa.json"
+    path.write_text(json.dumps([avqa_record(), avqa_record(id=184, answer=0)]))
+    table = read_annotations(path, "val", "avqa")
+    assert table["answer"].tolist() == ["Sailboat set sail", "motorboat"]
+    assert table["choices"].tolist() == [["motorboat", "Yacht consignment", "Sailboat set sail"]] * 2
+    first = table.iloc[0]
+    assert (first["video_id"], first["question_id"]) == ("-HG3Omg_89c_000030", "183")
+    assert (first["scenario"], first["type"], first["split"]) == ("Both", "Happening", "val")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"answer": 3}, "answer"),  # null
+        ({"answer": 4}, "answer"),
+        ({"answer": -1}, "answer"),
+        ({"answer": None}, "answer"),
+        ({"multi_choice": "abcd"}, "multi_choice"),
+        ({"multi_choice": [1, 2]}, "multi_choice"),
+        ({"question_text": ""}, "question_text"),
+        ({"video_name": "../x"}, "video_name"),
+    ],
+)
+def test_bad_avqa_records_are_named(tmp_path, changes, named):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps([avqa_record(), avqa_record(**changes)]))
+    with pytest.raises(AVQAError, match=rf"bad\.json: record 1: .*{named}"):
+        read_annotations(path, "val", "avqa")
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(AVQAError, match=r"annotations\.train must name one file"):
+        read_annotations(tmp_path, "train")

@@ -1,0 +1,187 @@
+"""The index over shards, and reading features through it."""
+
+import os
+import resource
+from contextlib import contextmanager
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.errors import AVQAError
+from pipeline.index import build_index, gather_failures
+from pipeline.storage.contract import PER_VIDEO, DatasetSpec
+from pipeline.storage.features import OPEN_FILES, FeatureIndex, damaged_files
+from pipeline.storage.hdf5 import ShardWriter
+from pipeline.storage.shard_list import Video, write_shard_list
+
+PROVENANCE = {"encoder": "enc", "weights": "w", "weights_sha256": "0", "pretrained": False, "config": {}}
+TEXTS = ["How many?", "Where?"]
+
+
+def value(shard, row):
+    return np.full((3, 4), 100 * shard + row, "float16") + np.arange(12, dtype="float16").reshape(3, 4) / 16
+
+
+def write_features(path, shard, ids, outputs=("cls",), row=value, **changes):
+    datasets = {f"enc/{name}": DatasetSpec((3, 4), "float16") for name in outputs}
+    datasets |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
+    attributes = {"kind": "features", "shard": f"{shard:05d}", "source": "s"} | PROVENANCE | changes
+    with ShardWriter(path, len(ids), datasets, attributes, {"video_id": ids}) as writer:
+        for n in range(len(ids)):
+            numbers = {f"enc/{name}": row(shard, n) for name in outputs}
+            writer.write(n, numbers | {"num_segments": 3, "has_audio": True, "status": 0})
+
+
+def make(tmp_path, shards, wanted=None, per_shard=3):
+    """A collection of so many shards, and a data set about the `wanted` videos (default: all)."""
+    dataset, collection = tmp_path / "dataset", tmp_path / "collection"
+    ids = {s: [f"v{s}-{n}" for n in range(per_shard)] for s in range(shards)}
+    for s, names in ids.items():
+        write_shard_list(collection / "shards" / f"{s:05d}.tsv", [Video(name, f"{name}.mp4", 1, 1) for name in names])
+        write_features(collection / "features" / "enc" / f"{s:05d}.h5", s, names)
+        (collection / "failures").mkdir(exist_ok=True)
+        (collection / "failures" / f"{s:05d}.tsv").write_text("video_id\tstage\treason\tseconds\n")
+    wanted = wanted or [name for names in ids.values() for name in names]
+    dataset.mkdir()
+    pd.DataFrame({"video_id": wanted}).to_parquet(dataset / "questions.parquet")
+    needed = [s for s, names in ids.items() if set(names) & set(wanted)]
+    (dataset / "shards.txt").write_text("".join(f"{s:05d}\n" for s in needed))
+    specs = {"words": DatasetSpec((5, 4), "float16"), "sentence": DatasetSpec((4,), "float16")}
+    specs["length"] = DatasetSpec((), "int32")
+    attributes = {"kind": "text", "shard": ""} | PROVENANCE
+    with ShardWriter(dataset / "text" / "enc.h5", len(TEXTS), specs, attributes, {"text": TEXTS}) as writer:
+        for n in range(len(TEXTS)):
+            writer.write(n, {"words": np.full((5, 4), n), "sentence": np.full(4, n), "length": 2})
+    return dataset, collection
+
+
+@contextmanager
+def open_files_limited_to(number):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def expected(index, rows):
+    return np.stack([value(*map(int, index.video_id[row][1:].split("-"))) for row in rows])
+
+
+def test_more_shards_than_files_may_be_open(tmp_path):
+    dataset, collection = make(tmp_path, 90)
+    build_index(dataset, collection, ["enc"], "enc")
+    already = len(os.listdir("/proc/self/fd"))
+    with open_files_limited_to(already + OPEN_FILES + 10):
+        index = FeatureIndex(dataset / "features.h5")
+        np.testing.assert_array_equal(index.read("enc/cls"), expected(index, range(270)))
+        rows = np.random.default_rng(0).permutation(270)
+        np.testing.assert_array_equal(index.read("enc/cls", rows), expected(index, rows))
+        index.close()
+    assert len(os.listdir("/proc/self/fd")) == already
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_and_not_a_number(tmp_path):
+    dataset, collection = make(tmp_path, 8)
+    build_index(dataset, collection, ["enc"], "enc")
+    index = FeatureIndex(dataset / "features.h5")
+    with (
+        open_files_limited_to(len(os.listdir("/proc/self/fd")) + 1),
+        pytest.raises(AVQAError, match=r"\.h5: cannot be read.*Too many open files"),
+    ):
+        index.read("enc/cls")
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_data_set_about_some_of_the_videos(tmp_path, shards):
+    wanted = [f"v{s}-{n}" for s in range(shards) for n in (4, 0, 2)]
+    dataset, collection = make(tmp_path, 4, wanted, per_shard=5)
+    build_index(dataset, collection, ["enc"], "enc")
+    index = FeatureIndex(dataset / "features.h5")
+    assert list(index.video_id) == [f"v{s}-{n}" for s in range(shards) for n in (0, 2, 4)]
+    rows = np.arange(len(wanted))
+    np.testing.assert_array_equal(index.read("enc/cls", rows[::-1]), expected(index, rows[::-1]))
+    np.testing.assert_array_equal(index.read("text/words", [1, 0, 1])[:, 0, 0], [1, 0, 1])
+    with h5py.File(dataset / "features.h5") as file:  # any HDF5 reader sees the same
+        np.testing.assert_array_equal(file["enc/cls"][:], expected(index, rows))
+        assert list(file["video_id"].asstr()[:]) == list(index.video_id)
+    os.rename(tmp_path / "dataset", tmp_path / "elsewhere")
+    np.testing.assert_array_equal(
+        FeatureIndex(tmp_path / "elsewhere" / "features.h5").read("enc/cls", [0])[0], value(0, 0)
+    )
+
+
+def test_numbers_that_are_not_finite_are_an_error(tmp_path):
+    dataset, collection = make(tmp_path, 2)
+    path = collection / "features" / "enc" / "00001.h5"
+    path.unlink()
+    write_features(path, 1, ["v1-0", "v1-1", "v1-2"], row=lambda s, n: value(s, n) * (np.nan if n == 1 else 1))
+    build_index(dataset, collection, ["enc"], "enc")
+    index = FeatureIndex(dataset / "features.h5")
+    index.read("enc/cls", [0, 3, 5])
+    with pytest.raises(AVQAError, match=r"00001\.h5: enc/cls of video v1-1 is not finite"):
+        index.read("enc/cls", [5, 4, 3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"weights_sha256": "1"}, "weights_sha256"),
+        ({"libraries": "torch 9"}, "libraries"),
+        ({"outputs": ("cls", "patch")}, "outputs"),
+    ],
+)
+def test_a_mixture_is_refused(tmp_path, changes, named):
+    dataset, collection = make(tmp_path, 3)
+    path = collection / "features" / "enc" / "00002.h5"
+    path.unlink()
+    write_features(path, 2, ["v2-0", "v2-1", "v2-2"], **changes)
+    with pytest.raises(AVQAError, match=rf"00002\.h5: {named} differ from .*00000\.h5"):
+        build_index(dataset, collection, ["enc"], "enc")
+
+
+def test_shards_of_other_videos_and_lost_shards_are_refused(tmp_path):
+    dataset, collection = make(tmp_path, 2)
+    build_index(dataset, collection, ["enc"], "enc")
+    path = collection / "features" / "enc" / "00001.h5"
+    path.unlink()
+    with pytest.raises(AVQAError, match=r"1 of its shards are missing, as .*00001\.h5"):
+        FeatureIndex(dataset / "features.h5")
+    write_features(path, 1, ["v1-0", "v1-2", "v1-1"])
+    with pytest.raises(AVQAError, match=r"00001\.h5: its videos are not those of its shard list"):
+        build_index(dataset, collection, ["enc"], "enc")
+    pd.DataFrame({"video_id": ["v0-0", "new"]}).to_parquet(dataset / "questions.parquet")
+    with pytest.raises(AVQAError, match="1 videos are in no shard, as new"):
+        build_index(dataset, collection, ["enc"], "enc")
+
+
+def test_damage_is_found_and_named(tmp_path):
+    dataset, collection = make(tmp_path, 3)
+    build_index(dataset, collection, ["enc"], "enc")
+    assert damaged_files(collection, dataset) == []
+    path = collection / "features" / "enc" / "00001.h5"
+    content = bytearray(path.read_bytes())
+    at = content.index(value(1, 2).tobytes())
+    content[at + 3] ^= 64
+    path.write_bytes(content)
+    assert [line.split(":")[0] for line in damaged_files(collection, dataset)] == [str(path)]
+    with pytest.raises(AVQAError, match=r"00001\.h5: cannot be read"):
+        FeatureIndex(dataset / "features.h5").read("enc/cls")
+
+
+def test_too_many_failures_are_an_error_but_removed_files_do_not_count(tmp_path):
+    dataset, collection = make(tmp_path, 2)
+    (collection / "failures" / "00001.tsv").write_text(
+        "video_id\tstage\treason\tseconds\nv1-0\tdecode\tpyav: is empty\t0.1\nv1-2\tdecode\tpyav: is gone\t0.1\n"
+    )
+    with pytest.raises(AVQAError, match=r"failures\.tsv: 2 of 6 videos failed, more than max_failed_fraction"):
+        gather_failures(dataset, collection, 0.2)
+    assert (collection / "failures.tsv").read_text().count("\n") == 3
+    write_shard_list(
+        collection / "shards" / "00001.tsv",
+        [Video("v1-0", "a", 1, 1), Video("v1-1", "b", 1, 1), Video("v1-2", "c", 0, 0)],
+    )
+    gather_failures(dataset, collection, 0.2)
