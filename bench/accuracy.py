@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=60)
     args = parser.parse_args()
     encoder = load_encoder(args.encoder, args.weights, dtype="float32")
-    size = int(encoder.spec.reads.split("/")[1])
+    (frames,) = encoder.spec.inputs
+    size = frames.size
     print(f"CLS of {args.encoder}, weights: {encoder.provenance['weights']}\n")
     print("| clip | accuracy | processor s | off by, ms (mean, most) | CLS cosine (mean, least) | a second apart |")
     print("|---|---|---:|---:|---:|---:|")

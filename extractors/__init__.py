@@ -1,12 +1,17 @@
-"""Frozen encoders. This table says what can be run; models are imported only when one is loaded."""
+"""Frozen encoders. This table says what can be run; PyTorch and the models are imported only when one is loaded."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from extractors.base import Encoder
 
 
 class EncoderError(Exception):
-    """An encoder or its weights cannot be had; the message names the remedy."""
+    """An encoder or its weights cannot be used; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class FrameInput:
     fps: int = 1
     transform: Transform = Transform()
 
+    dtype: ClassVar[str] = "uint8"
+    seconds: ClassVar[int] = 1
+
     @property
     def key(self) -> str:
         """The name of the HDF5 dataset that holds this input; inputs with equal keys are equal."""
@@ -41,24 +49,26 @@ class FrameInput:
         """Of one second."""
         return (*([self.fps] if self.fps > 1 else []), self.size, self.size, 3)
 
-    dtype = "uint8"
-    seconds = 1
-
 
 @dataclass(frozen=True)
 class AudioInput:
     """Mono samples at `rate` Hz, float32 in -1…1, in windows of `seconds` seconds.
 
-    Segments hold (rate,) per second. The window of second i is centred on the middle of second i; where it goes past
-    the video's ends it is filled with zeros.
+    Segments hold (rate,) per second. The window of second i is centred on the middle of second i: it holds the
+    seconds * rate samples from sample i * rate - (seconds - 1) * rate // 2 of the video on. So an odd number of
+    seconds gives whole seconds, i - (seconds - 1) / 2 to i + (seconds - 1) / 2; an even number begins and ends in the
+    middle of a second (with an odd rate, half a sample late). Where a window extends past the video's true length it
+    holds zeros; what a segments file repeats to fill a short video is not audio of that video.
     """
 
     rate: int
     seconds: int = 1
 
+    dtype: ClassVar[str] = "float32"
+
     @property
     def key(self) -> str:
-        """The name of the HDF5 dataset that holds this input; inputs with equal keys are equal."""
+        """The name of the HDF5 dataset that holds this input; inputs with equal keys hold the same seconds."""
         return f"audio/{self.rate}"
 
     @property
@@ -66,35 +76,28 @@ class AudioInput:
         """Of one second."""
         return (self.rate,)
 
-    dtype = "float32"
-
 
 Input = FrameInput | AudioInput
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What an encoder reads and gives."""
+    """What an encoder is made of, its inputs and its outputs."""
 
     loader: str  # module:class
     model: str  # its name in the library that builds it
     inputs: tuple[Input, ...]
     outputs: dict[str, tuple[int, ...]]  # name -> shape per second
-    text_outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> shape per text; empty: reads none
+    text_outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> shape per text; empty: no text
 
 
-class Spec(NamedTuple):
-    """What an encoder reads from a segments file and the shape of each output for one second."""
-
-    loader: str  # module:class
-    model: str
-    reads: str
-    outputs: dict[str, tuple[int, ...]]
-    text_dim: int | None = None  # of word and sentence features, for encoders that read text too
+CLIP_TOKENS = 77  # rows of every text, start, end and padding included
 
 
-def _clip(model: str, size: int, patches: int, dim: int) -> Spec:
-    return Spec("extractors.clip:CLIP", model, f"frames/{size}", {"cls": (dim,), "patch": (patches, dim)}, dim)
+def _clip(model: str, size: int, patches: int, dim: int) -> EncoderSpec:
+    outputs = {"cls": (dim,), "patch": (patches, dim)}
+    text_outputs = {"words": (CLIP_TOKENS, dim), "sentence": (dim,)}
+    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, text_outputs)
 
 
 # OpenAI trained its CLIP with QuickGELU, so the weights need these variants wherever they are loaded from.
@@ -102,22 +105,34 @@ ENCODERS = {
     "clip_vit_l14": _clip("ViT-L-14-quickgelu", 224, 256, 768),
     "clip_vit_l14_336": _clip("ViT-L-14-336-quickgelu", 336, 576, 768),
     "clip_vit_b32": _clip("ViT-B-32-quickgelu", 224, 49, 512),
-    "vggish": Spec("extractors.vggish:VGGish", "vggish", "audio", {"embedding": (128,)}),
+    "resnet18": EncoderSpec(
+        "extractors.resnet:ResNet18",
+        "resnet18",
+        (FrameInput(224, transform=Transform("bilinear", 256)),),
+        {"pooled": (512,), "map": (512, 14, 14)},
+    ),
+    "vggish": EncoderSpec("extractors.vggish:VGGish", "vggish", (AudioInput(16000),), {"embedding": (128,)}),
+    "panns_cnn14": EncoderSpec(
+        "extractors.panns:PANNs", "Cnn14", (AudioInput(32000, seconds=2),), {"embedding": (2048,)}
+    ),
 }
 
 
-def load_encoder(name: str, weights: str, *, sha256: str | None = None, seed: int = 0, dtype: str = "bfloat16"):
-    """Load an encoder with the given weights onto the GPU if there is one.
-
-    `weights` is a hub tag, a local .safetensors or .pt file, or `random` for seeded random numbers. Raises
-    EncoderError for unknown names and for weights that do not fit or have another sha256.
-    """
-    module, _, attribute = spec(name).loader.partition(":")
-    return getattr(import_module(module), attribute)(spec(name), weights, sha256, seed, dtype)
-
-
-def spec(name: str) -> Spec:
+def encoder_spec(name: str) -> EncoderSpec:
     """The table's entry for an encoder. Raises EncoderError if there is none."""
     if name not in ENCODERS:
         raise EncoderError(f"encoder {name!r} is not known; choose one of {', '.join(ENCODERS)}")
     return ENCODERS[name]
+
+
+def load_encoder(
+    name: str, weights: str, *, sha256: str | None = None, seed: int = 0, dtype: str = "bfloat16"
+) -> Encoder:
+    """Load an encoder with the given weights onto the GPU if there is one.
+
+    `weights` is a hub tag, a local .safetensors or .pt file, or `random` for seeded random numbers. Raises
+    EncoderError for unknown names and for weights that are missing, do not fit or have another sha256.
+    """
+    spec = encoder_spec(name)
+    module, _, attribute = spec.loader.partition(":")
+    return getattr(import_module(module), attribute)(spec, weights, sha256, seed, dtype)

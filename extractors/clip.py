@@ -1,20 +1,26 @@
 """OpenAI's CLIP (Radford et al., 2021) through open_clip: image, patch and word tokens."""
 
 import logging
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 from torch import nn
 
 from extractors import EncoderError
-from extractors.base import Encoder
+from extractors.base import CONNECT_SECONDS, Encoder, download_errors, normalize
 
 
 class CLIP(Encoder):
     """CLS and patch rows are after `ln_post` and the visual projection, words after `ln_final` and the text's."""
+
+    libraries = ("open_clip_torch",)
 
     def build(self) -> nn.Module:
         # open_clip warns that it loads no weights; they are loaded in the one place that checks them.
@@ -26,38 +32,40 @@ class CLIP(Encoder):
         model.visual.output_tokens = True
         return model
 
-    def fetch(self, tag: str) -> str:
+    def fetch(self, tag: str) -> Path:
         entry = get_pretrained_cfg(self.spec.model, tag)
         if not entry:
             known = ", ".join(list_pretrained_tags_by_model(self.spec.model))
             raise EncoderError(f"weights {tag!r} of {self.spec.model}: no such tag; choose one of {known}, or a file")
-        try:
-            return download_pretrained(entry)
-        except Exception as error:  # each hub client raises its own kinds
-            raise EncoderError(
-                f"weights {tag!r} of {self.spec.model} cannot be downloaded ({error}); "
-                "fetch the file elsewhere and give its path: see README.md, Weights"
-            ) from error
+        repository = entry["hf_hub"].rstrip("/")
+        for name in (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME):
+            cached = try_to_load_from_cache(repository, name)
+            if isinstance(cached, str):
+                return Path(cached)
+        with download_errors(f"{tag!r} of {self.spec.model}"):
+            # The download itself tries each of two files six times, 23 s each. Without a network this raises at once.
+            with suppress(EntryNotFoundError):
+                get_hf_file_metadata(hf_hub_url(repository, HF_SAFE_WEIGHTS_NAME), timeout=CONNECT_SECONDS)
+            return Path(download_pretrained(entry))
 
-    def load(self, state, path) -> None:
-        # OpenAI's release carries three numbers that describe the model; the model here knows them.
+    def adapt(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        # OpenAI's release has three more entries, which describe the model.
         described = {"input_resolution", "context_length", "vocab_size"}
-        super().load({name: tensor for name, tensor in state.items() if name not in described}, path)
+        return {name: tensor for name, tensor in state.items() if name not in described}
 
     @torch.inference_mode()
-    def encode(self, seconds: np.ndarray) -> dict[str, torch.Tensor]:
+    def encode(self, *windows: np.ndarray) -> dict[str, torch.Tensor]:
         """B, S, S, 3 uint8 frames to cls B, D and patch B, P, D from one forward pass."""
-        frames = torch.from_numpy(seconds).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        mean = torch.tensor(OPENAI_DATASET_MEAN, device=self.device).view(3, 1, 1)
-        std = torch.tensor(OPENAI_DATASET_STD, device=self.device).view(3, 1, 1)
+        (frames,) = windows
+        values = normalize(frames, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, self.device)
         visual = self.network.visual
-        cls, tokens = visual(frames.sub_(mean).div_(std).to(self.dtype))
+        cls, tokens = visual(values.to(self.dtype))
         return {"cls": cls.float(), "patch": (tokens @ visual.proj).float()}
 
     @torch.inference_mode()
     def encode_text(self, texts: list[str], sentence: str) -> dict[str, torch.Tensor]:
-        """words B, 77, D; sentence B, D (`eot`: the end-of-text row, `first`: row 0, `mean`: of the text's rows);
-        length B, the number of tokens including start and end."""
+        """words Q, 77, D; sentence Q, D (`eot`: the end-of-text row, `first`: row 0, `mean`: of the text's rows);
+        length Q, the number of tokens including start and end."""
         model = self.network
         tokens = open_clip.tokenize(texts, context_length=model.context_length).to(self.device)
         length = tokens.argmax(dim=-1) + 1  # end-of-text has the highest number of the vocabulary

@@ -3,17 +3,29 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
-from extractors import load_encoder, spec
+from extractors import EncoderSpec, Input, encoder_spec, load_encoder
 from pipeline.errors import AVQAError
-from pipeline.storage.contract import DatasetSpec
+from pipeline.storage.contract import DECODED, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
+from pipeline.storage.read_ahead import read_ahead
+
+PER_VIDEO = {"num_segments": "int32", "has_audio": "bool", "status": "int32"}
+
+
+class Piece(NamedTuple):
+    """Seconds start … stop - 1 of the video in row `video`."""
+
+    video: int
+    start: int
+    stop: int
 
 
 def extract_shard(
@@ -28,91 +40,92 @@ def extract_shard(
     dtype: str = "bfloat16",
     batch_size: int = 32,
 ) -> None:
-    """Run an encoder over a segments file and write N, T, … float16 features.
+    """Run an encoder over a segments file and write N, T, … float16 features under <encoder>/<output>.
 
     Only a video's true seconds are encoded; the padded rows repeat the last one, or are zeros, as the segments
-    file was padded. Raises AVQAError if the file lacks what the encoder reads or a feature is not finite.
+    file was padded. A finished file of the same inputs, weights and outputs is left as it is; an interrupted run
+    resumes. Raises AVQAError if the file lacks an input of the encoder or a feature is not finite, and EncoderError.
     """
-    entry = spec(encoder)
-    outputs = outputs or list(entry.outputs)
-    if unknown := set(outputs) - set(entry.outputs):
-        raise AVQAError(
-            f"encoder {encoder}: outputs {sorted(unknown)} are not known; choose from {list(entry.outputs)}"
-        )
+    spec = encoder_spec(encoder)
+    outputs = _check_outputs(encoder, spec, outputs)
     with open_hdf5(segments, "segments") as source:
-        if entry.reads not in source:
-            raise AVQAError(f"{segments}: has no {entry.reads}, which {encoder} reads; decode with that size")
+        seconds = _check_inputs(encoder, spec, source)
         model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
-        rows, seconds = source[entry.reads].shape[:2]
-        datasets = {
-            f"{encoder}/{name}": DatasetSpec(
-                (seconds, *entry.outputs[name]),
-                "float16",
-                (1, *entry.outputs[name]) if len(entry.outputs[name]) > 1 else None,
-            )
-            for name in outputs
-        }
-        attributes = {
-            "kind": "features",
-            **{name: source.attrs[name] for name in ("dataset", "shard", "source")},
-            "encoder": encoder,
-            **model.provenance,
-            "config": {"dtype": dtype, "decode": json.loads(source.attrs["config"])},
-        }
-        constants = {"video_id": list(source["video_id"].asstr()[:])}
-        about = {
-            "num_segments": DatasetSpec((), "int32"),
-            "has_audio": DatasetSpec((), "bool"),
-            "status": DatasetSpec((), "int32"),
-        }
-        with ShardWriter(out, rows, {**datasets, **about}, attributes, constants) as writer:
-            true = np.where(source["status"][:] == 0, source["num_segments"][:], 0)
-            facts = {name: source[name][:] for name in ("num_segments", "has_audio", "status")}
-            repeat = json.loads(source.attrs["config"])["pad"] == "repeat"
-
-            def write(n: int, features: dict[str, np.ndarray]) -> None:
-                row = {name: values[n] for name, values in facts.items()}
-                for name in outputs:
-                    padded = np.zeros((seconds, *entry.outputs[name]), "float16")
-                    if true[n]:
-                        padded[: true[n]] = features[name]
-                        padded[true[n] :] = features[name][-1] if repeat else 0
-                    row[f"{encoder}/{name}"] = padded
-                writer.write(n, row)
-
-            due = ~writer.done
+        attributes = _attributes(source, {"encoder": encoder, **model.provenance}, dtype)
+        layout = {f"{encoder}/{name}": _layout(seconds, spec.outputs[name]) for name in outputs}
+        layout |= {name: DatasetSpec((), kind) for name, kind in PER_VIDEO.items()}
+        videos = source["video_id"].asstr()[:].tolist()
+        lengths = np.where(source["status"][:] == DECODED, source["num_segments"][:], 0)
+        with ShardWriter(out, len(videos), layout, attributes, {"video_id": videos}) as writer:
+            rows = FeatureRows(writer, source, encoder, lengths)
             # Batches are cut alike in every run: a sum's last bit may depend on what else is in its batch.
-            batches = [batch for batch in _batches(true, batch_size) if any(due[n] for n, _, _ in batch)]
-            seconds_due = sum(stop - start for batch in batches for _, start, stop in batch)
-            with tqdm(total=seconds_due, desc=encoder, unit="s", mininterval=2) as bar:
-                parts: dict[int, list[dict[str, np.ndarray]]] = defaultdict(list)
-                for n in np.flatnonzero(due & (true == 0)):
-                    write(n, {})
-                for batch, frames in _prefetched(source[entry.reads], batches):
-                    encoded = {k: v.half().cpu().numpy() for k, v in model.encode(frames).items() if k in outputs}
-                    if not all(np.isfinite(values).all() for values in encoded.values()):
+            batches = [batch for batch in cut_batches(lengths, batch_size) if rows.due(batch)]
+            reads = (partial(read_windows, source, spec.inputs, lengths, batch) for batch in batches)
+            total = sum(piece.stop - piece.start for batch in batches for piece in batch)
+            with tqdm(total=total, desc=encoder, unit="s", mininterval=2) as bar:
+                for batch, windows in zip(batches, read_ahead(reads), strict=True):
+                    encoded = model.encode(*windows)
+                    features = {name: encoded[name].half().cpu().numpy() for name in outputs}
+                    if not all(np.isfinite(values).all() for values in features.values()):
                         raise AVQAError(
                             f"{segments}: {encoder} gives values that are not finite in float16 for one of videos "
-                            f"{[constants['video_id'][n] for n, _, _ in batch]}; try dtype: float32"
+                            f"{[videos[piece.video] for piece in batch]}; try dtype: float32"
                         )
-                    at = 0
-                    for n, start, stop in batch:
-                        parts[n].append({k: v[at : at + stop - start] for k, v in encoded.items()})
-                        at += stop - start
-                        if stop == true[n] and due[n]:
-                            pieces = parts.pop(n)
-                            write(n, {k: np.concatenate([piece[k] for piece in pieces]) for k in encoded})
-                    bar.update(at)
+                    rows.add(batch, features)
+                    bar.update(len(windows[0]))
 
 
-def _batches(true: np.ndarray, size: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Cut the true seconds of the videos, end to end, into batches of (video, first second, last + 1)."""
-    batch, room = [], size
-    for n, seconds in enumerate(true.tolist()):
+class FeatureRows:
+    """Collects the features of each video batch by batch and writes its row with its last second.
+
+    The rows of videos without seconds (those that could not be decoded) are written at once, as zeros.
+    """
+
+    def __init__(self, writer: ShardWriter, source: h5py.File, encoder: str, lengths: np.ndarray):
+        self.writer, self.encoder, self.lengths = writer, encoder, lengths
+        self.per_video = {name: source[name][:] for name in PER_VIDEO}
+        self.repeat = json.loads(source.attrs["config"])["pad"] == "repeat"
+        self.pending: dict[int, list[dict[str, np.ndarray]]] = defaultdict(list)
+        for n in np.flatnonzero(~writer.done & (lengths == 0)).tolist():
+            self._write(n, {})
+
+    def due(self, batch: list[Piece]) -> bool:
+        """Whether a video of the batch has no row yet."""
+        return any(not self.writer.done[piece.video] for piece in batch)
+
+    def add(self, batch: list[Piece], features: dict[str, np.ndarray]) -> None:
+        """Take the features of a batch; those of a video come in the order of its seconds."""
+        begin = 0
+        for n, start, stop in batch:
+            end = begin + stop - start
+            if not self.writer.done[n]:
+                self.pending[n].append({name: values[begin:end] for name, values in features.items()})
+                if stop == self.lengths[n]:
+                    pieces = self.pending.pop(n)
+                    self._write(n, {name: np.concatenate([piece[name] for piece in pieces]) for name in features})
+            begin = end
+
+    def _write(self, n: int, features: dict[str, np.ndarray]) -> None:
+        row: dict[str, object] = {name: values[n] for name, values in self.per_video.items()}
+        for dataset, spec in self.writer.datasets.items():
+            if dataset not in row:
+                values = features.get(dataset.removeprefix(f"{self.encoder}/"))
+                row[dataset] = padded = np.zeros(spec.shape, spec.dtype)
+                if values is not None:
+                    padded[: len(values)] = values
+                    padded[len(values) :] = values[-1] if self.repeat else 0
+        self.writer.write(n, row)
+
+
+def cut_batches(lengths: np.ndarray, size: int) -> Iterator[list[Piece]]:
+    """Cut the true seconds of all videos, end to end, into batches of `size` seconds."""
+    batch: list[Piece] = []
+    room = size
+    for n, seconds in enumerate(lengths.tolist()):
         start = 0
         while start < seconds:
             stop = min(seconds, start + room)
-            batch.append((n, start, stop))
+            batch.append(Piece(n, start, stop))
             room -= stop - start
             start = stop
             if not room:
@@ -122,18 +135,74 @@ def _batches(true: np.ndarray, size: int) -> Iterator[list[tuple[int, int, int]]
         yield batch
 
 
-def _prefetched(dataset: h5py.Dataset, batches: list) -> Iterator[tuple[list, np.ndarray]]:
-    """Read the next batch while the encoder works on this one."""
+def read_windows(
+    source: h5py.File, inputs: tuple[Input, ...], lengths: np.ndarray, batch: list[Piece]
+) -> list[np.ndarray]:
+    """A batch as Encoder.encode takes it: for each input the windows of all seconds, in order."""
+    return [
+        np.concatenate(
+            [
+                source[input.key][n, start:stop]
+                if input.seconds == 1
+                else read_long_windows(source[input.key], input.seconds, int(lengths[n]), Piece(n, start, stop))
+                for n, start, stop in batch
+            ]
+        )
+        for input in inputs
+    ]
 
-    def read(batch):
-        return batch, np.concatenate([dataset[n, start:stop] for n, start, stop in batch])
 
-    with ThreadPoolExecutor(1) as pool:
-        ahead = None
-        for batch in batches:
-            following = pool.submit(read, batch)
-            if ahead is not None:
-                yield ahead.result()
-            ahead = following
-        if ahead is not None:
-            yield ahead.result()
+def read_long_windows(audio: h5py.Dataset, seconds: int, length: int, piece: Piece) -> np.ndarray:
+    """The windows of a piece, (stop - start, seconds * rate): AudioInput says where they begin.
+
+    `audio` is N, T, rate. Only the video's `length` true seconds are read, outside of them windows are zeros.
+    """
+    rate = audio.shape[2]
+    begin = piece.start * rate - (seconds - 1) * rate // 2
+    end = begin + (piece.stop - piece.start - 1 + seconds) * rate
+    first, last = max(0, begin // rate), min(length, -(-end // rate))  # seconds that hold the samples begin … end - 1
+    samples = np.zeros(end - begin, audio.dtype)
+    known = audio[piece.video, first:last].reshape(-1)[max(0, begin - first * rate) : end - first * rate]
+    offset = max(0, -begin)
+    samples[offset : offset + len(known)] = known
+    return np.lib.stride_tricks.sliding_window_view(samples, seconds * rate)[::rate]
+
+
+def _check_outputs(encoder: str, spec: EncoderSpec, outputs: list[str] | None) -> list[str]:
+    if unknown := set(outputs or ()) - set(spec.outputs):
+        raise AVQAError(f"encoder {encoder}: outputs {sorted(unknown)} are not known; choose from {list(spec.outputs)}")
+    return outputs or list(spec.outputs)
+
+
+def _check_inputs(encoder: str, spec: EncoderSpec, source: h5py.File) -> int:
+    """The number of seconds T of the segments file, which must hold all of the encoder's inputs."""
+    for input in spec.inputs:
+        if input.key not in source:
+            raise AVQAError(
+                f"{source.filename}: has no {input.key}, an input of {encoder}; "
+                f"decode again with {encoder} among the encoders"
+            )
+        found = source[input.key]
+        if found.shape[2:] != input.shape or found.dtype != input.dtype:
+            raise AVQAError(
+                f"{source.filename}: {input.key} holds {found.dtype} {found.shape[2:]} per second, "
+                f"expected {input.dtype} {input.shape}"
+            )
+    return source[spec.inputs[0].key].shape[1]
+
+
+def _layout(seconds: int, shape: tuple[int, ...]) -> DatasetSpec:
+    """A vector per second is read by the video, anything larger by the second."""
+    return DatasetSpec((seconds, *shape), "float16", (1, *shape) if len(shape) > 1 else None)
+
+
+def _attributes(source: h5py.File, provenance: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """What decides the numbers: the encoder's part, and what the segments file records of its decoding."""
+    decoded_by = json.loads(source.attrs.get("libraries", "{}"))
+    return {
+        "kind": "features",
+        **{name: source.attrs[name] for name in ("dataset", "shard", "source")},
+        **provenance,
+        "libraries": {**decoded_by, **provenance["libraries"]},
+        "config": {"dtype": dtype, "decode": json.loads(source.attrs["config"])},
+    }

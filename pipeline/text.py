@@ -5,16 +5,14 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from extractors import load_encoder, spec
+from extractors import encoder_spec, load_encoder
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
 
-TOKENS = 77
-
 
 def read_texts(path: str | Path) -> list[str]:
-    """The different questions of a questions.parquet or of a text file (one a line), in order of appearance."""
+    """The different questions of a questions.parquet or of a text file (one per line), in order of appearance."""
     path = Path(path)
     try:
         if path.suffix == ".parquet":
@@ -44,10 +42,14 @@ def encode_texts(
     dtype: str = "bfloat16",
     batch_size: int = 32,
 ) -> None:
-    """Write text Q, words Q, 77, D, sentence Q, D (float16) and length Q (tokens) of the different questions."""
-    dim = spec(encoder).text_dim
-    if dim is None:
-        raise AVQAError(f"encoder {encoder} does not read text; use one of the CLIP encoders")
+    """Write text Q, length Q (tokens) and the encoder's text outputs of the different questions.
+
+    Text outputs are Q, … float16; those of CLIP are words Q, 77, D and sentence Q, D. Raises AVQAError for an encoder
+    without text outputs, and EncoderError.
+    """
+    spec = encoder_spec(encoder)
+    if not spec.text_outputs:
+        raise AVQAError(f"encoder {encoder} has no text outputs; use one of the CLIP encoders")
     texts = read_texts(questions)
     model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
     attributes = {
@@ -58,11 +60,8 @@ def encode_texts(
         **model.provenance,
         "config": {"dtype": dtype, "sentence": sentence},
     }
-    datasets = {
-        "words": DatasetSpec((TOKENS, dim), "float16"),
-        "sentence": DatasetSpec((dim,), "float16"),
-        "length": DatasetSpec((), "int32"),
-    }
+    datasets = {name: DatasetSpec(shape, "float16") for name, shape in spec.text_outputs.items()}
+    datasets["length"] = DatasetSpec((), "int32")
     with ShardWriter(out, len(texts), datasets, attributes, {"text": texts}) as writer:
         for start in tqdm(range(0, len(texts), batch_size), desc=f"{encoder} text", unit="batch", mininterval=2):
             rows = slice(start, start + batch_size)
