@@ -1,4 +1,4 @@
-# Videos to one-second segments: frames and sound of a shard, kept until all encoders have read them.
+# Videos to one-second segments: what the encoders read of a shard, kept until all of them have read it.
 
 
 rule decode:
@@ -9,10 +9,11 @@ rule decode:
         failures=f"{RESULTS}/failures/{{shard}}.tsv",
     params:
         lambda wildcards: flags(
-            size=FRAME_SIZES or None,
-            **{name: value for name, value in config["decode"].items() if name != "workers"},
+            encoder=list(config["encoders"]),
+            **{name: value for name, value in config["decode"].items() if name not in ("workers", "selective")},
             dataset=config["dataset"],
-        ),
+        )
+        + ("" if config["decode"]["selective"] else " --no-selective"),
     log:
         f"{RESULTS}/logs/decode/{{shard}}.log",
     threads: config["decode"]["workers"]
