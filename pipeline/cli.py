@@ -51,7 +51,7 @@ def manifest(args: argparse.Namespace) -> None:
     from pipeline.manifest import build_manifest
 
     build_manifest(
-        load_config(args.config, "results", "dataset", "videos", "annotations", "format", "allow_missing", "shard_size")
+        load_config(args.config, "dataset", "videos", "annotations")
     )
 
 
@@ -107,21 +107,21 @@ def _weights(args: argparse.Namespace) -> dict:
 def index(args: argparse.Namespace) -> None:
     from pipeline.index import build_index
 
-    config = load_config(args.config, "results", "dataset", "videos", "encoders", "text")
+    config = load_config(args.config, "dataset", "videos", "encoders", "text")
     build_index(dataset_dir(config), collection_dir(config), list(config["encoders"]), config["text"]["encoder"])
 
 
 def failures(args: argparse.Namespace) -> None:
     from pipeline.index import gather_failures
 
-    config = load_config(args.config, "results", "dataset", "videos")
+    config = load_config(args.config, "dataset", "videos")
     gather_failures(dataset_dir(config), collection_dir(config), config["max_failed_fraction"])
 
 
 def train(args: argparse.Namespace) -> None:
     from pipeline.train import train
 
-    config = load_config(args.config, "results", "dataset", "models", "train")
+    config = load_config(args.config, "dataset", "models", "train")
     name = args.model or next(iter(config["models"]))
     if args.settings:
         config["models"][name] |= json.loads(args.settings)
@@ -147,19 +147,19 @@ def model(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     from pipeline.report import write_report
 
-    print(write_report(load_config(args.config, "results", "dataset", "videos", "encoders", "models", "train")))
+    print(write_report(load_config(args.config, "dataset", "videos", "encoders", "models", "train")))
 
 
 def ablations(args: argparse.Namespace) -> None:
     from pipeline.ablations import write_table
 
-    print(write_table(load_config(args.config, "results", "dataset", "train"), args.table))
+    print(write_table(load_config(args.config, "dataset", "train"), args.table))
 
 
 def verify(args: argparse.Namespace) -> None:
     from pipeline.storage.features import FeatureIndex, damaged_files
 
-    config = load_config(args.config, "results", "dataset", "videos")
+    config = load_config(args.config, "dataset", "videos")
     damage = damaged_files(collection_dir(config), dataset_dir(config))
     if damage:
         raise AVQAError(f"{len(damage)} damaged files\n" + "\n".join(damage))

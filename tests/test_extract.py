@@ -24,7 +24,7 @@ def make_segments(path, pad):
         audio[n, true:] = audio[n, true - 1] if pad == "repeat" and true else 0
     datasets = {"audio": DatasetSpec((SECONDS, 16000), "float32"), "num_segments": DatasetSpec((), "int32")}
     datasets |= {"has_audio": DatasetSpec((), "bool"), "status": DatasetSpec((), "int32")}
-    attributes = {"kind": "segments", "dataset": "d", "shard": "00007", "source": "abc", "config": {"pad": pad}}
+    attributes = {"kind": "segments", "collection": "c", "shard": "00007", "source": "abc", "config": {"pad": pad}}
     with ShardWriter(path, len(TRUE), datasets, attributes, {"video_id": [f"v{n}" for n in range(5)]}) as writer:
         for n, true in enumerate(TRUE):
             row = {"audio": audio[n], "num_segments": true, "has_audio": True, "status": int(true == 0)}

@@ -9,15 +9,6 @@ ROWS = Paramspace(GRID[["table", "row"]])
 ABLATED = f"{DATASET}/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}"
 
 
-def ablation_settings(wildcards):
-    """The first model of the configuration, with what the row of a table changes in it."""
-    chosen = (GRID["table"] == wildcards.table) & (GRID["row"] == int(wildcards.row))
-    changes = json.loads(GRID.loc[chosen, "settings"].item())
-    model = next(iter(config["models"]))
-    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
-    return settings("results", "dataset", models={model: config["models"][model] | changes}, train=schedule)
-
-
 rule ablation:
     input:
         features=f"{DATASET}/features.h5",

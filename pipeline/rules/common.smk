@@ -48,7 +48,8 @@ LOG = "2>&1 | tee {log:q}"
 def settings(*sections, **parts):
     """The sections of the configuration that a job needs, as JSON for `avqa --config`. They are among the job's params:
     a job uses the settings that Snakemake records for it, and a change makes due what it concerns and nothing else."""
-    return json.dumps({name: config[name] for name in sections} | parts, sort_keys=True)
+    text = json.dumps({name: config[name] for name in sections} | parts, sort_keys=True)
+    return lambda wildcards: text  # Snakemake would take the braces of a plain text for wildcards
 
 
 def flags(**values):
@@ -61,6 +62,44 @@ def flags(**values):
             listed = value if isinstance(value, list | tuple) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, listed)]
     return " ".join(shlex.quote(word) for word in words)
+
+
+def state_of_videos(wildcards):
+    """What makes the manifest due when a video appears, vanishes or is replaced."""
+    if "synthesize" in config:
+        return "synthesized"  # they change with the annotations that come with them
+    try:
+        return videos_fingerprint(config["videos"])
+    except OSError as error:
+        raise WorkflowError(f"videos.folder: {error}; see README.md for what goes there")
+
+
+def questions(wildcards):
+    """questions.parquet, once the manifest has made it."""
+    checkpoints.manifest.get()
+    return f"{DATASET}/questions.parquet"
+
+
+def shards(wildcards):
+    """The names of the shards that hold the data set's videos, once the manifest has made them."""
+    return Path(checkpoints.manifest.get().output[0]).read_text().split()
+
+
+def training_settings(wildcards):
+    """Which other models and seeds there are, and the number of threads, is no reason to train again."""
+    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
+    models = {wildcards.model: config["models"][wildcards.model]}
+    return settings("results", "dataset", models=models, train=schedule)(wildcards)
+
+
+def ablation_settings(wildcards):
+    """The first model of the configuration, with what the row of a table changes in it."""
+    chosen = (GRID["table"] == wildcards.table) & (GRID["row"] == int(wildcards.row))
+    changes = json.loads(GRID.loc[chosen, "settings"].item())
+    model = next(iter(config["models"]))
+    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
+    models = {model: config["models"][model] | changes}
+    return settings("results", "dataset", models=models, train=schedule)(wildcards)
 
 
 def start_run():

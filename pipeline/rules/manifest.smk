@@ -21,16 +21,6 @@ if "synthesize" in config:
             f"avqa synthesize {{params}} {LOG}"
 
 
-def state_of_videos(wildcards):
-    """What makes the manifest due when a video appears, vanishes or is replaced."""
-    if "synthesize" in config:
-        return "synthesized"  # they change with the annotations that come with them
-    try:
-        return videos_fingerprint(config["videos"])
-    except OSError as error:
-        raise WorkflowError(f"videos.folder: {error}; see README.md for what goes there")
-
-
 # questions.parquet and the shards are rewritten only where they change, so that what did not change makes nothing
 # due. They are no outputs, because Snakemake holds that a job that ran has changed all of its outputs.
 checkpoint manifest:
@@ -47,14 +37,3 @@ checkpoint manifest:
         settings=settings("results", "dataset", "videos", "annotations", "format", "allow_missing", "shard_size"),
     shell:
         f"avqa manifest --config {{params.settings:q}} {LOG}"
-
-
-def questions(wildcards):
-    """questions.parquet, once the manifest has made it."""
-    checkpoints.manifest.get()
-    return f"{DATASET}/questions.parquet"
-
-
-def shards(wildcards):
-    """The names of the shards that hold the data set's videos, once the manifest has made them."""
-    return Path(checkpoints.manifest.get().output[0]).read_text().split()

@@ -1,12 +1,6 @@
 # Features and questions to a trained model and its scores.
 
 
-def training_settings(wildcards):
-    """Which other models and seeds there are, and the number of threads, is no reason to train again."""
-    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
-    return settings("results", "dataset", models={wildcards.model: config["models"][wildcards.model]}, train=schedule)
-
-
 rule train:
     input:
         features=f"{DATASET}/features.h5",

@@ -21,7 +21,7 @@ from pipeline.storage.shard_list import Video, read_shard_list, write_shard_list
 ROWS = 6
 DATASETS = {"audio": DatasetSpec((4, 50), "float32"), "frames/8": DatasetSpec((4, 8, 8, 3), "uint8", (1, 8, 8, 3))}
 DATASETS["status"] = DatasetSpec((), "int32")
-ATTRIBUTES = {"kind": "segments", "dataset": "d", "shard": "00000", "config": {"pad": "repeat"}, "source": "s"}
+ATTRIBUTES = {"kind": "segments", "collection": "c", "shard": "00000", "config": {"pad": "repeat"}, "source": "s"}
 IDS = {"video_id": [f"vidéo{n}" for n in range(ROWS)]}
 
 
