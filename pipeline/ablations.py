@@ -1,4 +1,4 @@
-"""The tables of AV-Master's paper made again: what each row changes, what came out, and the paper's figure."""
+"""The tables of a model's paper made again: what each row changes, the scores, and the paper's figure."""
 
 import json
 from pathlib import Path
@@ -10,25 +10,36 @@ from pipeline.config import dataset_dir
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import atomic
 
-GRID = Path(__file__).parent.parent / "manifests" / "ablations.csv"
-COLUMNS = {"a_qa": "Audio", "v_qa": "Visual", "av_qa": "Audio-Visual", "avg": None}
+MANIFESTS = Path(__file__).parent.parent / "manifests"
+GRID_COLUMNS = ["model", "table", "row", "label", "settings", "a_qa", "v_qa", "av_qa", "avg"]
+SCENARIOS = {"a_qa": "Audio", "v_qa": "Visual", "av_qa": "Audio-Visual", "avg": None}
+
+
+def read_grid(config: dict) -> pd.DataFrame:
+    """The rows of the configured tables of the first model, from manifests/<architecture>_tables.csv; none if the
+    model has no such file. Raises AVQAError if there is no such table."""
+    path = MANIFESTS / f"{next(iter(config['models'].values()))['architecture']}_tables.csv"
+    grid = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=GRID_COLUMNS)
+    tables = config["ablations"].get("tables", grid["table"].unique())
+    if unknown := sorted(set(tables) - set(grid["table"])):
+        raise AVQAError(
+            f"ablations.tables: {path.name} has no {unknown[0]}; it has {', '.join(grid['table'].unique())}"
+        )
+    return grid[grid["table"].isin(tables)]
 
 
 def write_table(config: dict, table: str) -> str:
     """Write <results>/ablations/<table>.csv: accuracy in %, mean and deviation over the seeds, and the paper's.
 
-    Returns the table as text. Raises AVQAError if a row has no scores yet.
+    Returns the table as text. Raises AVQAError if there is no such table or a row has no scores yet.
     """
-    grid = pd.read_csv(GRID)
-    grid = grid[grid["table"] == table]
-    if grid.empty:
-        raise AVQAError(f"{GRID}: has no table {table}")
+    grid = read_grid(config | {"ablations": {"tables": [table]}})
     folder, seeds = dataset_dir(config) / "ablations", config["train"]["seeds"]
     lines = []
     for row in grid.to_dict("records"):
         runs = [_scores(folder / f"table~{table}" / f"row~{row['row']}" / f"seed-{seed}") for seed in seeds]
         line = {"row": row["label"]}
-        for column, scenario in COLUMNS.items():
+        for column, scenario in SCENARIOS.items():
             values = 100 * np.array([_accuracy(run, scenario) for run in runs])
             line[column] = round(float(values.mean()), 2)
             line[f"{column}_sd"] = round(float(values.std(ddof=1)), 2) if len(values) > 1 else None

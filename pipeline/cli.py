@@ -12,6 +12,7 @@ from pathlib import Path
 from extractors import ENCODERS, EncoderError
 from pipeline.config import check_config, collection_dir, dataset_dir, load_config
 from pipeline.errors import AVQAError, out_of_space
+from pipeline.models import MODELS, model_class
 from pipeline.storage.shard_list import Video, read_shard_list
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; an error that a user can mend is printed without a traceback and ends in status 1."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
         arguments.run(arguments)
     except (AVQAError, EncoderError) as error:
@@ -50,9 +51,7 @@ def synthesize(args: argparse.Namespace) -> None:
 def manifest(args: argparse.Namespace) -> None:
     from pipeline.manifest import build_manifest
 
-    build_manifest(
-        load_config(args.config, "dataset", "videos", "annotations")
-    )
+    build_manifest(load_config(args.config, "dataset", "videos", "annotations"))
 
 
 def decode(args: argparse.Namespace) -> None:
@@ -130,18 +129,20 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from pipeline.evaluate import evaluate, evaluate_steps, format_scores
+    from pipeline.evaluate import evaluate, evaluate_by_second, format_scores
 
     print(format_scores(evaluate(args.folder, args.split)))
     if args.steps:
-        print(evaluate_steps(args.folder, args.split).to_string(index=False))
+        print(evaluate_by_second(args.folder, args.split).to_string(index=False))
 
 
 def model(args: argparse.Namespace) -> None:
-    from pipeline.models.av_master.flops import as_text, report
-    from pipeline.models.av_master.model import AVMaster
-
-    print(as_text(report(AVMaster(**json.loads(args.settings)), args.segments)))
+    try:
+        settings = json.loads(args.settings)
+        model = model_class(args.architecture).in_paper_setting(args.seconds, args.answers, **settings)
+    except (TypeError, ValueError) as error:
+        raise AVQAError(f"--settings: {error}") from error
+    print(model.report())
 
 
 def report(args: argparse.Namespace) -> None:
@@ -249,19 +250,20 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(evaluate, "Score a trained model.")
     sub.add_argument("folder", metavar="DIR", help="what `avqa train` wrote")
     sub.add_argument("--split", default="test")
-    sub.add_argument("--steps", action="store_true", help="accuracy after each second as well (AV-Master, Fig. 6)")
+    sub.add_argument("--steps", action="store_true", help="accuracy after each second as well, if the model offers it")
 
     sub = command(model, "Parameters and FLOPs of a model, by part.")
-    sub.add_argument("architecture", choices=["av_master"])
-    sub.add_argument("--segments", type=int, default=60)
+    sub.add_argument("architecture", choices=list(MODELS))
+    sub.add_argument("--seconds", type=int, help="of the video (default: as in the model's paper)")
+    sub.add_argument("--answers", type=int, default=42, help="to choose from")
     sub.add_argument("--settings", default="{}", help='JSON of the model\'s settings, such as {"width": 256}')
 
     sub = command(report, "Summarise a data set's scores as text and as report.html.")
     sub.add_argument("--config", required=True)
 
-    sub = command(ablations, "Put the scores of one of the paper's tables beside the paper's.")
+    sub = command(ablations, "Put the scores of one table of a model's paper beside the paper's.")
     sub.add_argument("--config", required=True)
-    sub.add_argument("--table", required=True, help="such as table_viii or fig_5; see manifests/ablations.csv")
+    sub.add_argument("--table", required=True, help="a name in manifests/<architecture>_tables.csv")
 
     sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")
     sub.add_argument("--config", required=True)

@@ -10,6 +10,8 @@ import jsonschema
 import yaml
 
 from pipeline.errors import AVQAError
+from pipeline.models import entry_schema, entry_settings
+from pipeline.models.settings import StrictValidator
 
 ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
 SCHEMA = ROOT / "config" / "schema.yaml"
@@ -41,10 +43,18 @@ def check_config(config: object, source: str | Path = "configuration", sections:
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     if sections:
         schema["required"] = list(sections)
+    models = config.get("models") if isinstance(config, dict) else None
+    models = models if isinstance(models, dict) else {}
+    schema["properties"]["models"]["properties"] = {name: entry_schema(name, models[name]) for name in models}
     errors = sorted(_Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
     if errors:
         lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {e.message}" for e in errors]
         raise AVQAError(f"{source} does not fit config/schema.yaml:\n" + "\n".join(lines))
+    for name, entry in models.items():
+        try:
+            entry_settings(entry)
+        except ValueError as error:
+            raise AVQAError(f"{source}: models.{name}: {error}") from None
     return config
 
 
@@ -88,4 +98,4 @@ def _fill_defaults(validator, properties: dict, instance: object, schema: dict) 
     yield from jsonschema.Draft202012Validator.VALIDATORS["properties"](validator, properties, instance, schema)
 
 
-_Validator = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"properties": _fill_defaults})
+_Validator = jsonschema.validators.extend(StrictValidator, {"properties": _fill_defaults})

@@ -11,6 +11,8 @@ import yaml
 
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
+from pipeline.models import fast
+from pipeline.models.base import AVQAModel
 from pipeline.storage.atomic import atomic
 from pipeline.train import build_model, frozen, load_data, predict
 
@@ -36,8 +38,10 @@ def evaluate(folder: str | Path, split: str = "test") -> dict:
     trained model.
     """
     folder = Path(folder)
-    about, model, data = load_trained(folder)
-    rows, scores = predict(model, data, split, about["config"]["train"]["batch_size"])
+    trained, model, data = load_trained(folder)
+    schedule = trained["config"]["train"]
+    with fast.switched(schedule["fast"]):
+        rows, scores = predict(model, data, split, schedule["batch_size"])
 
     table = data.questions.loc[rows, ["question_id", "video_id", "question", "scenario", "type", "answer"]]
     table["prediction"] = np.array(data.answers)[scores.argmax(-1)]
@@ -46,8 +50,8 @@ def evaluate(folder: str | Path, split: str = "test") -> dict:
     summary = {
         **score(table),
         "split": split,
-        "model": about["model"],
-        "seed": about["seed"],
+        "model": trained["model"],
+        "seed": trained["seed"],
         "questions_of_failed_videos": int(data.questions.loc[rows, "failed"].sum()),
         "encoders": {n: {k: p[k] for k in ("weights", "pretrained")} for n, p in data.provenance.items()},
     }
@@ -59,31 +63,33 @@ def evaluate(folder: str | Path, split: str = "test") -> dict:
     return summary
 
 
-def load_trained(folder: Path) -> tuple[dict, torch.nn.Module, QuestionData]:
-    """What `avqa train` wrote about a model, the model and its data. Raises AVQAError if something is missing."""
+def load_trained(folder: Path) -> tuple[dict, AVQAModel, QuestionData]:
+    """The config.yaml that `avqa train` wrote, the model and its data. Raises AVQAError if something is missing."""
     try:
-        about = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        trained = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
     except FileNotFoundError as error:
         raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
-    config, name = about["config"], about["model"]
+    config, name = trained["config"], trained["model"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(config, name, device)
-    if data.answers != about["answers"]:
+    if data.answers != trained["answers"]:
         raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)
-    return about, model.eval(), data
+    return trained, model.eval(), data
 
 
-def evaluate_steps(folder: str | Path, split: str = "test") -> pd.DataFrame:
-    """Accuracy with the templates as they are after each second (Fig. 6); writes steps.csv to `folder`."""
+def evaluate_by_second(folder: str | Path, split: str = "test") -> pd.DataFrame:
+    """Accuracy had the videos ended after each second; writes steps.csv to `folder`.
+
+    Raises AVQAError if the model does not offer it."""
     folder = Path(folder)
-    about, model, data = load_trained(folder)
-    right, count = 0, 0
-    with torch.inference_mode(), frozen(model):
-        for batch in data.batches(split, about["config"]["train"]["batch_size"]):
-            answers = model.step_scores(*batch[:4], batch.videos).argmax(-1)  # B, T
+    trained, model, data = load_trained(folder)
+    schedule, right, count = trained["config"]["train"], 0, 0
+    with fast.switched(schedule["fast"]), torch.inference_mode(), frozen(model):
+        for batch in data.batches(split, schedule["batch_size"]):
+            answers = model.scores_by_second(batch).argmax(-1)  # B, T
             right = right + (answers == batch.answer[:, None]).sum(0).cpu().numpy()
             count += len(answers)
     steps = pd.DataFrame({"second": np.arange(1, len(right) + 1), "accuracy": right / count})

@@ -1,7 +1,7 @@
-"""Train a model on the features of a data set: one loop, from top to bottom.
+"""Train a model on the features of a data set.
 
-The paper's setting (AV-Master, Section IV-A) is the configuration's default: Adam at 1e-4, ×0.1 every 8 epochs,
-batches of 64, 30 epochs, the epoch with the best validation accuracy kept.
+The default schedule is that of AV-Master's paper, Section IV-A: Adam at 1e-4, ×0.1 every 8 epochs, batches of 64,
+30 epochs, the epoch with the best validation accuracy kept.
 
 Equal seeds give equal histories on a CPU with as many threads; on a GPU with `deterministic` too.
 """
@@ -9,6 +9,7 @@ Equal seeds give equal histories on a CPU with as many threads; on a GPU with `d
 import csv
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -26,142 +27,200 @@ from pipeline import __version__
 from pipeline.config import dataset_dir
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
-from pipeline.models.av_master.model import AVMaster
+from pipeline.models import entry_settings, fast, model_class
+from pipeline.models.base import AVQAModel, Batch
 from pipeline.storage.atomic import atomic, write_if_changed
 
-MODELS = {"av_master": AVMaster}
+log = logging.getLogger(__name__)
+
+IRRELEVANT = ("seeds", "threads")  # entries of `train` that do not change a run with a given seed
+NAMED_VIDEOS = 5  # at most so many videos of a batch are named in an error
 
 
 def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
     """Write checkpoint.safetensors (best epoch), history.csv, config.yaml and TensorBoard logs to `out`.
 
-    A killed run goes on after its last whole epoch and ends in the same result: each epoch has random numbers of
-    its own. Raises AVQAError if the configuration has no such model or the data no training questions.
+    An interrupted run resumes after its last whole epoch and ends in the same result: each epoch has random numbers
+    of its own. Raises AVQAError if the configuration has no such model, the data no training questions, or the loss
+    becomes infinite or not a number.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     if model_name not in config["models"]:
         raise AVQAError(f"models: has no {model_name}; it has {', '.join(config['models'])}")
-    settings, schedule = config["models"][model_name], config["train"]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, deterministic algorithms refuse to run
-    torch.use_deterministic_algorithms(schedule["deterministic"])
-    data = load_data(config, model_name, device)
-    left_out = int((data.questions["failed"] & (data.questions["split"] == "train")).sum())
-    counts = {split: len(data.of(split)) for split in ("train", "val")}
-    print(f"{counts['train']} training and {counts['val']} validation questions; {left_out} of failed videos left out")
-
-    torch.manual_seed(seed)
-    model = build_model(settings, data).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=schedule["learning_rate"], fused=True)
-    decay = torch.optim.lr_scheduler.StepLR(optimizer, schedule["decay_every"], schedule["decay"])
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=schedule["dtype"] == "bfloat16")
-
-    history, kept = [], None  # the kept epoch's weights
-    resume, key = out / "resume.pt", resume_key(config, model_name, seed, data)
-    if resume.exists():
-        saved = torch.load(resume, map_location=device, weights_only=True)
-        if saved["key"] == key:
-            model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-            decay.load_state_dict(saved["decay"])
-            history, kept = saved["history"], saved["kept"]
-            print(f"resuming after epoch {len(history)}")
-
-    log = SummaryWriter(str(out / "tensorboard"), purge_step=len(history) + 1)
-    for epoch in tqdm(range(len(history) + 1, schedule["epochs"] + 1), desc=f"{model_name} seed {seed}", unit="epoch"):
-        if schedule["patience"] and epochs_since_best(history) >= schedule["patience"]:
-            print(f"stopping: {schedule['patience']} epochs in a row without a better validation accuracy")
-            break
-        torch.manual_seed(epoch_seed(seed, epoch))
-        rng = np.random.default_rng((seed, epoch))
-        model.train()
-        sums, count, correct, started = {}, 0, 0, time.monotonic()
-        for batch in data.batches("train", schedule["batch_size"], rng):
-            with mixed:
-                output = model(*batch[:6])
-                loss, parts = model.loss(output, batch.answer)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            for name, value in {"loss": loss, **parts}.items():
-                sums[name] = sums.get(name, 0) + value.detach() * len(batch.answer)
-            correct += (model.answer_scores(output).argmax(-1) == batch.answer).sum()
-            count += len(batch.answer)
-        row = {"epoch": epoch, "learning_rate": decay.get_last_lr()[0]}
-        row |= {name: round(float(value) / count, 6) for name, value in sums.items()}
-        row["train_accuracy"] = round(float(correct) / count, 6)
-        row["val_accuracy"] = round(accuracy(model, data, "val", schedule["batch_size"]), 6)
-        decay.step()
-        history.append(row)
-        for name, value in row.items():
-            log.add_scalar(name, value, epoch)
-        log.add_scalar("questions_per_second", count / (time.monotonic() - started), epoch)
-        if schedule["checkpoint"] == "last" or epochs_since_best(history) == 0:
-            kept = {name: value.cpu().clone() for name, value in model.state_dict().items()}
-        state = {"key": key, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        state |= {"decay": decay.state_dict(), "history": history, "kept": kept}
-        with atomic(resume) as partial, open(partial, "wb") as file:
-            torch.save(state, file)  # to an open file, or else a full disk is no error of the system's but a riddle
-    log.close()
-
-    with atomic(out / "history.csv") as partial, open(partial, "w", newline="") as file:
-        writer = csv.DictWriter(file, history[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-    described = {"created_by": f"avqa-pipeline {__version__}", "model": model_name, "seed": seed}
-    write_if_changed(out / "config.yaml", yaml.safe_dump({**described, "answers": data.answers, "config": config}))
-    with atomic(out / "checkpoint.safetensors") as partial:
-        safetensors.torch.save_file(kept, partial, {"architecture": settings["architecture"]})
-    resume.unlink(missing_ok=True)
-    best = max(row["val_accuracy"] for row in history)
-    print(f"best validation accuracy {best:.2%}; kept the {schedule['checkpoint']} epoch")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    with fast.switched(config["train"]["fast"]):
+        Trainer(config, model_name, seed, Path(out)).run()
 
 
-def build_model(settings: dict, data: QuestionData) -> torch.nn.Module:
-    """The model that `settings` describe, its dimensions as the features have them. Raises AVQAError."""
-    options = {k: v for k, v in settings.items() if k not in ("architecture", "audio", "visual", "segments")}
-    try:
-        return MODELS[settings["architecture"]](
-            num_answers=len(data.answers),
-            audio_dim=data.audio.dim,
-            visual_dim=data.visual.dim,
-            text_dim=data.words.dim,
-            **options,
+class Trainer:
+    """One run: a model, its optimizer, and the history so far."""
+
+    def __init__(self, config: dict, model_name: str, seed: int, out: Path):
+        self.config, self.name, self.seed, self.out = config, model_name, seed, out
+        self.schedule = schedule = config["train"]
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms refuse to run without it
+        torch.use_deterministic_algorithms(schedule["deterministic"])
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.data = load_data(config, model_name, self.device)
+        torch.manual_seed(seed)
+        self.model = build_model(config["models"][model_name], self.data).to(self.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=schedule["learning_rate"], fused=True)
+        self.decay = torch.optim.lr_scheduler.StepLR(self.optimizer, schedule["decay_every"], schedule["decay"])
+        self.mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=schedule["dtype"] == "bfloat16")
+        self.history: list[dict] = []
+        self.kept: dict[str, torch.Tensor] | None = None  # the kept epoch's weights
+        self.resume_file, self.key = out / "resume.pt", resume_key(config, model_name, seed, self.data)
+
+    def run(self) -> None:
+        """All epochs that are left, then the results."""
+        self.log_counts()
+        self.resume()
+        first, last = len(self.history) + 1, self.schedule["epochs"]
+        with SummaryWriter(str(self.out / "tensorboard"), purge_step=first) as board:
+            for epoch in tqdm(range(first, last + 1), desc=f"{self.name} seed {self.seed}", unit="epoch"):
+                if self.is_patient_no_longer():
+                    break
+                self.run_epoch(epoch, board)
+                self.save_progress()
+        self.save_results()
+
+    def log_counts(self) -> None:
+        questions, counts = self.data.questions, {s: len(self.data.questions_in(s)) for s in ("train", "val")}
+        left_out = int((questions["failed"] & (questions["split"] == "train")).sum())
+        log.info(
+            f"{counts['train']} training and {counts['val']} validation questions; {left_out} of failed videos left out"
         )
-    except (TypeError, ValueError) as error:
-        raise AVQAError(f"models: {settings['architecture']} cannot be built with {options}: {error}") from error
+
+    def resume(self) -> None:
+        """Continue from resume.pt if it is of the same run."""
+        if not self.resume_file.exists():
+            return
+        saved = torch.load(self.resume_file, map_location=self.device, weights_only=True)
+        if saved["key"] != self.key:
+            log.info(f"{self.resume_file} is of another configuration or other data; starting anew")
+            return
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.decay.load_state_dict(saved["decay"])
+        self.history, self.kept = saved["history"], saved["kept"]
+        log.info(f"resuming after epoch {len(self.history)}")
+
+    def is_patient_no_longer(self) -> bool:
+        patience = self.schedule["patience"]
+        if not patience or epochs_since_best(self.history) < patience:
+            return False
+        log.info(f"stopping: {patience} epochs in a row without a better validation accuracy")
+        return True
+
+    def run_epoch(self, epoch: int, board: SummaryWriter) -> None:
+        """Train on every question once, validate, and add a row to the history."""
+        started, size = time.monotonic(), self.schedule["batch_size"]
+        row = {"epoch": epoch, "learning_rate": self.decay.get_last_lr()[0]}
+        means, count = self.train_on_all(epoch)
+        row |= {name: round(value, 6) for name, value in means.items()}
+        row["val_accuracy"] = round(accuracy(self.model, self.data, "val", size), 6)
+        self.decay.step()
+        self.history.append(row)
+        for name, value in row.items():
+            board.add_scalar(name, value, epoch)
+        board.add_scalar("questions_per_second", count / (time.monotonic() - started), epoch)
+        if self.schedule["checkpoint"] == "last" or epochs_since_best(self.history) == 0:
+            self.kept = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def train_on_all(self, epoch: int) -> tuple[dict[str, float], int]:
+        """Means of the loss, its parts and the accuracy over the training questions, and how many these are."""
+        torch.manual_seed(epoch_seed(self.seed, epoch))
+        rng = np.random.default_rng((self.seed, epoch))
+        self.model.train()
+        sums, correct, count = {}, 0, 0
+        for batch in self.data.training_batches(self.schedule["batch_size"], rng, self.model.needs_negatives):
+            output, parts = self.train_on_batch(batch, epoch)
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0) + value * len(batch.answer)
+            correct += (self.model.scores(output).argmax(-1) == batch.answer).sum()
+            count += len(batch.answer)
+        means = {name: float(value) / count for name, value in sums.items()}
+        return means | {"train_accuracy": float(correct) / count}, count
+
+    def train_on_batch(self, batch: Batch, epoch: int) -> tuple[object, dict[str, torch.Tensor]]:
+        """One step of the optimizer; the model's output, and the loss with its parts."""
+        with self.mixed:
+            output = self.model(batch)
+            loss, parts = self.model.loss(output, batch)
+        if not loss.isfinite():
+            self.refuse(loss, batch, epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return output, {name: value.detach() for name, value in {"loss": loss, **parts}.items()}
+
+    def refuse(self, loss: torch.Tensor, batch: Batch, epoch: int) -> None:
+        """Raise an AVQAError that names the batch's videos: those with features that are not finite, or else all."""
+        videos = self.data.questions.loc[batch.row, "video_id"]
+        finite = torch.stack([x.flatten(1).isfinite().all(1) for x in batch.features.values()]).all(0).cpu().numpy()
+        suspect = videos[~finite].unique() if not finite.all() else videos.unique()
+        named = ", ".join(suspect[:NAMED_VIDEOS]) + (", …" if len(suspect) > NAMED_VIDEOS else "")
+        cause = "features are not finite numbers" if not finite.all() else "features are finite"
+        raise AVQAError(
+            f"epoch {epoch}: the loss is {float(loss)} on a batch with videos {named}, whose {cause}; extract such "
+            "features again, or lower train.learning_rate, or set train.dtype to float32"
+        )
+
+    def save_progress(self) -> None:
+        state = {"key": self.key, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"decay": self.decay.state_dict(), "history": self.history, "kept": self.kept}
+        with atomic(self.resume_file) as partial, open(partial, "wb") as file:
+            torch.save(state, file)  # to an open file: given a path, it does not say that a disk is full
+
+    def save_results(self) -> None:
+        with atomic(self.out / "history.csv") as partial, open(partial, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.history[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.history)
+        described = {"created_by": f"avqa-pipeline {__version__}", "model": self.name, "seed": self.seed}
+        described |= {"answers": self.data.answers, "config": self.config}
+        write_if_changed(self.out / "config.yaml", yaml.safe_dump(described))
+        architecture = self.config["models"][self.name]["architecture"]
+        with atomic(self.out / "checkpoint.safetensors") as partial:
+            safetensors.torch.save_file(self.kept, partial, {"architecture": architecture})
+        self.resume_file.unlink(missing_ok=True)
+        best = max(row["val_accuracy"] for row in self.history)
+        log.info(f"best validation accuracy {best:.2%}; kept the {self.schedule['checkpoint']} epoch")
+
+
+def build_model(entry: dict, data: QuestionData) -> AVQAModel:
+    """The model of an entry of `models`, for features of the data's shapes. Raises AVQAError."""
+    try:
+        return model_class(entry["architecture"])(entry_settings(entry), data.shapes, len(data.answers))
+    except ValueError as error:
+        raise AVQAError(f"models: {entry['architecture']} cannot be built: {error}") from error
 
 
 def load_data(config: dict, model_name: str, device: torch.device) -> QuestionData:
     """The data set as the model reads it."""
-    settings = config["models"][model_name]
+    entry = config["models"][model_name]
+    reads = model_class(entry["architecture"]).Settings
+    features = {name: entry[name] for name in reads.features}
     return QuestionData(
-        dataset_dir(config),
-        settings["audio"],
-        settings["visual"],
-        config["train"]["standardize"],
-        device,
-        settings.get("segments"),
+        dataset_dir(config), features, reads.texts, config["train"]["standardize"], device, entry.get("seconds")
     )
 
 
 @torch.inference_mode()
-def predict(model: torch.nn.Module, data: QuestionData, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+def predict(model: AVQAModel, data: QuestionData, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """The place in the table of each question of a split, in rising order, and its N, answers scores."""
     rows, scores = [], []
     with frozen(model):
         for batch in data.batches(split, size):
             rows.append(batch.row)
-            scores.append(model.answer_scores(model(*batch[:4], videos=batch.videos)).float().cpu().numpy())
+            scores.append(model.scores(model(batch)).float().cpu().numpy())
     rows, scores = np.concatenate(rows), np.concatenate(scores)
     order = rows.argsort()
     return rows[order], scores[order]
 
 
 @contextmanager
-def frozen(model: torch.nn.Module) -> Iterator[None]:
-    """For a while the model does not learn; AV-Master then keeps what it makes of its weights between batches."""
+def frozen(model: AVQAModel) -> Iterator[None]:
+    """In evaluation mode and without gradients; a model may then keep what it computes from its weights alone."""
     model.eval().requires_grad_(False)
     try:
         yield
@@ -175,21 +234,22 @@ def epochs_since_best(history: list[dict]) -> int:
     return len(history) - 1 - accuracies.index(max(accuracies)) if history else 0
 
 
-def accuracy(model: torch.nn.Module, data: QuestionData, split: str, size: int) -> float:
+def accuracy(model: AVQAModel, data: QuestionData, split: str, size: int) -> float:
     """Share of a split's questions answered right; an answer that never occurs in training counts as wrong."""
     rows, scores = predict(model, data, split, size)
     return float((scores.argmax(-1) == data.questions["answer_id"].to_numpy()[rows]).mean())
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of its own for each epoch, so that a resumed run draws what an undisturbed one would have drawn."""
+    """A seed of its own for each epoch, so that a resumed run draws the same numbers as an uninterrupted one."""
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
 def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> str:
-    """Identifies what a run depends on: a partial run with another key is not resumed."""
-    facts = [config["models"][model_name], config["train"], model_name, seed, data.provenance, data.answers]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    digest.update(data.questions.to_csv().encode())
-    digest.update("\n".join(data.index.video_id).encode())
+    """Identifies what a run's result depends on: an interrupted run with another key is not resumed."""
+    schedule = {name: value for name, value in config["train"].items() if name not in IRRELEVANT}
+    parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+    questions = data.questions[data.questions["split"].isin(["train", "val"])]
+    digest.update(questions[["split", "question", "video_id", "answer_id", "failed"]].to_csv(index=False).encode())
     return digest.hexdigest()

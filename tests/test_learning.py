@@ -13,12 +13,12 @@ import pytest
 import torch
 import yaml
 
-from pipeline.ablations import GRID
+GRID = "manifests/av_master_tables.csv"
 from pipeline.cli import main
 from pipeline.config import check_config
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
-from pipeline.evaluate import evaluate, evaluate_steps, format_scores, score
+from pipeline.evaluate import evaluate, evaluate_by_second, format_scores, score
 from pipeline.index import build_index
 from pipeline.models.av_master.model import AVMaster
 from pipeline.report import write_report
@@ -225,7 +225,7 @@ def test_a_model_learns_what_the_picture_says_and_the_question_does_not(config, 
             assert scores["overall"]["accuracy"] == 1
         else:
             assert scores["overall"]["accuracy"] < 0.8
-    steps = evaluate_steps(folder / "av_master" / "seed-0")
+    steps = evaluate_by_second(folder / "av_master" / "seed-0")
     assert len(steps) == SECONDS and steps["accuracy"].iloc[-1] == 1  # the last second's templates give the answer
     predictions = pd.read_parquet(folder / "av_master" / "seed-0" / "predictions.parquet")
     assert (predictions["prediction"] == predictions["answer"]).all()

@@ -1,9 +1,8 @@
 """Features and questions as a model reads them."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,79 +10,54 @@ import torch
 
 from pipeline.data.features import Features
 from pipeline.errors import AVQAError
+from pipeline.models.base import Batch
 from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
-
-
-class Batch(NamedTuple):
-    """What AV-Master's forward takes, and the questions' places in their table with their answers."""
-
-    audio: torch.Tensor  # B, T, audio dimension; with `videos` V, T, audio dimension
-    visual: torch.Tensor  # B, T, visual dimension; with `videos` V, T, visual dimension
-    words: torch.Tensor  # B, 77, text dimension
-    sentence: torch.Tensor  # B, text dimension
-    neg_audio: torch.Tensor | None
-    neg_visual: torch.Tensor | None
-    videos: torch.Tensor | None  # B int64: each question's row in audio and visual, where these hold a video once
-    answer: torch.Tensor  # B int64; -1 where the answer never occurs in training
-    row: np.ndarray  # B
+from pipeline.storage.read_ahead import read_ahead
 
 
 class QuestionData:
     """The questions of a data set with the features of their videos and texts.
 
-    `audio` and `visual` name the features ("encoder/output"), of which a model sees the first `segments` seconds.
-    Questions about videos that could not be decoded are left out of training. Raises AVQAError naming what is
-    missing.
+    `features` maps a model's names to features ("encoder/output"), of which it reads the first `seconds`; `texts` are
+    the outputs of the text encoder that it reads. Questions about videos that could not be decoded are left out of
+    training. Raises AVQAError naming what is missing, or if the features' rows are not the questions' videos.
     """
 
     def __init__(
         self,
         folder: str | Path,
-        audio: str,
-        visual: str,
+        features: dict[str, str],
+        texts: Iterable[str],
         standardize: bool,
         device: torch.device,
-        segments: int | None = None,
+        seconds: int | None = None,
     ):
         folder = Path(folder)
-        self.index = FeatureIndex(folder / "features.h5")
-        for name in (audio, visual):
+        self.path = folder / "features.h5"
+        self.index = FeatureIndex(self.path)
+        self.device, self.seconds = device, seconds
+        for name in features.values():
             if name not in self.index.names:
-                raise AVQAError(f"{folder / 'features.h5'}: has no {name}; it has {', '.join(self.index.names)}")
-        self.provenance = {
-            name: self.index.provenance[name]
-            for name in dict.fromkeys((audio.split("/")[0], visual.split("/")[0], "text"))
-        }
-        names = (audio, visual, "text/words", "text/sentence")
-        self.audio, self.visual, self.words, self.sentence = (Features(self.index, n, device) for n in names)
-
-        table = pd.read_parquet(folder / "questions.parquet")
-        video_rows = {video_id: n for n, video_id in enumerate(self.index.video_id)}
-        table["video_row"] = table["video_id"].map(video_rows)
-        row_of = {text: n for n, text in enumerate(self.index.texts)}
-        table["text_row"] = table["question"].map(row_of)
-        if table["video_row"].isna().any():
-            lacking = table.loc[table["video_row"].isna(), "video_id"]
-            raise AVQAError(
-                f"{folder / 'features.h5'}: lacks {lacking.nunique()} videos that questions ask about, as "
-                f"{lacking.iloc[0]}; run the workflow again"
-            )
-        if table["text_row"].isna().any():
-            raise AVQAError(f"{folder / 'features.h5'}: lacks some of the questions; run the workflow again")
-        table["failed"] = self.index.status[table["video_row"]] != DECODED
-        self.questions = table
-        known = table[table["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
+                raise AVQAError(f"{self.path}: has no {name}; it has {', '.join(self.index.names)}")
+        encoders = dict.fromkeys((*(name.split("/")[0] for name in features.values()), "text"))
+        self.provenance = {name: self.index.provenance[name] for name in encoders}
+        self.features = {name: Features(self.index, path, device) for name, path in features.items()}
+        self.texts = {name: Features(self.index, f"text/{name}", device) for name in texts}
+        self.questions = self._read_questions(folder / "questions.parquet")
+        known = self.questions[self.questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
         self.answers = known["answer"].tolist()
-        self.device, self.segments = device, segments
         if standardize:
-            training = self.of("train")
-            for features in (self.audio, self.visual):
-                features.standardize(training["video_row"].unique())
-            for features in (self.words, self.sentence):
-                features.standardize(training["text_row"].unique().astype(np.int64))
+            self._standardize()
 
-    def of(self, split: str) -> pd.DataFrame:
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one sample of each feature and text."""
+        videos = {name: x.shape for name, x in self.features.items()}
+        videos = {name: (min(shape[0], self.seconds or shape[0]), *shape[1:]) for name, shape in videos.items()}
+        return videos | {name: x.shape for name, x in self.texts.items()}
+
+    def questions_in(self, split: str) -> pd.DataFrame:
         """The split's questions; those of training without failed videos. Raises AVQAError if there are none."""
         part = self.questions[self.questions["split"] == split]
         if split == "train":
@@ -92,45 +66,70 @@ class QuestionData:
             raise AVQAError(f"questions.parquet: has no questions of split {split}; add it under annotations:")
         return part
 
-    def batches(self, split: str, size: int, rng: np.random.Generator | None = None) -> Iterator[Batch]:
-        """The split video by video, each batch with its videos once; with `rng` shuffled, and with another question's
-        video as each sample's negative."""
-        part = self.of(split)
-        video, text = part["video_row"].to_numpy(), part["text_row"].to_numpy(np.int64)
-        order = video.argsort(kind="stable") if rng is None else rng.permutation(len(part))
-        answer, row = part["answer_id"].to_numpy(), part.index.to_numpy()
+    def training_batches(self, size: int, rng: np.random.Generator, negatives: bool) -> Iterator[Batch]:
+        """The training questions in random order; with `negatives`, each with the video of another question."""
+        part = self.questions_in("train")
+        videos, order = part["video_row"].to_numpy(), rng.permutation(len(part))
 
-        def batch(at: np.ndarray, negative: np.ndarray | None) -> Batch:
-            seconds = slice(self.segments)
-            rows = video[at]
-            if negative is None:
-                rows, of_rows = np.unique(rows, return_inverse=True)
-                others = (None, None, torch.from_numpy(of_rows).to(self.device))
-            else:
-                others = (self.audio[negative][:, seconds], self.visual[negative][:, seconds], None)
-            return Batch(
-                self.audio[rows][:, seconds],
-                self.visual[rows][:, seconds],
-                self.words[text[at]],
-                self.sentence[text[at]],
-                *others,
-                torch.from_numpy(answer[at]).to(self.device),
-                row[at],
-            )
+        def draw(at: np.ndarray) -> np.ndarray:
+            others = videos[rng.integers(len(part), size=len(at))]
+            while (same := others == videos[at]).any() and (videos != videos[0]).any():
+                others[same] = videos[rng.integers(len(part), size=same.sum())]
+            return others
 
-        def negatives(at: np.ndarray) -> np.ndarray:
-            chosen = video[rng.integers(len(part), size=len(at))]
-            while (same := chosen == video[at]).any() and (video != video[0]).any():
-                chosen[same] = video[rng.integers(len(part), size=same.sum())]
-            return chosen
+        def read(at: np.ndarray, others: np.ndarray | None) -> Batch:
+            batch = self._batch(part.iloc[at], self._read_features(videos[at]))
+            batch.negatives = None if others is None else self._read_features(others)
+            return batch
 
-        # The next batch is read while the model works on this one; the draws stay in order.
-        with ThreadPoolExecutor(1) as pool:
-            ahead = None
-            for start in range(0, len(order), size):
-                at = order[start : start + size]
-                following = pool.submit(batch, at, None if rng is None else negatives(at))
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = following
-            yield ahead.result()
+        parts = (order[start : start + size] for start in range(0, len(order), size))
+        return read_ahead(partial(read, at, draw(at) if negatives else None) for at in parts)
+
+    def batches(self, split: str, size: int) -> Iterator[Batch]:
+        """The split video by video, each batch with its videos once."""
+        part = self.questions_in(split)
+        part = part.iloc[part["video_row"].to_numpy().argsort(kind="stable")]
+
+        def read(questions: pd.DataFrame) -> Batch:
+            rows, of_rows = np.unique(questions["video_row"].to_numpy(), return_inverse=True)
+            batch = self._batch(questions, self._read_features(rows))
+            batch.videos = torch.from_numpy(of_rows).to(self.device)
+            return batch
+
+        return read_ahead(partial(read, part.iloc[start : start + size]) for start in range(0, len(part), size))
+
+    def _batch(self, questions: pd.DataFrame, features: dict[str, torch.Tensor]) -> Batch:
+        texts = questions["text_row"].to_numpy()
+        return Batch(
+            features=features,
+            texts={name: values[texts] for name, values in self.texts.items()},
+            answer=torch.from_numpy(questions["answer_id"].to_numpy(copy=True)).to(self.device),
+            row=questions.index.to_numpy(),
+        )
+
+    def _read_features(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        return {name: values[rows][:, : self.seconds] for name, values in self.features.items()}
+
+    def _read_questions(self, path: Path) -> pd.DataFrame:
+        table = pd.read_parquet(path)
+        for column, name, known in (
+            ("video_row", "video_id", self.index.video_id),
+            ("text_row", "question", self.index.texts),
+        ):
+            table[column] = table[name].map({value: n for n, value in enumerate(known)})
+            lacking = table.loc[table[column].isna(), name]
+            if len(lacking):
+                raise AVQAError(
+                    f"{self.path}: lacks {lacking.nunique()} of the values of {name} in {path}, the first "
+                    f"{lacking.iloc[0]!r}; run the workflow again, so that both are made from the same data"
+                )
+            table[column] = table[column].astype(np.int64)
+        table["failed"] = self.index.status[table["video_row"]] != DECODED
+        return table
+
+    def _standardize(self) -> None:
+        training = self.questions_in("train")
+        for features in self.features.values():
+            features.standardize(training["video_row"].unique())
+        for features in self.texts.values():
+            features.standardize(training["text_row"].unique())

@@ -1,1 +1,70 @@
-"""Models: tensors in, answers out. A model is one file that reads like its paper."""
+"""Models: features and questions in, scores of the answers out. One folder per model, and a row here.
+
+Adding a model: `config.py` with its settings (a ModelSettings, without PyTorch), `model.py` with an AVQAModel, and a
+row. The configuration's schema, training, evaluation, the report and the command line follow from these.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pipeline.models.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from pipeline.models.base import AVQAModel
+
+# Name: where the settings are and where the model is. Imported when needed: a configuration is checked in a moment,
+# PyTorch takes seconds.
+MODELS = {
+    "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
+    "pooled": ("pipeline.models.pooled.config:PooledSettings", "pipeline.models.pooled.model:Pooled"),
+}
+
+
+def settings_class(name: str) -> type[ModelSettings]:
+    """The settings of a registered model."""
+    return _load(MODELS[name][0])
+
+
+def model_class(name: str) -> "type[AVQAModel]":
+    """A registered model."""
+    return _load(MODELS[name][1])
+
+
+def entry_schema(name: str, entry: object) -> dict:
+    """The JSON schema of `models.<name>` in a configuration: `architecture` (the name itself where that is a model),
+    the features to read, `seconds`, and the model's settings."""
+    architecture = entry.get("architecture", name) if isinstance(entry, dict) else name
+    properties: dict[str, dict] = {"architecture": {"description": "Which model it is", "enum": list(MODELS)}}
+    schema = {"type": "object", "properties": properties, "required": []}
+    if name in MODELS:
+        properties["architecture"]["default"] = name
+    else:
+        schema["required"].append("architecture")
+    if not isinstance(architecture, str) or architecture not in MODELS:
+        return schema
+    settings = settings_class(architecture)
+    for feature in settings.features:
+        properties[feature] = {
+            "description": f"Which {feature} features it reads: encoder/output",
+            "type": "string",
+            "pattern": "^[^/]+/[^/]+$",
+        }
+        schema["required"].append(feature)
+    properties["seconds"] = {
+        "description": "How many seconds of a video it reads, from the first (default: all)",
+        "type": "integer",
+        "minimum": 1,
+    }
+    return schema | {"properties": properties | settings.schema(), "additionalProperties": False}
+
+
+def entry_settings(entry: dict) -> ModelSettings:
+    """The settings in an entry of `models`. Raises ValueError naming a wrong one."""
+    settings = settings_class(entry["architecture"])
+    other = {"architecture", "seconds", *settings.features}
+    return settings.from_dict({name: value for name, value in entry.items() if name not in other})
+
+
+def _load(place: str):
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

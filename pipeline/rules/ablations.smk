@@ -1,10 +1,13 @@
-# The paper's tables: a model for each row of manifests/ablations.csv and each seed, then a table beside the paper's.
+# The tables of the first model's paper: a model for each row of the grid and each seed, then a table beside the paper's.
 
-import pandas as pd
 from snakemake.utils import Paramspace
 
-GRID = pd.read_csv(f"{workflow.basedir}/manifests/ablations.csv", keep_default_na=False)
-GRID = GRID[GRID["table"].isin(config["ablations"]["tables"])]
+from pipeline.ablations import read_grid
+
+try:
+    GRID = read_grid(config)
+except AVQAError as error:
+    raise WorkflowError(str(error))
 ROWS = Paramspace(GRID[["table", "row"]])
 ABLATED = f"{DATASET}/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}"
 

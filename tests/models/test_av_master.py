@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline.models.fast.layers import HAS_ONEDNN, by_onednn
 
 from pipeline.models.av_master.model import AVMaster
 from pipeline.models.av_master.reference import reference_av_master
-from pipeline.models.fast.layers import HAS_ONEDNN, by_onednn
 
 OUTPUTS = ("fused", "audio", "visual", "contrastive_loss", "focus_visual", "focus_audio")
 ONES = ("norm1.weight", "norm2.weight", "norm3.weight", "norm.weight", "LayerNorm.weight")

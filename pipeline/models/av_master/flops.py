@@ -1,8 +1,8 @@
-"""Parameters and multiply-adds of AV-Master: as the field counts them, as the released code has them, and as ours does.
+"""Parameters and multiply-adds of AV-Master: as the field counts them, as the release has them, as this code does.
 
-The field counts with thop, which sees layers that are called (linear, layer norm) and nothing else: attention's own
-projections and products, plain parameters and tensors outside a layer do not count, the decoders' layer norms are
-of a class it does not know, and a layer norm costs four operations an element. FLOPs are twice the multiply-adds.
+The field counts with thop, which counts layers that are called (linear, layer norm) and nothing else: not attention's
+own projections and products, not plain parameters, and not the decoders' layer norms, whose class it does not know;
+a layer norm costs four operations per element. FLOPs are twice the multiply-adds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models.av_master.model import AVMaster
+from pipeline.models.base import example_batch
 
 # Parts of the model: the beginnings of our names, and of the released ones.
 PARTS = {
@@ -49,9 +50,9 @@ def linear(inner: int, outer: int, rows: int, bias: bool = True) -> tuple[int, i
 
 def released_counts(model: AVMaster, seconds: int, words: int) -> dict[str, tuple[int, int, int]]:
     """For each part: parameters and multiply-adds by the convention, and the multiply-adds of attention on top."""
-    s = model.settings
-    d, f, answers, tokens = s["width"], s["focus_width"], s["num_answers"], 2 * seconds + words
-    templates = (s["visual_template"], s["audio_template"])
+    s, dims = model.settings, {name: shape[-1] for name, shape in model.shapes.items()}
+    d, f, answers, tokens = s.width, s.focus_width, model.num_answers, 2 * seconds + words
+    templates = (s.visual_template, s.audio_template)
     guides = templates if model.focus is not None else (seconds, seconds)
     parts: dict[str, tuple[list[tuple[int, int]], int]] = {}
 
@@ -63,10 +64,10 @@ def released_counts(model: AVMaster, seconds: int, words: int) -> dict[str, tupl
 
     parts["input projections"] = (
         [
-            linear(s["audio_dim"], d, seconds),
-            linear(s["visual_dim"], d, seconds),
-            linear(s["text_dim"], d, words),
-            linear(s["text_dim"], d, 1),
+            linear(dims["audio"], d, seconds),
+            linear(dims["visual"], d, seconds),
+            linear(dims["words"], d, words),
+            linear(dims["sentence"], d, 1),
         ],
         0,
     )
@@ -100,22 +101,16 @@ def released_counts(model: AVMaster, seconds: int, words: int) -> dict[str, tupl
 
 
 @torch.no_grad()
-def executed(model: AVMaster, seconds: int, words: int) -> dict[str, int]:
+def executed(model: AVMaster) -> dict[str, int]:
     """Multiply-adds of the matrix products of one forward pass of one sample, by part, as counted while it runs.
     The model is frozen for it, so that products of parameters are made once, not for each sample, and in float64, whose
     products are all PyTorch's own: the counter knows no others."""
-    s, counter = model.settings, FlopCounterMode(display=False)
-    shapes = [
-        (1, seconds, s["audio_dim"]),
-        (1, seconds, s["visual_dim"]),
-        (1, words, s["text_dim"]),
-        (1, s["text_dim"]),
-    ]
-    twin = AVMaster(**s).double().eval().requires_grad_(False)  # the counter's hooks do not take views of parameters
-    inputs = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
-    twin(*inputs)
+    counter, batch = FlopCounterMode(display=False), example_batch(model)
+    twin = AVMaster(model.settings, model.shapes, model.num_answers)  # the counter's hooks refuse views of parameters
+    twin.double().eval().requires_grad_(False)
+    twin(batch)
     with counter:
-        twin(*inputs)
+        twin(batch)
     counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     done = {
         part: sum(n for name, n in counts.items() if name.count(".") == 1 and name.partition(".")[2].startswith(ours))
@@ -126,9 +121,10 @@ def executed(model: AVMaster, seconds: int, words: int) -> dict[str, int]:
     return done
 
 
-def report(model: AVMaster, segments: int = 60, words: int = 77) -> list[Row]:
-    """A row for each part of the model, and one for all of it."""
-    counted, done = released_counts(model, segments, words), executed(model, segments, words)
+def report(model: AVMaster) -> list[Row]:
+    """A row for each part of the model and one for all of it, for one sample of the shapes that it is built for."""
+    seconds, words = model.shapes["audio"][0], model.shapes["words"][0]
+    counted, done = released_counts(model, seconds, words), executed(model)
     try:
         theirs = {name: tensor.numel() for name, tensor in model.released_state_dict().items()}
     except ValueError:
@@ -147,7 +143,7 @@ def report(model: AVMaster, segments: int = 60, words: int = 77) -> list[Row]:
 
 
 def as_text(rows: list[Row]) -> str:
-    """The report as a table: parameters in millions, multiply-adds and FLOPs in milliards."""
+    """The report as a table: parameters in millions, multiply-adds in billions (10⁹)."""
     head = f"{'':<18}{'by convention':>24}{'released, true':>24}{'this code':>24}"
     units = f"{'':<18}" + f"{'M param.':>12}{'GMACs':>12}" * 3
     lines = [head, units]

@@ -1,7 +1,7 @@
 """The released checkpoint's names, and which of our parameters each of its tensors is.
 
-A released tensor is a stack, along its first dimension, of our parameters and of rows that the forward pass has
-no use for (written None). The table is in the order of the released state dict.
+A released tensor is a stack, along its first dimension, of our parameters and of rows that no output depends on
+(written None). The table is in the order of the released state dict.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def four(ours: str | None) -> dict[str, str | None]:
     return {part: ours and f"{ours}.{part}" for part in ("query", "key", "value", "out")}
 
 
-def encoder(theirs: str, own: str, cross: str | None, norm: str, feed_forward: str, spare: tuple[str, ...]):
+def encoder(theirs: str, own: str, cross: str | None, norm: str, feed_forward: str, unused: tuple[str, ...]):
     layer = f"{theirs}.layers.0"
     table = {
         **attention(f"{layer}.self_attn", four(own)),
@@ -45,7 +45,7 @@ def encoder(theirs: str, own: str, cross: str | None, norm: str, feed_forward: s
         **linear(f"{layer}.norm1", norm),
         **linear(f"{layer}.norm2", f"{feed_forward}.norm"),
     }
-    for name in spare:
+    for name in unused:
         table |= linear(f"{theirs}.{name}", None)
     return table
 
@@ -131,27 +131,32 @@ TABLE: dict[str, Parts] = {
 }  # fmt: skip
 
 
-def dimensions(state_dict: dict[str, Tensor]) -> dict[str, int]:
-    """AVMaster's dimensions, read off a released state dict. ValueError when names are missing or unknown."""
+def sizes(state_dict: dict[str, Tensor]) -> tuple[dict[str, int], dict[str, int], int]:
+    """Read off a released state dict: the settings that are sizes, the last dimension of each feature and text, and
+    the number of answers. Raises ValueError when names are missing or unknown."""
     missing, unknown = TABLE.keys() - state_dict.keys(), state_dict.keys() - TABLE.keys()
     if missing or unknown:
         some = [f"lacks {name}" for name in sorted(missing)] + [f"has unknown {name}" for name in sorted(unknown)]
         raise ValueError(f"not a released AV-Master state dict: it {', '.join(some[:3])} ({len(some)} in all)")
     shape = {name: tensor.shape for name, tensor in state_dict.items()}
-    return {
-        "num_answers": shape["fc_answer_pred.head.decoder.weight"][0],
-        "audio_dim": shape["fc_a.weight"][1],
-        "visual_dim": shape["fc_v.weight"][1],
-        "text_dim": shape["fc_word.weight"][1],
+    settings = {
         "width": shape["fc_a.weight"][0],
         "focus_width": shape["AugInformation.focus_capture.encoder.layers.0.linear1.weight"][0],
         "audio_template": shape["bias_a.weight"][0],
         "visual_template": shape["bisa_v.weight"][0],
     }
+    text_dim = shape["fc_word.weight"][1]
+    dims = {
+        "audio": shape["fc_a.weight"][1],
+        "visual": shape["fc_v.weight"][1],
+        "words": text_dim,
+        "sentence": text_dim,
+    }
+    return settings, dims, shape["fc_answer_pred.head.decoder.weight"][0]
 
 
 def own_parameters(model: AVMaster) -> dict[str, Tensor]:
-    """By name. ValueError unless they are just the table's."""
+    """By name. Raises ValueError unless they are exactly the table's."""
     parameters = dict(model.named_parameters())
     if parameters.keys() != {name for parts in TABLE.values() for name in parts if name}:
         raise ValueError(
@@ -161,37 +166,37 @@ def own_parameters(model: AVMaster) -> dict[str, Tensor]:
 
 
 def load(model: AVMaster, state_dict: dict[str, Tensor]) -> dict[str, list[Tensor]]:
-    """Fills the model's parameters; gives back the rows that it has no use for, by released name."""
-    parameters, spare = own_parameters(model), {}
+    """Fill the model's parameters; returns the rows that it has no use for, by released name."""
+    parameters, unused = own_parameters(model), {}
     for name, parts in TABLE.items():
         rows = state_dict[name].chunk(len(parts)) if len(parts) > 1 else (state_dict[name],)
         for ours, tensor in zip(parts, rows, strict=True):
             if ours is None:
-                spare.setdefault(name, []).append(tensor.detach().clone())
+                unused.setdefault(name, []).append(tensor.detach().clone())
                 continue
             if parameters[ours].shape != tensor.shape:
                 expected = tuple(parameters[ours].shape)
                 raise ValueError(f"{name}: expected rows of shape {expected}, the state dict has {tuple(tensor.shape)}")
             with torch.no_grad():
                 parameters[ours].copy_(tensor)
-    return spare
+    return unused
 
 
-def save(model: AVMaster, spare: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-    """The released state dict of a model, `spare` being what `load` or `fresh` gave."""
+def save(model: AVMaster, unused_rows: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """The released state dict of a model and the unused rows that `load` or `fresh` returned."""
     parameters, out = own_parameters(model), {}
     for name, parts in TABLE.items():
-        unused = iter(spare.get(name, ()))
+        unused = iter(unused_rows.get(name, ()))
         rows = [next(unused) if ours is None else parameters[ours].detach() for ours in parts]
         out[name] = (torch.cat([row.to(rows[-1]) for row in rows]) if len(rows) > 1 else rows[0]).clone()
     return out
 
 
 def fresh(model: AVMaster) -> dict[str, list[Tensor]]:
-    """Unused rows for a model that was not loaded from a released checkpoint, started as PyTorch starts a layer (the
-    constants are the released code's own). Drawn from a generator of their own: random state is left alone."""
+    """Unused rows for a model that was not loaded from a released checkpoint. They are drawn from a generator of their
+    own, so that the global random state does not change."""
     parameters, generator = own_parameters(model), torch.Generator().manual_seed(0)
-    width, focus_width = model.settings["width"], model.settings["focus_width"]
+    width, focus_width = model.settings.width, model.settings.focus_width
     columns = {"fc_p": model.fc_visual.in_features, "fc_spat_q": model.fc_words.in_features,
                "SM_fusion": 1024, "fc_av_fusion": 1024}  # fmt: skip
 
@@ -205,7 +210,7 @@ def fresh(model: AVMaster) -> dict[str, list[Tensor]]:
             return (100, width)
         return (width, columns.get(layer, width)) if kind.endswith("weight") else (width,)
 
-    spare = {}
+    unused = {}
     for name, parts in TABLE.items():
         for ours in parts:
             if ours is None:
@@ -214,5 +219,5 @@ def fresh(model: AVMaster) -> dict[str, list[Tensor]]:
                     tensor.uniform_(-(tensor.shape[1] ** -0.5), tensor.shape[1] ** -0.5, generator=generator)
                 elif name.endswith(("norm1.weight", "norm2.weight")):
                     tensor.fill_(1.0)
-                spare.setdefault(name, []).append(tensor.to(parameters["fc_audio.weight"]))
-    return spare
+                unused.setdefault(name, []).append(tensor.to(parameters["fc_audio.weight"]))
+    return unused

@@ -1,0 +1,121 @@
+"""The contract of a model: what it is built from, what it is given, and what it gives back.
+
+A model says in its settings which features and texts it reads, and is given batches that hold exactly these. The
+trainer, the evaluation, the report and the command line use nothing but the methods here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.errors import AVQAError
+from pipeline.models.settings import ModelSettings
+
+
+@dataclass
+class Batch:
+    """B questions, and the features of their videos by name.
+
+    In evaluation each video is held once: `features` then has V rows, and question b is about row videos[b]."""
+
+    features: dict[str, Tensor]  # B, T, …; with `videos` V, T, …
+    texts: dict[str, Tensor]  # B, …
+    negatives: dict[str, Tensor] | None = None  # like features: of another question's video
+    videos: Tensor | None = None  # B int64
+    answer: Tensor | None = None  # B int64; -1 where the answer never occurs in training
+    row: np.ndarray | None = None  # B: places in the table of questions
+
+    def per_question(self, x: Tensor) -> Tensor:
+        """What is per video, per question: x[videos]."""
+        return select_rows(x, self.videos)
+
+
+def select_rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    """x[rows]; all of x where `rows` is None."""
+    return x if rows is None else x.index_select(0, rows)
+
+
+class AVQAModel(nn.Module, ABC):
+    """A model for audio-visual question answering.
+
+    settings: an instance of the class's Settings. shapes: the shape of one sample of each feature and text, such as
+    {"audio": (60, 128), "sentence": (768,)}. num_answers: how many answers there are to choose from."""
+
+    Settings: ClassVar[type[ModelSettings]]
+
+    def __init__(self, settings: ModelSettings, shapes: dict[str, tuple[int, ...]], num_answers: int):
+        super().__init__()
+        self.settings, self.shapes, self.num_answers = settings, shapes, num_answers
+
+    @classmethod
+    def in_paper_setting(cls, seconds: int | None = None, num_answers: int = 42, **settings: Any) -> AVQAModel:
+        """The model for features of the paper's shapes, for `seconds` if they are given. Raises ValueError."""
+        features = {name: (seconds or shape[0], *shape[1:]) for name, shape in cls.Settings.features.items()}
+        return cls(cls.Settings.from_dict(settings), features | cls.Settings.texts, num_answers)
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Any:
+        """Whatever `loss` and `scores` need."""
+
+    @abstractmethod
+    def loss(self, output: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The number to minimise, and its parts by name for the history."""
+
+    @abstractmethod
+    def scores(self, output: Any) -> Tensor:
+        """B, num_answers; the answer is the largest."""
+
+    @property
+    def needs_negatives(self) -> bool:
+        """Whether training batches must hold negatives."""
+        return False
+
+    def scores_by_second(self, batch: Batch) -> Tensor:
+        """B, T, num_answers: the scores had the video ended after each second. Not every model offers it."""
+        raise self._not_offered("accuracy by second")
+
+    @classmethod
+    def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVQAModel:
+        """A model with the weights of its authors' released checkpoint. Not every model offers it."""
+        raise AVQAError(f"{cls.__name__} does not offer released checkpoints")
+
+    def released_state_dict(self) -> dict[str, Tensor]:
+        """The weights under the names of the authors' release. Not every model offers it."""
+        raise self._not_offered("released checkpoints")
+
+    def _not_offered(self, what: str) -> AVQAError:
+        return AVQAError(f"{type(self).__name__} does not offer {what}")
+
+    @torch.no_grad()
+    def report(self) -> str:
+        """Parameters and FLOPs of a forward pass over one sample, by part, as text."""
+        twin = type(self)(self.settings, self.shapes, self.num_answers).eval()
+        twin(example_batch(twin))  # what is computed from weights alone is not counted
+        counter = FlopCounterMode(display=False)
+        with counter:
+            twin(example_batch(twin))
+        counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+        rows = [(name, part.parameters(), counts.get(f"{type(self).__name__}.{name}", 0))
+                for name, part in twin.named_children()]  # fmt: skip
+        rows.append(("all", twin.parameters(), counts.get("Global", 0)))
+        lines = [f"{'':<18}{'M parameters':>14}{'MFLOPs':>14}"]
+        return "\n".join(lines + [f"{name:<18}{_count(own) / 1e6:>14.3f}{n / 1e6:>14.3f}" for name, own, n in rows])
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def example_batch(model: AVQAModel, size: int = 1) -> Batch:
+    """Zeros in the shapes that a model is built for."""
+    zeros = {name: torch.zeros(size, *shape) for name, shape in model.shapes.items()}
+    features = {name: zeros[name] for name in model.Settings.features}
+    return Batch(features, {name: zeros[name] for name in model.Settings.texts})

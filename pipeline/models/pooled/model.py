@@ -1,0 +1,35 @@
+"""A baseline: features averaged over time, the sentence, one hidden layer.
+
+What it answers right needs no order of events; what another model gains over it, it gains by looking at time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models.base import AVQAModel, Batch
+from pipeline.models.pooled.config import PooledSettings
+
+
+class Pooled(AVQAModel):
+    """logits = W₂ relu(W₁ [mean_t audio ; mean_t visual ; sentence])"""
+
+    Settings = PooledSettings
+
+    def __init__(self, settings: PooledSettings, shapes: dict[str, tuple[int, ...]], num_answers: int):
+        super().__init__(settings, shapes, num_answers)
+        self.hidden = nn.Linear(sum(shape[-1] for shape in shapes.values()), settings.width)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.answers = nn.Linear(settings.width, num_answers)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """audio B,T,… and visual B,T,…, sentence B,… -> logits B,num_answers"""
+        means = [batch.per_question(batch.features[name].float().mean(1)) for name in ("audio", "visual")]
+        x = torch.cat([*means, batch.texts["sentence"].float()], dim=-1)
+        return self.answers(self.dropout(F.relu(self.hidden(x))))
+
+    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return F.cross_entropy(output, batch.answer), {}
+
+    def scores(self, output: Tensor) -> Tensor:
+        return output
