@@ -9,6 +9,8 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from extractors import ENCODERS
+from pipeline.data.formats import FORMATS
 from pipeline.errors import AVQAError
 from pipeline.models import entry_schema, entry_settings
 from pipeline.models.settings import StrictValidator
@@ -40,22 +42,58 @@ def load_config(source: str | Path, *sections: str) -> dict:
 
 def check_config(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
     """The configuration with defaults filled in. Raises AVQAError naming `source` and every wrong field."""
+    errors = sorted(
+        _Validator(_schema(config, sections)).iter_errors(config), key=lambda e: [*map(str, e.absolute_path)]
+    )
+    if errors:
+        lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {e.message}" for e in errors]
+        raise AVQAError(f"{source} does not fit config/schema.yaml:\n" + "\n".join(lines))
+    if lines := [f"  {line}" for line in _contradictions(config)]:
+        raise AVQAError(f"{source}: settings that do not fit together:\n" + "\n".join(lines))
+    return config
+
+
+def _schema(config: object, sections: tuple[str, ...]) -> dict:
+    """config/schema.yaml, and what follows from the registries of encoders, formats and models."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     if sections:
         schema["required"] = list(sections)
     models = config.get("models") if isinstance(config, dict) else None
     models = models if isinstance(models, dict) else {}
-    schema["properties"]["models"]["properties"] = {name: entry_schema(name, models[name]) for name in models}
-    errors = sorted(_Validator(schema).iter_errors(config), key=lambda e: list(map(str, e.absolute_path)))
-    if errors:
-        lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {e.message}" for e in errors]
-        raise AVQAError(f"{source} does not fit config/schema.yaml:\n" + "\n".join(lines))
+    properties = schema["properties"]
+    properties["models"]["properties"] = {name: entry_schema(name, models[name]) for name in models}
+    properties["format"]["enum"] = list(FORMATS)
+    properties["encoders"]["propertyNames"] = properties["text"]["properties"]["encoder"] = {"enum": list(ENCODERS)}
+    return schema
+
+
+def _contradictions(config: dict) -> Iterator[str]:
+    """Mistakes that no single field shows; each line begins with the field."""
+    encoders, models = config.get("encoders", {}), config.get("models", {})
+    kept = {name: entry.get("outputs", list(ENCODERS[name].outputs)) for name, entry in encoders.items()}
+    for name, outputs in kept.items():
+        for output in outputs:
+            if output not in ENCODERS[name].outputs:
+                yield f"encoders.{name}.outputs: has no {output}; it has {', '.join(ENCODERS[name].outputs)}"
+    text = config.get("text")
+    texts = ENCODERS[text["encoder"]].text_outputs if text else {}
+    if text and not texts:
+        yield f"text.encoder: {text['encoder']} reads no text; use one of the CLIP encoders"
     for name, entry in models.items():
         try:
-            entry_settings(entry)
+            settings = entry_settings(entry)
         except ValueError as error:
-            raise AVQAError(f"{source}: models.{name}: {error}") from None
-    return config
+            yield f"models.{name}: {error}"
+            continue
+        for feature in settings.features if encoders else ():
+            encoder, output = entry[feature].split("/")
+            if output not in kept.get(encoder, ()):
+                known = ", ".join(f"{e}/{o}" for e, outputs in kept.items() for o in outputs)
+                yield f"models.{name}.{feature}: {entry[feature]} is not kept by any encoder; these are: {known}"
+        for lacking in settings.texts.keys() - texts.keys() if text else ():
+            yield f"text.encoder: gives no {lacking}, which models.{name} reads"
+    if models and config.get("annotations") and (lacking := {"train", "val", "test"} - config["annotations"].keys()):
+        yield f"annotations: training needs the splits train, val and test; {', '.join(sorted(lacking))} missing"
 
 
 def dataset_dir(config: dict) -> Path:

@@ -9,7 +9,6 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from extractors import EncoderError, encoder_spec
 from pipeline.config import check_config, collection_dir, dataset_dir, videos_fingerprint
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import remove_abandoned, write_if_changed
@@ -17,9 +16,7 @@ from pipeline.storage.lock import lock_file
 
 try:
     config = check_config(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
-    for encoder in config["encoders"]:
-        encoder_spec(encoder)
-except (AVQAError, EncoderError) as error:
+except AVQAError as error:
     raise WorkflowError(str(error))
 
 COLLECTION = str(collection_dir(config))  # shards and features: what belongs to the videos
