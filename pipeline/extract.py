@@ -13,11 +13,9 @@ from tqdm import tqdm
 
 from extractors import EncoderSpec, Input, encoder_spec, load_encoder
 from pipeline.errors import AVQAError
-from pipeline.storage.contract import DECODED, DatasetSpec
+from pipeline.storage.contract import DECODED, PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.read_ahead import read_ahead
-
-PER_VIDEO = {"num_segments": "int32", "has_audio": "bool", "status": "int32"}
 
 
 class Piece(NamedTuple):
@@ -201,7 +199,7 @@ def _attributes(source: h5py.File, provenance: dict[str, Any], dtype: str) -> di
     decoded_by = json.loads(source.attrs.get("libraries", "{}"))
     return {
         "kind": "features",
-        **{name: source.attrs[name] for name in ("dataset", "shard", "source")},
+        **{name: source.attrs[name] for name in ("collection", "shard", "source")},
         **provenance,
         "libraries": {**decoded_by, **provenance["libraries"]},
         "config": {"dtype": dtype, "decode": json.loads(source.attrs["config"])},
