@@ -36,7 +36,7 @@ def images():
 
 
 def reference(state, images, stop, dense=False):
-    """torchvision's model up to a layer; `dense` replaces the convolutions of its last stage that have a stride of 2."""
+    """torchvision's model up to a layer; `dense` replaces its last stage's convolutions of stride 2."""
     model = resnet18()
     model.load_state_dict(state)
     if dense:
