@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -116,6 +117,11 @@ ENCODERS = {
         "extractors.panns:PANNs", "Cnn14", (AudioInput(32000, seconds=2),), {"embedding": (2048,)}
     ),
 }
+
+
+def major_minor(package: str) -> str:
+    """The part of an installed package's version that can change a number beyond rounding."""
+    return ".".join(version(package).split("+")[0].split(".")[:2])
 
 
 def encoder_spec(name: str) -> EncoderSpec:

@@ -5,7 +5,6 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from extractors import EncoderError, EncoderSpec
+from extractors import EncoderError, EncoderSpec, major_minor
 
 CONNECT_SECONDS = 10  # without an answer of a server in this time a download is impossible
 
@@ -52,7 +51,7 @@ class Encoder(ABC):
             "weights": name,
             "weights_sha256": found,
             "pretrained": weights != "random",
-            "libraries": {package: _major_minor(version(package)) for package in ("torch", *self.libraries)},
+            "libraries": {package: major_minor(package) for package in ("torch", *self.libraries)},
         }
 
     @abstractmethod
@@ -213,7 +212,3 @@ def _digest_tensors(network: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _major_minor(version: str) -> str:
-    return ".".join(version.split("+")[0].split(".")[:2])

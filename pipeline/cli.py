@@ -66,14 +66,15 @@ def decode(args: argparse.Namespace) -> None:
     decode_shard(
         videos,
         args.out,
-        dataset=args.dataset,
+        inputs=[item for name in args.encoder for item in ENCODERS[name].inputs],
+        collection=args.collection,
         shard=shard,
         segments=args.segments,
-        sizes=tuple(args.size),
         backend=args.backend,
         pad=args.pad,
         frame_at=args.frame_at,
-        accuracy=args.accuracy,
+        frame_selection=args.frame_selection,
+        selective=args.selective,
         workers=args.workers,
         failures=args.failures or f"{args.out}.failures.tsv",
     )
@@ -196,18 +197,30 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(manifest, "Turn annotations and a folder of videos into tables and shards.")
     sub.add_argument("--config", required=True)
 
-    sub = command(decode, "Cut videos into one-second segments: frames and sound.")
+    sub = command(decode, "Cut videos into one-second segments of frames and audio.")
     sub.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or one shard's .tsv")
     sub.add_argument("--out", required=True)
-    sub.add_argument("--size", type=int, nargs="+", default=[224], help="sides of the frames")
+    sub.add_argument(
+        "--encoder",
+        nargs="+",
+        choices=list(ENCODERS),
+        default=["clip_vit_l14", "vggish"],
+        help="encoders whose inputs are written",
+    )
     sub.add_argument("--backend", choices=["pyav", "decord"], default="pyav")
-    sub.add_argument("--segments", type=int, default=60, help="seconds a video")
+    sub.add_argument("--segments", type=int, default=60, help="seconds per video")
     sub.add_argument("--pad", choices=["repeat", "zero"], default="repeat")
-    sub.add_argument("--frame-at", type=float, default=0.5, help="moment of a second whose frame is taken")
-    sub.add_argument("--accuracy", choices=["exact", "reference", "keyframe"], default="exact")
-    sub.add_argument("--workers", type=int, default=2, help="videos decoded at a time")
-    sub.add_argument("--failures", help="where videos that cannot be decoded are listed (default: OUT.failures.tsv)")
-    sub.add_argument("--dataset", default="")
+    sub.add_argument("--frame-at", type=float, default=0.5, help="position of a frame in its part of a second")
+    sub.add_argument("--frame-selection", choices=["exact", "reference", "keyframe"], default="exact")
+    sub.add_argument(
+        "--selective",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="decode only the packets that the wanted frames need; the frames are the same",
+    )
+    sub.add_argument("--workers", type=int, default=2, help="videos decoded at the same time")
+    sub.add_argument("--failures", help="table of the videos that cannot be decoded (default: OUT.failures.tsv)")
+    sub.add_argument("--collection", default="")
 
     sub = command(extract, "Run a frozen encoder over a segments file.")
     sub.add_argument("segments", metavar="SEGMENTS.h5")

@@ -1,6 +1,7 @@
-"""A shard's videos to one HDF5 file of segments, in worker processes that may fail without harm."""
+"""A shard's videos to one HDF5 file of segments, in worker processes whose failure does no harm."""
 
 import csv
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -11,136 +12,196 @@ from threading import Event, Lock
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.media.audio import RATE
+from extractors import FrameInput, Input, major_minor
+from pipeline.errors import AVQAError
 from pipeline.media.segments import BACKENDS
-from pipeline.media.worker import Limits, Worker, WorkerFailure
+from pipeline.media.worker import Limits, Worker, WorkerFailure, inputs_to_json
 from pipeline.storage.atomic import atomic
-from pipeline.storage.contract import DECODED, FAILED, DatasetSpec
+from pipeline.storage.contract import DECODED, DECODER_VERSION, FAILED, FAILURE_FIELDS, PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.shard_list import Video, digest
-
-FAILURE_FIELDS = ("video_id", "stage", "reason", "seconds")
 
 
 def decode_shard(
     videos: Sequence[Video],
     out: str | Path,
     *,
-    dataset: str,
+    inputs: Sequence[Input],
+    collection: str,
     shard: str,
     segments: int,
-    sizes: Sequence[int],
     backend: str,
     pad: str,
     frame_at: float,
-    accuracy: str,
+    frame_selection: str,
+    selective: bool,
     workers: int,
     failures: str | Path,
     limits: Limits | None = None,
 ) -> None:
-    """Decode videos in `workers` processes and write the segments file `out`; row n is video n.
+    """Decode videos in `workers` processes and write the segments file `out`: row n is video n, one dataset per input.
 
-    A video that fails is tried once with the next backend, unless the file itself is refused; once more with the
-    same if somebody killed its process. Then it is a row of zeros with status 1 and a line in the table `failures`.
-    A killed run goes on where it stopped.
+    A video that fails is tried once with the next backend, unless the file itself is refused; once more with the same
+    backend if its process was killed from outside. Then it is a row of zeros with status 1 and a line in the table
+    `failures`. A run that was interrupted resumes. Raises MachineError if the machine fails and not a video, and
+    AVQAError if no video at all can be decoded; neither leaves a row for the videos concerned.
     """
-    options = {"segments": segments, "sizes": list(sizes), "pad": pad, "frame_at": frame_at, "accuracy": accuracy}
-    spec = {f"frames/{size}": DatasetSpec((segments, size, size, 3), "uint8", (1, size, size, 3)) for size in sizes}
-    spec["audio"] = DatasetSpec((segments, RATE), "float32")
-    spec |= {
-        "num_segments": DatasetSpec((), "int32"),
-        "has_audio": DatasetSpec((), "bool"),
-        "status": DatasetSpec((), "int32"),
+    inputs = list({item.key: item for item in inputs}.values())
+    options = {
+        "segments": segments,
+        "pad": pad,
+        "frame_at": frame_at,
+        "frame_selection": frame_selection,
+        "selective": selective,
     }
-    arrays = {name: (part.shape, part.dtype) for name, part in spec.items() if part.shape}
     attributes = {
         "kind": "segments",
-        "dataset": dataset,
+        "collection": collection,
         "shard": shard,
         "source": digest(list(videos)),
-        "config": options | {"backend": backend},
+        "config": options | {"inputs": inputs_to_json(inputs), "backend": backend},
+        "libraries": {
+            "decoder": DECODER_VERSION,
+            **{name: major_minor(name) for name in ("av", "imageio-ffmpeg", "pillow")},
+        },
     }
-    attempts = [backend, *(name for name in BACKENDS if name != backend)][:2]
-    pool = [Worker(limits or Limits()) for _ in range(workers)]
-    idle: SimpleQueue[Worker] = SimpleQueue()
-    for worker in pool:
-        idle.put(worker)
-    stopping, writing = Event(), Lock()
-
-    def attempt(worker: Worker, path: str) -> tuple[dict, str]:
-        """A video's row, and why it is not what it could be."""
-        reasons, left, spared = [], list(attempts), False
-        while left and not stopping.is_set():
-            name = left.pop(0)
-            try:
-                facts, data = worker.read(path, list(arrays.values()), backend=name, **options)
-                return dict(zip(arrays, data, strict=True)) | facts | {"status": DECODED}, ""
-            except WorkerFailure as failure:
-                reasons.append(f"{name}: {failure.reason}")
-                if failure.final:
-                    break
-                if failure.killed and not spared:  # the same backend once more, so that its frames are the same
-                    left.insert(0, name)
-                    spared = True
-        blank = {name: np.zeros(*shape) for name, shape in arrays.items()}
-        return blank | {"num_segments": 0, "has_audio": False, "status": FAILED}, "; ".join(reasons)
-
-    def decode(n: int) -> None:
-        worker, start = idle.get(), time.monotonic()
-        try:
-            row, reason = attempt(worker, videos[n].path)
-        finally:
-            idle.put(worker)
-        with writing:
-            if stopping.is_set():
-                return  # a worker that was ended is no fault of its video
-            if reason:
-                record.add(videos[n].video_id, "decode", reason, time.monotonic() - start)
-            writer.write(n, row)
-            bar.update()
-
     ids = [video.video_id for video in videos]
-    with (
-        ShardWriter(out, len(videos), spec, attributes, {"video_id": ids}) as writer,
-        tqdm(total=len(videos), initial=int(writer.done.sum()), desc="decode", unit="video") as bar,
-    ):
+    with ShardWriter(out, len(videos), _datasets(inputs, segments), attributes, {"video_id": ids}) as writer:
         if writer.published and Path(failures).exists():
             return
         record = _Record(writer.parts / "failures.tsv", {ids[n] for n in np.flatnonzero(writer.done)})
         if writer.published:
-            with open_hdf5(out, "segments") as finished:
-                for n in np.flatnonzero(finished["status"][:] != DECODED):
-                    record.lines[ids[n]] = [ids[n], "decode", "failed in an earlier run, whose table is lost", ""]
-        threads = ThreadPoolExecutor(workers)
-        try:
-            for future in as_completed([threads.submit(decode, int(n)) for n in np.flatnonzero(~writer.done)]):
-                future.result()
-        finally:
-            stopping.set()
-            for worker in pool:
-                worker.stop()
-            threads.shutdown(cancel_futures=True)
-            for worker in pool:
-                worker.close()
+            record.recover(out, ids)
+        pool = _Pool(workers, limits or Limits(), inputs, backend, options)
+        _Shard(videos, writer, record, pool).decode()
+        present = sum(not video.gone for video in videos)
+        if present > 1 and not writer.published and len(record.lines) == len(videos):
+            shutil.rmtree(writer.parts)  # so that the next run tries again
+            first = record.lines[ids[0]]
+            raise AVQAError(
+                f"{out}: none of the {len(videos)} videos can be decoded; the first is {videos[0].path}: {first[2]}. "
+                "Mend or leave out these videos, or the storage that holds them, and run again"
+            )
         record.publish(failures, ids)
 
 
+def _datasets(inputs: Sequence[Input], segments: int) -> dict[str, DatasetSpec]:
+    """The datasets of a segments file. Frames are read one by one, so each is a chunk."""
+    datasets = {}
+    for item in inputs:
+        shape = (segments, *item.shape)
+        frame = (*[1] * (len(shape) - 3), *shape[-3:]) if isinstance(item, FrameInput) else None
+        datasets[item.key] = DatasetSpec(shape, item.dtype, frame)
+    return datasets | {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
+
+
+class _Pool:
+    """Worker processes, each of which decodes one video at a time."""
+
+    def __init__(self, workers: int, limits: Limits, inputs: Sequence[Input], backend: str, options: dict):
+        self.inputs, self.options = inputs, options
+        self.backends = [backend, *(name for name in BACKENDS if name != backend)][:2]
+        self.workers = [Worker(limits) for _ in range(workers)]
+        self.idle: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self.workers:
+            self.idle.put(worker)
+        self.stopping = Event()
+
+    def read(self, path: str) -> tuple[dict | None, str]:
+        """A video's row and "", or None and the reason why it has none."""
+        worker = self.idle.get()
+        try:
+            return self._try_backends(worker, path)
+        finally:
+            self.idle.put(worker)
+
+    def stop(self) -> None:
+        """Interrupt what is being decoded; further videos fail at once."""
+        self.stopping.set()
+        for worker in self.workers:
+            worker.stop()
+
+    def close(self) -> None:
+        """Release the processes."""
+        for worker in self.workers:
+            worker.close()
+
+    def _try_backends(self, worker: Worker, path: str) -> tuple[dict | None, str]:
+        reasons, left, repeated = [], list(self.backends), False
+        while left and not self.stopping.is_set():
+            backend = left.pop(0)
+            try:
+                scalars, data = worker.read(path, self.inputs, backend=backend, **self.options)
+                return data | scalars, ""
+            except WorkerFailure as failure:
+                reasons.append(f"{backend}: {failure.reason}")
+                if failure.final:
+                    break
+                if failure.killed and not repeated:  # the same backend once more, so that its frames are the same
+                    left.insert(0, backend)
+                    repeated = True
+        return None, "; ".join(reasons)
+
+
+class _Shard:
+    """The videos of a shard on their way into its file."""
+
+    def __init__(self, videos: Sequence[Video], writer: ShardWriter, record: "_Record", pool: _Pool):
+        self.videos, self.writer, self.record, self.pool = videos, writer, record, pool
+        self.writing = Lock()
+
+    def decode(self) -> None:
+        """Decode all videos that have no row yet. Raises MachineError; the rows that are finished remain."""
+        due = [int(n) for n in np.flatnonzero(~self.writer.done)]
+        threads = ThreadPoolExecutor(len(self.pool.workers))
+        count = len(self.videos)
+        with tqdm(total=count, initial=count - len(due), desc="decode", unit="video") as bar:
+            try:
+                for future in as_completed([threads.submit(self._decode_one, n) for n in due]):
+                    future.result()
+                    bar.update()
+            finally:
+                self.pool.stop()
+                threads.shutdown(cancel_futures=True)
+                self.pool.close()
+
+    def _decode_one(self, n: int) -> None:
+        start = time.monotonic()
+        row, reason = self.pool.read(self.videos[n].path)
+        with self.writing:
+            if row is None:
+                if self.pool.stopping.is_set():
+                    return  # its process was stopped, which is no failure of the video
+                self.record.add(self.videos[n].video_id, "decode", reason, time.monotonic() - start)
+                row = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.writer.datasets.items()}
+                row["status"] = FAILED
+            else:
+                row["status"] = DECODED
+            self.writer.write(n, row)
+
+
 class _Record:
-    """The lines of failures.tsv as they come about, beside the finished rows: a killed run leaves both behind."""
+    """The lines of failures.tsv, stored beside the finished rows, so that an interrupted run leaves both."""
 
     def __init__(self, path: Path, done: set[str]):
         self.path, self.lines = path, {}
         if path.exists():
             with open(path, newline="", encoding="utf-8") as file:
-                # A line whose row was not finished, maybe cut short itself, belongs to a video that is due again.
+                # A line whose row is not finished, and which may be incomplete, belongs to a video that is due again.
                 self.lines = {line[0]: line for line in csv.reader(file, "excel-tab") if line and line[0] in done}
 
     def add(self, video_id: str, stage: str, reason: str, seconds: float) -> None:
-        """Must come before the row itself, so that no failed row lacks its reason."""
-        # One line a failure, whatever a library puts into its message.
+        """Must be called before the row is written, so that no failed row lacks its reason."""
+        # One line per failure, whatever a library puts into its message.
         self.lines[video_id] = [video_id, stage, " ".join(reason.split()), f"{seconds:.1f}"]
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.writer(file, "excel-tab", lineterminator="\n").writerow(self.lines[video_id])
+
+    def recover(self, segments: str | Path, ids: list[str]) -> None:
+        """Note the failed rows of a finished segments file."""
+        with open_hdf5(segments, "segments") as finished:
+            for n in np.flatnonzero(finished["status"][:] != DECODED):
+                self.lines[ids[n]] = [ids[n], "decode", "failed in an earlier run, whose table is lost", ""]
 
     def publish(self, target: str | Path, order: list[str]) -> None:
         """Write the table under its final name."""

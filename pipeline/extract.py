@@ -197,10 +197,12 @@ def _layout(seconds: int, shape: tuple[int, ...]) -> DatasetSpec:
 def _attributes(source: h5py.File, provenance: dict[str, Any], dtype: str) -> dict[str, Any]:
     """What decides the numbers: the encoder's part, and what the segments file records of its decoding."""
     decoded_by = json.loads(source.attrs.get("libraries", "{}"))
+    # Other encoders' inputs may be in the file too; they decide no number of this encoder's.
+    decode = {name: value for name, value in json.loads(source.attrs["config"]).items() if name != "inputs"}
     return {
         "kind": "features",
         **{name: source.attrs[name] for name in ("collection", "shard", "source")},
         **provenance,
         "libraries": {**decoded_by, **provenance["libraries"]},
-        "config": {"dtype": dtype, "decode": json.loads(source.attrs["config"])},
+        "config": {"dtype": dtype, "decode": decode},
     }

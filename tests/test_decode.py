@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import psutil
 import pytest
-from media.oracle import PICTURE, SOUND, X264, clip
+from media.oracle import AUDIO, VIDEO, X264, clip
 
 from pipeline.decode import decode_shard
 from pipeline.media.segments import read_segments
@@ -28,7 +28,7 @@ OPTIONS = {"segments": 3, "sizes": (16, 32), "backend": "pyav", "pad": "repeat",
 def videos(tmp_path_factory):
     """Good and bad files, by name."""
     folder = tmp_path_factory.mktemp("videos")
-    clip(folder / "good.mp4", *PICTURE, *SOUND, *X264, "-c:a", "aac")
+    clip(folder / "good.mp4", *VIDEO, *AUDIO, *X264, "-c:a", "aac")
     clip(folder / "short.mp4", "-t", 1.2, "-i", folder / "good.mp4", *X264, "-an")
     clip(folder / "sound.mp4", "-i", folder / "good.mp4", "-vn", "-c", "copy")
     # Many pixels in a small file.

@@ -20,7 +20,7 @@ CLIPS = {"walk": "v_GGSY1Qvo990.mp4", "cut": "vid2.mp4", "pancake": "flipping_a_
 SECONDS = 3
 CONFIG = {
     "dataset": "real",
-    "videos": {"folder": "videos"},
+    "videos": {"collection": "clips", "folder": "videos"},
     "annotations": {"train": "train.json", "val": "train.json", "test": "train.json"},
     "decode": {"segments": SECONDS},
     "encoders": {"clip_vit_l14": {"weights": "random"}, "vggish": {"weights": "random"}},
@@ -68,7 +68,7 @@ def test_real_clips_through_vit_l14(shared, tmp_path):
     )
     assert done.returncode == 0, done.stdout
     results = tmp_path / "results" / "real"
-    scores = json.loads((results / "av_master" / "seed-0" / "scores.json").read_text())
+    scores = json.loads((results / "models" / "av_master" / "seed-0" / "scores.json").read_text())
     assert scores["overall"]["count"] == 3 and not scores["encoders"]["clip_vit_l14"]["pretrained"]
     with h5py.File(results / "features.h5") as features:
         assert features["clip_vit_l14/patch"].shape == (3, SECONDS, 256, 768)

@@ -1,5 +1,6 @@
 """The real Snakefile, from clips made on the spot to scores, in peace and under kill -9."""
 
+import fcntl
 import json
 import os
 import re
@@ -22,7 +23,7 @@ SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snake
 CONFIG = {
     "dataset": "tiny",
     "synthesize": {"folder": "data", "clips": 16, "seconds": 4},
-    "videos": {"folder": "data/videos"},
+    "videos": {"collection": "clips", "folder": "data/videos"},
     "annotations": {split: f"data/{split}.json" for split in ("train", "val", "test")},
     "shard_size": 8,
     "decode": {"segments": 4},
@@ -68,7 +69,7 @@ def snakemake(folder, *arguments, **options):
 
 
 def content(results):
-    """All that matters of a run: every dataset of every shard, and the scores."""
+    """All that matters of a run: every dataset of every file, and the scores, of all results."""
     found = {}
     for path in sorted(results.rglob("*.h5")):
         with h5py.File(path) as file:
@@ -91,8 +92,8 @@ def assert_same(one, other):
 
 
 def test_everything_comes_out(place):
-    results = place / "results" / "tiny"
-    scores = json.loads((results / "av_master" / "seed-0" / "scores.json").read_text())
+    results, collection = place / "results" / "tiny", place / "results" / "clips"
+    scores = json.loads((results / "models" / "av_master" / "seed-0" / "scores.json").read_text())
     assert scores["overall"]["count"] == len(json.loads((place / "data" / "test.json").read_text()))
     assert {"overall", "scenario", "type"} <= scores.keys()
     records = [record for path in (place / "data").glob("t*.json") for record in json.loads(path.read_text())]
@@ -101,10 +102,12 @@ def test_everything_comes_out(place):
         assert features["clip_vit_b32/cls"].shape[1:] == (4, 512)
         assert features["vggish/embedding"].shape[1:] == (4, 128)
         assert (features["status"][:] == 0).all()
-    assert not (results / "segments").exists() or not list((results / "segments").iterdir())
-    assert not [p for p in results.rglob(".*") if p.name != ".run.lock"], "nothing half-written is left"
-    for log in ("synthesize", "manifest", "decode/00000", "vggish/00001", "text", "index", "av_master/seed-0.train"):
+    assert not (collection / "segments").exists() or not list((collection / "segments").iterdir())
+    assert not [p for p in place.rglob("results/**/.*") if p.name != ".run.lock"], "nothing half-written is left"
+    for log in ("synthesize", "manifest", "text", "index", "av_master/seed-0.train"):
         assert (results / "logs" / f"{log}.log").exists()
+    for log in ("decode/00000", "vggish/00001", "failures"):
+        assert (collection / "logs" / f"{log}.log").exists()
     assert "seeded random numbers" in (results / "report.html").read_text()
 
 
@@ -121,25 +124,65 @@ def test_a_replaced_video_makes_one_shard_due(place):
     done = snakemake(place, "features", config="own.yaml")
     assert done.returncode == 0, done.stdout
     ran = re.findall(r"^local(?:rule|checkpoint) (\w+):", done.stdout, re.MULTILINE)
-    assert sorted(ran) == ["decode", "extract", "extract", "features", "index", "manifest"], done.stdout
+    assert sorted(ran) == ["decode", "extract", "extract", "failures", "features", "index", "manifest"], done.stdout
 
 
-def test_a_second_run_at_the_same_time_is_refused(place):
-    import fcntl
-
-    with open(place / "results" / "tiny" / ".run.lock", "w") as lock:
+@pytest.mark.parametrize("folder", ["tiny", "clips"])
+def test_a_second_run_at_the_same_time_is_refused_and_changes_nothing(place, folder):
+    (place / "faster.yaml").write_text(yaml.safe_dump(CONFIG | {"train": CONFIG["train"] | {"learning_rate": 0.5}}))
+    before = state(place / "results")
+    with open(place / "results" / folder / ".run.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        refused = snakemake(place, "--forcerun", "report")
+        refused = snakemake(place, config="faster.yaml")
         assert refused.returncode != 0 and "another run is at work here" in refused.stdout
+    assert state(place / "results") == before
+
+
+def test_a_dry_run_writes_nothing(place, tmp_path):
+    (place / "faster.yaml").write_text(yaml.safe_dump(CONFIG | {"train": CONFIG["train"] | {"learning_rate": 0.5}}))
+    before = state(place / "results")
+    planned = snakemake(place, "--dry-run", config="faster.yaml")
+    assert planned.returncode == 0 and "train" in planned.stdout
+    assert state(place / "results") == before
+    planned = snakemake(place, "--dry-run", "--config", f"results={tmp_path / 'new'}")
+    assert planned.returncode == 0 and not (tmp_path / "new").exists()
+
+
+def test_a_job_uses_the_settings_of_its_run_whatever_happens_to_the_file(place):
+    """The configuration file is changed, and a dry run made with it, while the run decodes; training comes later."""
+    results = place / "during"
+    (place / "changing.yaml").write_text(yaml.safe_dump(CONFIG | {"results": str(results)}))
+    run = subprocess.Popen(
+        command(place, config="changing.yaml"), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not (results / "clips" / "shards").exists():
+        assert run.poll() is None, run.stdout.read()
+        time.sleep(0.02)
+    changed = CONFIG | {"results": str(results), "train": CONFIG["train"] | {"learning_rate": 0.5, "epochs": 1}}
+    (place / "changing.yaml").write_text(yaml.safe_dump(changed))
+    assert snakemake(place, "--dry-run", config="changing.yaml").returncode == 0
+    output = run.communicate(timeout=400)[0]
+    assert run.returncode == 0, output
+    described = yaml.safe_load((results / "tiny" / "models" / "av_master" / "seed-0" / "config.yaml").read_text())
+    assert described["config"]["train"]["learning_rate"] == 0.0001 and described["config"]["train"]["epochs"] == 3
+    planned = snakemake(place, "--dry-run", config="changing.yaml")
+    assert re.search(r"^train +1$", planned.stdout, re.MULTILINE), planned.stdout
+    (place / "changing.yaml").write_text(yaml.safe_dump(CONFIG | {"results": str(results)}))
+    assert "Nothing to be done" in snakemake(place, config="changing.yaml").stdout
+
+
+def state(results):
+    """Every file with its content."""
+    return {p: p.read_bytes() for p in sorted(results.rglob("*")) if p.is_file()}
 
 
 def test_kill_9_at_any_stage_changes_no_result(place):
     moments = {
-        "decoding": "segments/.*parts/*.npz",
-        "extracting": "clip_vit_b32/.*parts/*.npz",
-        "training": "av_master/seed-0/resume.pt",
+        "decoding": "clips/segments/.*parts/*.npz",
+        "extracting": "clips/features/clip_vit_b32/.*parts/*.npz",
+        "training": "tiny/models/av_master/seed-0/resume.pt",
     }
-    results = place / "again" / "tiny"
+    results = place / "again"
     arguments = command(place, "--config", f"results={place / 'again'}")
     for stage, sign in moments.items():
         process = subprocess.Popen(
@@ -155,14 +198,14 @@ def test_kill_9_at_any_stage_changes_no_result(place):
         process.wait()
     last = snakemake(place, "--config", f"results={place / 'again'}")
     assert last.returncode == 0, last.stdout
-    assert_same(content(place / "results" / "tiny"), content(results))
+    assert_same(content(place / "results"), content(results))
 
 
 def test_a_damaged_shard_is_named_and_only_that_one_is_made_again(place):
-    results = place / "results" / "tiny"
-    before, file = content(results), "clip_vit_b32/00001.h5"
+    results = place / "results"
+    before, file = content(results), "clips/features/clip_vit_b32/00001.h5"
     os.truncate(results / file, (results / file).stat().st_size // 2)
-    verified = avqa(place, "verify", "--config", results / "config.yaml")
+    verified = avqa(place, "verify", "--config", "tiny.yaml")
     assert verified.returncode == 1 and verified.stdout.count(".h5:") == 1 and file in verified.stdout
     (results / file).unlink()
     done = snakemake(place, "features")
@@ -201,26 +244,27 @@ def avqa(place, *arguments, largest=None):
 
 
 def test_a_full_disk_loses_nothing_in_any_stage(place, tmp_path):
-    whole, results = place / "results" / "tiny", tmp_path / "results" / "tiny"
+    whole, results = place / "results", tmp_path / "results"
     shutil.copytree(whole, results)
-    config, seed = tmp_path / "c.yaml", results / "av_master" / "seed-0"
-    config.write_text(yaml.safe_dump(CONFIG | {"results": str(results.parent)}))
+    tiny = results / "tiny"
+    config, seed = tmp_path / "c.yaml", tiny / "models" / "av_master" / "seed-0"
+    config.write_text(yaml.safe_dump(CONFIG | {"results": str(results)}))
     random = ["--weights", "random"]
-    shard, questions = results / "shards" / "00000.tsv", results / "questions.parquet"
+    shard, questions = results / "clips" / "shards" / "00000.tsv", tiny / "questions.parquet"
     segments, features = tmp_path / "segments.h5", tmp_path / "features.h5"
     text, sentences = tmp_path / "text.h5", ["text", questions, "--encoder", "clip_vit_b32"]
-    clips = tmp_path / "clips"
+    clips, encoders = tmp_path / "clips", ["--encoder", "clip_vit_b32", "vggish"]
     stages = [
         (["synthesize", "--clips", 16, "--seconds", 4, "--out", clips], [clips / "train.json"], 3000),
-        (["manifest", "--config", config], [results / "questions.parquet"], 3000),
-        (["decode", shard, "--segments", 4, "--out", segments], [segments], 100_000),
-        (["decode", shard, "--segments", 4, "--out", segments], [segments], 1_000_000),
+        (["manifest", "--config", config], [tiny / "questions.parquet"], 3000),
+        (["decode", shard, "--segments", 4, *encoders, "--out", segments], [segments], 100_000),
+        (["decode", shard, "--segments", 4, *encoders, "--out", segments], [segments], 1_000_000),
         (["extract", segments, "--encoder", "clip_vit_b32", *random, "--out", features], [features], 3000),
         ([*sentences, *random, "--out", text], [text], 100_000),
-        (["index", "--config", config], [results / "features.h5"], 3000),
+        (["index", "--config", config], [tiny / "features.h5"], 3000),
         (["train", "--config", config, "--out", seed], [seed / "checkpoint.safetensors", seed / "history.csv"], 20_000),
         (["evaluate", seed], [seed / "predictions.parquet", seed / "scores.json"], 3000),
-        (["report", "--config", config], [results / "report.html"], 3000),
+        (["report", "--config", config], [tiny / "report.html"], 3000),
     ]
     for arguments, outputs, largest in stages:
         for path in outputs:
@@ -231,14 +275,16 @@ def test_a_full_disk_loses_nothing_in_any_stage(place, tmp_path):
         done = avqa(place, *arguments)
         assert done.returncode == 0 and all(path.exists() for path in outputs), done.stdout
     assert_same(content(whole), content(results))
-    with h5py.File(features) as made, h5py.File(whole / "clip_vit_b32" / "00000.h5") as expected:
+    with h5py.File(features) as made, h5py.File(whole / "clips" / "features" / "clip_vit_b32" / "00000.h5") as expected:
         np.testing.assert_array_equal(made["clip_vit_b32/cls"], expected["clip_vit_b32/cls"])
-    with h5py.File(text) as made, h5py.File(whole / "clip_vit_b32" / "text.h5") as expected:
+    with h5py.File(text) as made, h5py.File(whole / "tiny" / "text" / "clip_vit_b32.h5") as expected:
         np.testing.assert_array_equal(made["words"], expected["words"])
 
 
 def test_a_missing_folder_is_named(place):
-    missing = {k: v for k, v in CONFIG.items() if k != "synthesize"} | {"videos": {"folder": "no_such_folder"}}
+    missing = {k: v for k, v in CONFIG.items() if k != "synthesize"} | {
+        "videos": {"collection": "clips", "folder": "no_such_folder"}
+    }
     (place / "missing.yaml").write_text(yaml.safe_dump(missing | {"results": "missing"}))
     failed = snakemake(place, config="missing.yaml")
     assert failed.returncode != 0 and "no_such_folder" in failed.stdout

@@ -1,10 +1,11 @@
 """Which packets of a video stream can be left out without changing a single pixel of the wanted frames.
 
-Only what the formats promise is used. H.264 (7.4.1) and HEVC (7.4.2.2) say of each picture whether later ones may
-refer to it, HEVC also by temporal layer; AV1 (5.9.2) says which reference slots a frame is kept in. IDR and other
-random access pictures, and key frames of VP8, VP9 and AV1, start anew: nothing after them needs anything before,
-but for the leading pictures of an HEVC CRA. In MPEG-4 Part 2 (6.3.5) nothing refers to B-VOPs, and an I-VOP starts
-anew, but for the B-VOPs right behind it. Whatever is not understood counts as needed by all that follows.
+Only what the formats guarantee is used. H.264 (7.4.1) and HEVC (7.4.2.2) mark for each frame whether later ones may
+refer to it, HEVC also by temporal layer; AV1 (5.9.2) lists the reference slots that keep a frame. At an IDR or other
+random access frame, and at a key frame of VP8, VP9 and AV1, decoding can start: nothing after it needs anything before
+it, except the leading frames of an HEVC CRA. In MPEG-4 Part 2 (6.3.5) nothing refers to B-VOPs, and decoding can start
+at an I-VOP, except for the B-VOPs directly after it. A packet that is not understood counts as needed by all that
+follow.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +15,14 @@ KEY_FRAME = 0  # AV1 and VP9 frame_type
 
 
 class Unit(NamedTuple):
-    """What a packet means to the others."""
+    """What a packet holds, as far as other packets may depend on it."""
 
-    starts: bool = False  # decoding can begin here; only `leading` ones that follow may need what is before
-    referenced: bool = True  # later pictures of its own temporal layer may need it, else those of higher ones only
-    layer: int = 0  # temporal layer: needed by no picture of a lower one
-    leading: bool = False  # shown before the start that it follows, and may need what is before that
-    shown: bool = True
-    parameters: bytes = b""  # parameter sets, which may matter to everything that follows
+    starts: bool = False  # decoding can start here; only `leading` packets that follow may need what is before
+    referenced: bool = True  # later frames of its own temporal layer may need it, else only those of higher layers
+    layer: int = 0  # temporal layer: needed by no frame of a lower one
+    leading: bool = False  # presented before the start that it follows, and may need what is before that
+    presented: bool = True  # the packet outputs a frame
+    parameters: bytes = b""  # parameter sets, which everything that follows may need
     intra: bool = False  # decodable by itself
 
 
@@ -29,12 +30,12 @@ Reader = Callable[[memoryview], Unit]
 
 
 def needed(units: Sequence[Unit], wanted: Sequence[bool]) -> tuple[list[bool], list[bool]]:
-    """Which packets to decode, in decoding order, and before which of them the decoder must forget the others.
+    """Which packets to decode, in decoding order, and before which of them the decoder must be flushed.
 
-    Walks backwards: a packet is needed if it is wanted, or if one that is needed may refer to it.
+    Goes backwards: a packet is needed if it is wanted, or if a needed one may refer to it.
     """
     keep, alone = [False] * len(units), [False] * len(units)
-    layer = leading = -1  # highest temporal layer that is needed after this packet, and among leading pictures
+    layer = leading = -1  # highest temporal layer that is needed after this packet, and among leading frames
     changed = _changes(units)
     for n in range(len(units) - 1, -1, -1):
         unit = units[n]
@@ -63,7 +64,7 @@ def _changes(units: Sequence[Unit]) -> list[bool]:
 
 
 def reader(codec: str, extradata: bytes) -> Reader | None:
-    """How to understand the packets of a codec (FFmpeg's name); None if only key frames could be told."""
+    """A function that parses packets of a codec (FFmpeg's name); None if only its key frames can be recognised."""
     if codec == "h264":
         return _H264(extradata)
     if codec == "hevc":
@@ -134,11 +135,11 @@ class _H264:
             count, data = data[5] & 31, data[6:]
             for _ in range(count):
                 size = int.from_bytes(data[:2], "big")
-                self._look(data[2 : 2 + size])
+                self._read_parameters(data[2 : 2 + size])
                 data = data[2 + size :]
         else:
             for nal in _units(data, 0):
-                self._look(nal)
+                self._read_parameters(nal)
 
     def __call__(self, packet: memoryview) -> Unit:
         idr = referenced = False
@@ -154,10 +155,10 @@ class _H264:
                 intra &= bits.exp_golomb() % 5 == 2
             elif kind not in self.HARMLESS:
                 parameters.append(bytes(nal))
-                self._look(nal)
+                self._read_parameters(nal)
         return Unit(idr, referenced or not self.frames_only, parameters=b"".join(parameters), intra=intra)
 
-    def _look(self, nal: memoryview) -> None:
+    def _read_parameters(self, nal: memoryview) -> None:
         if nal and nal[0] & 31 == self.SPS:
             self.frames_only &= _frames_only(_Bits(_rbsp(bytes(nal[1:]))))
 
@@ -230,19 +231,19 @@ class _MPEG4:
     INTRA, BIDIRECTIONAL = 0, 2  # vop_coding_type
 
     def __init__(self, extradata: bytes):
-        self.known: bytes | None = extradata  # what the decoder begins with, until it learns others
+        self.known: bytes | None = extradata  # the decoder starts with these; None once it has read others
         self.behind_start = False
 
     def __call__(self, packet: memoryview) -> Unit:
         headers, *vops = bytes(packet).split(self.VOP)
         if len(vops) != 1:  # several at once, as DivX packs them
             self.behind_start = False
-            raise ValueError("not one picture")
+            raise ValueError("not one frame")
         kind = vops[0][0] >> 6
         b_vop = kind == self.BIDIRECTIONAL
         if not b_vop:
             self.behind_start = kind == self.INTRA
-        # A group's header has but a time.
+        # The header of a group holds only a time.
         parameters = self.START.join(h for h in headers.split(self.START) if not h.startswith(self.GROUP[3:]))
         if parameters == self.known:
             parameters = b""
@@ -259,7 +260,7 @@ class _MPEG4:
 
 def _vp8(packet: memoryview) -> Unit:
     key = not packet[0] & 1
-    return Unit(starts=key, shown=bool(packet[0] & 0x10), intra=key)
+    return Unit(starts=key, presented=bool(packet[0] & 0x10), intra=key)
 
 
 def _vp9(packet: memoryview) -> Unit:
@@ -269,8 +270,8 @@ def _vp9(packet: memoryview) -> Unit:
         bits(1)
     existing = bits(1)
     key = not existing and bits(1) == KEY_FRAME
-    several = packet[-1] & 0xE0 == 0xC0  # a superframe: hidden frames and the one that is shown
-    return Unit(starts=key, shown=bool(existing or bits(1) or several), intra=key)
+    several = packet[-1] & 0xE0 == 0xC0  # a superframe: hidden frames and the presented one
+    return Unit(starts=key, presented=bool(existing or bits(1) or several), intra=key)
 
 
 class _AV1:
@@ -282,7 +283,7 @@ class _AV1:
         self.screen, self.integer_mv, self.hint_bits = 0, 0, None
 
     def __call__(self, packet: memoryview) -> Unit:
-        starts = shown = referenced = False
+        starts = presented = referenced = False
         frames = 0
         for kind, payload in self._obus(packet):
             if kind == self.SEQUENCE:
@@ -291,9 +292,9 @@ class _AV1:
                 key, visible, kept = self._read_frame(payload)
                 frames += 1
                 starts = frames == 1 and key and visible
-                shown |= visible
+                presented |= visible
                 referenced |= kept
-        return Unit(starts=starts, referenced=referenced or not frames, shown=shown or not frames, intra=starts)
+        return Unit(starts=starts, referenced=referenced or not frames, presented=presented or not frames, intra=starts)
 
     @staticmethod
     def _obus(packet: memoryview) -> Iterator[tuple[int, bytes]]:
@@ -320,7 +321,7 @@ class _AV1:
         self.sequence, self.hint_bits = payload, None
         bits = _Bits(payload)
         bits(4)
-        if bits(1):  # a still picture
+        if bits(1):  # still_picture
             return
         if bits(1):  # timing
             bits(64)
@@ -348,15 +349,15 @@ class _AV1:
         self.hint_bits = bits(3) + 1 if hints else 0
 
     def _read_frame(self, payload: bytes) -> tuple[bool, bool, bool]:
-        """Whether a frame is a key frame, is shown, and is kept for others."""
+        """Whether a frame is a key frame, is presented, and is kept as a reference."""
         bits = _Bits(payload[:32])
         if bits(1):  # show_existing_frame costs nothing, and of a key frame it resets the rest
             return False, True, True
-        kind, shown = bits(2), bool(bits(1))
+        kind, presented = bits(2), bool(bits(1))
         key = kind == KEY_FRAME
-        if self.hint_bits is None or kind == self.SWITCH_FRAME or (key and shown):
-            return key, shown, True
-        if not shown:
+        if self.hint_bits is None or kind == self.SWITCH_FRAME or (key and presented):
+            return key, presented, True
+        if not presented:
             bits(1)
         resilient = bits(1)
         bits(1)
@@ -366,4 +367,4 @@ class _AV1:
         bits(1 + self.hint_bits)
         if kind not in (KEY_FRAME, 2) and not resilient:
             bits(3)
-        return key, shown, bits(8) != 0
+        return key, presented, bits(8) != 0

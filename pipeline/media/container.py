@@ -1,10 +1,11 @@
-"""What may be opened at all: files are hostile, so containers and codecs come from lists.
+"""Which files may be opened. Files may be hostile, so containers and codecs come from lists of allowed ones.
 
-The container is told by the file's first bytes, never by its name, and every reader is then made to use just
-that one. Playlists, concat scripts, subtitles and session descriptions are text; they begin like none of these
-and are refused before any library sees them. No reader may open anything but the file itself.
+The container is recognised from the first bytes of the file, never from its name, and every reader must use that one.
+Playlists, concat scripts, subtitles and session descriptions are text; they do not begin like an allowed container and
+are refused before any library opens them. No reader may open anything but the file itself.
 """
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -27,8 +28,19 @@ _AUDIO = (
 VIDEO_CODECS = frozenset(_VIDEO.split(","))
 
 
+# What the system reports when the path itself is wrong. Any other error is a fault of the machine or its storage.
+_PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+class MachineError(AVQAError):
+    """The machine failed, not the video: storage that cannot be read, too many open files, no ffmpeg program.
+
+    The same video may be decoded in another run, so this must never be recorded as a failure of the video.
+    """
+
+
 class MediaError(AVQAError):
-    """A video file that cannot be read. `final`: no other backend may try it, or it would fail in the same way."""
+    """A video file that cannot be decoded. `final`: no other backend may try it, or it would fail in the same way."""
 
     def __init__(self, path: str | os.PathLike, reason: str, final: bool = False):
         super().__init__(f"{os.fspath(path)}: {reason}")
@@ -44,22 +56,26 @@ class MediaFile:
 
     @classmethod
     def check(cls, path: str | os.PathLike) -> "MediaFile":
-        """Raises MediaError (final) for anything but a regular file in an allowed container."""
+        """Raises MediaError (final) for anything but a regular file in an allowed container; MachineError."""
         try:
             name = os.fspath(Path(path).absolute())
             name.encode()
-            # Looked at before it is opened, which may already do something to a device; and opened without
-            # waiting, in case it has become a pipe meanwhile.
+            # Opening a device may already have an effect, so the kind of file is checked first. The file is opened
+            # without waiting, in case it has become a pipe meanwhile.
             regular = stat.S_ISREG(os.stat(name).st_mode)
             descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK) if regular else None
-        except (OSError, ValueError) as error:
-            raise MediaError(path, f"cannot be opened ({getattr(error, 'strerror', None) or error})", True) from error
+        except ValueError as error:  # a null byte, or bytes that are not text
+            raise MediaError(path, f"cannot be opened ({error})", True) from error
+        except OSError as error:
+            if error.errno in _PATH_ERRORS:
+                raise MediaError(path, f"cannot be opened ({error.strerror})", True) from error
+            raise machine_error(path, "cannot be opened", error) from error
         if descriptor is None:
             raise MediaError(path, "is not a regular file", True)
         try:
             head = os.read(descriptor, 2048)
         except OSError as error:
-            raise MediaError(path, f"cannot be read ({error.strerror})", True) from error
+            raise machine_error(path, "cannot be read", error) from error
         finally:
             os.close(descriptor)
         if not head:
@@ -70,6 +86,22 @@ class MediaFile:
                 path, "does not begin like MP4/MOV, Matroska/WebM, AVI, FLV, MPEG, ASF or Ogg; convert it", True
             )
         return cls(name, container)
+
+    def check_readable(self) -> None:
+        """Read the whole file. Raises MachineError if its storage fails.
+
+        FFmpeg's demuxers report a failed read like a damaged file or like its end, so this is how to tell them apart.
+        The file has just been read and is normally in the page cache.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                while os.read(descriptor, 2**20):
+                    pass
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise machine_error(self.path, "cannot be read", error) from error
 
     @property
     def url(self) -> str:
@@ -84,6 +116,14 @@ class MediaFile:
             "format_whitelist": self.container,
             "codec_whitelist": f"{_VIDEO},{_AUDIO}",
         }
+
+
+def machine_error(path: str | os.PathLike, what: str, error: OSError) -> MachineError:
+    """The error for a system call that failed on a file for a reason that is not the file's content."""
+    return MachineError(
+        f"{os.fspath(path)}: {what} ({error.strerror or error}); this is a fault of the machine or its storage, not "
+        "of the video: mend it and run again"
+    )
 
 
 def _container(head: bytes) -> str | None:

@@ -1,25 +1,23 @@
-"""Cropping that a container asks for (QuickTime's clean aperture, Matroska's PixelCrop), as ffmpeg applies it.
+"""Cropping that a container prescribes (QuickTime's clean aperture, Matroska's PixelCrop), as ffmpeg applies it.
 
-PyAV does not pass it on, so the ffmpeg program is asked; but only where the header mentions it, which is rare.
+PyAV does not report it. The ffmpeg program does, and is run only if the header mentions cropping, which is rare.
 """
 
 import re
-import subprocess
 from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
-import imageio_ffmpeg
-
 from pipeline.media.container import MediaFile
+from pipeline.media.program import run_ffmpeg
 
-_HEADER = 2**26  # bytes of a header that are looked at
+_HEADER = 2**26  # bytes of a header that are searched
 _SEGMENT, _TRACKS = 0x18538067, 0x1654AE6B  # Matroska's elements
-_ELEMENTS = 2**16  # that are passed on the way to the tracks
+_ELEMENTS = 2**16  # that are skipped before the tracks
 _MARKS = {"mov": (b"clap",), "matroska": (b"\x54\xaa", b"\x54\xbb", b"\x54\xcc", b"\x54\xdd")}
 
 
 class Margins(NamedTuple):
-    """Pixels to cut off each side of the picture as it is coded."""
+    """Pixels to crop from each side of the coded frame."""
 
     left: int
     right: int
@@ -27,24 +25,15 @@ class Margins(NamedTuple):
     bottom: int
 
 
-def margins(file: MediaFile, stream: int) -> Margins | None:
-    """What the container has cut off the video stream with this index."""
+def find_margins(file: MediaFile, stream: int) -> Margins | None:
+    """What the container crops from the video stream with this index; None if nothing. Raises MachineError."""
     header = _header(file)
     if not any(mark in header for mark in _MARKS.get(file.container, ())):
         return None
     limits = [word for name, value in file.limits.items() for word in (f"-{name}", value)]
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-nostdin",
-        "-hide_banner",
-        "-f",
-        file.container,
-        *limits,
-        "-i",
-        file.url,
-    ]
-    told = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).stderr.decode("utf-8", "replace")
-    for part in re.split(r"^  Stream #0:", told, flags=re.MULTILINE)[1:]:
+    process = run_ffmpeg(["-nostdin", "-hide_banner", "-f", file.container, *limits, "-i", file.url])
+    log = process.stderr.decode("utf-8", "replace")
+    for part in re.split(r"^  Stream #0:", log, flags=re.MULTILINE)[1:]:
         found = re.search(r"^ +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", part, re.MULTILINE)
         if found and int(re.match(r"\d+", part)[0]) == stream:
             return Margins(*map(int, found.groups()))
@@ -52,8 +41,8 @@ def margins(file: MediaFile, stream: int) -> Margins | None:
 
 
 def _header(file: MediaFile) -> bytes:
-    """The part of the file in which its tracks are described."""
-    with open(file.path, "rb") as data, suppress(OSError, ValueError, OverflowError):  # a size that lies
+    """The part of the file that describes its tracks."""
+    with open(file.path, "rb") as data, suppress(OSError, ValueError, OverflowError):  # a wrong size
         return _moov(data) if file.container == "mov" else _tracks(data)
     return b""
 

@@ -1,8 +1,8 @@
-"""One video file to one-second segments: the frame on show and the 16,000 sound samples of each second.
+"""One video file to one-second segments: the frames and audio samples of each second that encoders read.
 
-All times are presentation times from the file's timestamps, edit lists applied, counted from the origin: the
-earlier of the starts of picture and sound. A frame is on show from its timestamp until the next one's; before
-the first frame the first one stands in, after the last one the last one stays.
+All times are presentation times from the file's timestamps, edit lists applied, counted from the origin: the earlier of
+the starts of video and audio. A frame is presented from its timestamp until the next one's. The first frame also stands
+for the time before it, the last one for the time after it.
 """
 
 import math
@@ -14,25 +14,27 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from PIL import Image
 
-from pipeline.media.audio import RATE, Sound, read_sound
-from pipeline.media.container import MediaError, MediaFile
+from extractors import AudioInput, FrameInput, Input
+from pipeline.media.audio import AudioTrack, read_audio
+from pipeline.media.container import MachineError, MediaError, MediaFile
+from pipeline.media.transform import resize_and_crop
 from pipeline.media.video import FullDecoder, UnreliableTimestamps, open_container
 from pipeline.media.video_decord import DecordDecoder
 from pipeline.media.video_sparse import SparseDecoder
 
-__all__ = ["BACKENDS", "MediaError", "Segments", "read_segments"]
+__all__ = ["BACKENDS", "MachineError", "MediaError", "Segments", "read_length", "read_segments"]
 
-# What a backend reads a video track with, the quickest way first; the next one where that raises UnreliableTimestamps.
+# The decoders of a backend, the quickest first; the next one is used where that raises UnreliableTimestamps.
 BACKENDS = {"pyav": (SparseDecoder, FullDecoder), "decord": (DecordDecoder,)}
+# The audio's start and length are rounded to samples of this rate, so that no segment depends on the inputs chosen.
+REFERENCE_RATE = 16000
 
 
 class Segments(NamedTuple):
     """A video cut into T one-second segments."""
 
-    frames: dict[int, np.ndarray]  # size -> uint8 T,size,size,3: resized and cropped as CLIP does
-    audio: np.ndarray  # float32 T,16000: mono, 16 kHz, −1…1; zeros where there is no sound
+    data: dict[str, np.ndarray]  # key of an input -> T,*input.shape
     num_segments: int  # seconds that the video has, at most T; the rest is padding
     has_audio: bool
 
@@ -41,84 +43,127 @@ def read_segments(
     path: str | os.PathLike,
     *,
     segments: int = 60,
-    sizes: Sequence[int] = (224,),
+    inputs: Sequence[Input] = (FrameInput(224), AudioInput(REFERENCE_RATE)),
     backend: str = "pyav",
     pad: str = "repeat",
     frame_at: float = 0.5,
-    accuracy: str = "exact",
+    frame_selection: str = "exact",
+    selective: bool = True,
 ) -> Segments:
     """Cut the first `segments` seconds of a video file into segments.
 
-    Second i shows the frame that is on show at i + `frame_at` (0 ≤ frame_at < 1) and holds the sound of
-    [i, i + 1). Seconds past the end repeat the last one (`pad` "repeat") or are zeros ("zero"). With `accuracy`
-    "reference" it is the nearest frame that others refer to, with "keyframe" the nearest that stands alone; where a
-    file's packets do not tell them apart, the exact one.
-    Raises MediaError, which names the file and the reason, when picture or sound cannot be read.
+    Second i holds, for a frame input, the frames presented at i + (j + `frame_at`) / fps for j = 0 … fps - 1
+    (0 ≤ frame_at < 1), and for an audio input the samples of [i, i + 1), zeros where there is no audio. A second counts
+    if i + `frame_at` is before the end of video or audio. Seconds past the end repeat the last one (`pad` "repeat") or
+    are zeros ("zero"). With `frame_selection` "reference" a frame is the nearest one that others refer to, with
+    "keyframe" the nearest one that is decodable alone; where the packets do not determine them, the exact one.
+    Without `selective`, PyAV decodes all frames up to the last wanted one, with the same result.
+    Raises MediaError, which names the file and the reason, when video or audio cannot be read, and MachineError if the
+    machine is at fault.
     """
     file = MediaFile.check(path)
-    sound = read_sound(file, segments)
-    for kind in BACKENDS[backend]:
+    try:
+        return _read(file, segments, inputs, _decoders(backend, selective), pad, Fraction(frame_at), frame_selection)
+    except MediaError:
+        file.check_readable()
+        raise
+
+
+def read_length(path: str | os.PathLike) -> float | None:
+    """The video's length in seconds according to its header; None if it has none. Raises MediaError, MachineError."""
+    file = MediaFile.check(path)
+    try:
+        with open_container(file) as container:
+            return container.duration / av.time_base if container.duration and container.duration > 0 else None
+    except MediaError:
+        file.check_readable()
+        raise
+
+
+def _decoders(backend: str, selective: bool) -> tuple[type, ...]:
+    return BACKENDS[backend] if selective or backend != "pyav" else (FullDecoder,)
+
+
+def _read(
+    file: MediaFile,
+    segments: int,
+    inputs: Sequence[Input],
+    decoders: Sequence[type],
+    pad: str,
+    frame_at: Fraction,
+    frame_selection: str,
+) -> Segments:
+    audio = read_audio(file, segments, REFERENCE_RATE)
+    frame_inputs = {item.key: item for item in inputs if isinstance(item, FrameInput)}
+    for kind in decoders:
         try:
-            with closing(kind(file, segments, accuracy)) as track:
-                origin = min(track.start, sound.start) if sound else track.start
-                frames, count = _pictures(track, origin, sound, segments, sizes, Fraction(frame_at))
+            with closing(kind(file, segments, frame_selection)) as decoder:
+                timeline = _Timeline(decoder, audio, segments, frame_at)
+                data = _frames(decoder, timeline, list(frame_inputs.values()))
+                count = timeline.count()
             break
         except UnreliableTimestamps as error:
             reason = str(error)
     else:
-        raise MediaError(file.path, f"{backend} cannot be trusted with it: {reason}")
-    audio = np.zeros((segments, RATE), np.float32)
-    if sound:
-        at = round((sound.start - origin) * RATE)
-        part = sound.samples[: max(0, count * RATE - at)]
-        audio.reshape(-1)[at : at + len(part)] = part
-    for rows in (audio, *frames.values()):
+        raise MediaError(file.path, f"{kind.__name__} cannot read it reliably: {reason}")
+    for rate in sorted({item.rate for item in inputs if isinstance(item, AudioInput)}):
+        track = audio if audio is None or rate == REFERENCE_RATE else read_audio(file, segments, rate)
+        rows = track.segments(timeline.origin, count, segments) if track else np.zeros((segments, rate), np.float32)
+        data[AudioInput(rate).key] = rows
+    for rows in data.values():
         rows[count:] = rows[count - 1] if pad == "repeat" else 0
-    return Segments(frames, audio, count, sound is not None)
+    return Segments(data, count, audio is not None)
 
 
-def _pictures(
-    track: FullDecoder | SparseDecoder,
-    origin: Fraction,
-    sound: Sound | None,
-    segments: int,
-    sizes: Sequence[int],
-    at: Fraction,
-) -> tuple[dict[int, np.ndarray], int]:
-    """What is on show at `at` of each second, as CLIP wants it: size -> uint8 T,size,size,3; and the true seconds."""
+class _Timeline:
+    """Where a video's seconds begin and how many there are."""
 
-    def seconds() -> int:
-        """How many there are: those whose moment is before the end of both, as far as that is known yet."""
-        if track.end is None:
-            return segments
-        end = max(track.end, sound.end) if sound else track.end
-        return min(segments, max(1, math.ceil(end - origin - at)))
+    def __init__(
+        self, decoder: FullDecoder | SparseDecoder, audio: AudioTrack | None, segments: int, frame_at: Fraction
+    ):
+        self.decoder, self.audio, self.segments, self.frame_at = decoder, audio, segments, frame_at
+        self.origin = min(decoder.start, audio.start) if audio else decoder.start
 
-    frames = {size: np.zeros((segments, size, size, 3), np.uint8) for size in sizes}
-    last = None
-    for second, picture in enumerate(track.show([origin + second + at for second in range(seconds())])):
-        if picture is last:
-            for rows in frames.values():
-                rows[second] = rows[second - 1]
-        else:
-            image, last = Image.fromarray(picture), picture
-            for size, rows in frames.items():
-                rows[second] = resize_and_crop(image, size)
-    return frames, seconds()
+    def count(self) -> int:
+        """The seconds that begin, up to `frame_at`, before the end; all while the decoder does not know its end."""
+        if self.decoder.end is None:
+            return self.segments
+        end = max(self.decoder.end, self.audio.end) if self.audio else self.decoder.end
+        return min(self.segments, max(1, math.ceil(end - self.origin - self.frame_at)))
+
+    def moments(self, fps: int) -> list[Fraction]:
+        """The presentation times of `fps` frames per second, for each second that there may be."""
+        return [self.origin + (n + self.frame_at) / fps for n in range(self.count() * fps)]
 
 
-def read_length(path: str | os.PathLike) -> float:
-    """The video's length in seconds as its header tells it; 0 if it does not. Raises MediaError."""
-    with open_container(MediaFile.check(path)) as container:
-        return max(0, container.duration or 0) / av.time_base
+def _frames(
+    decoder: FullDecoder | SparseDecoder, timeline: _Timeline, inputs: Sequence[FrameInput]
+) -> dict[str, np.ndarray]:
+    """All frame inputs from one pass over the video: key -> uint8 T,*input.shape."""
+    if not inputs:
+        decoder.read_until(timeline.moments(1)[-1])  # so that its end is known
+        return {}
+    rows = [_FrameRows(item, timeline.segments, timeline.moments(item.fps)) for item in inputs]
+    moments = sorted({moment for part in rows for moment in part.numbers})
+    for moment, frame in zip(moments, decoder.frames_at(moments), strict=True):
+        for part in rows:
+            part.put(moment, frame)
+    return {part.wanted.key: part.rows for part in rows}
 
 
-def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """CLIP's own preparation of a picture: short side to `size` (bicubic, antialiased), then the centre square."""
-    width, height = image.size
-    short = min(width, height)
-    target = (int(size * width / short), int(size * height / short))
-    if target != image.size:
-        image = image.resize(target, Image.Resampling.BICUBIC)
-    left, top = (round((length - size) / 2) for length in target)
-    return image.crop((left, top, left + size, top + size))
+class _FrameRows:
+    """The frames of one input, filled in order of presentation."""
+
+    def __init__(self, wanted: FrameInput, segments: int, moments: Sequence[Fraction]):
+        self.wanted, self.source, self.image = wanted, None, None
+        self.rows = np.zeros((segments, *wanted.shape), np.uint8)
+        self.flat = self.rows.reshape(-1, wanted.size, wanted.size, 3)
+        self.numbers = {moment: number for number, moment in enumerate(moments)}
+
+    def put(self, moment: Fraction, frame: np.ndarray) -> None:
+        """Store the frame of a moment, if it is one of this input's."""
+        if moment not in self.numbers:
+            return
+        if frame is not self.source:
+            self.source, self.image = frame, resize_and_crop(frame, self.wanted)
+        self.flat[self.numbers[moment]] = self.image

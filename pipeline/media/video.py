@@ -1,4 +1,4 @@
-"""The pictures of a video file, decoded by PyAV (FFmpeg's libraries) exactly as the ffmpeg program decodes them."""
+"""The frames of a video file, decoded by PyAV (FFmpeg's libraries) exactly as the ffmpeg program decodes them."""
 
 import struct
 from collections import deque
@@ -10,15 +10,15 @@ import av
 import numpy as np
 
 from pipeline.media.container import VIDEO_CODECS, MediaError, MediaFile
-from pipeline.media.crop import Margins, margins
+from pipeline.media.crop import Margins, find_margins
 
 
 class UnreliableTimestamps(Exception):
-    """The packets of a file do not tell its frames; a full decode has to."""
+    """The packets of a file do not determine its frames, so that it must be decoded in full."""
 
 
 def open_container(file: MediaFile) -> av.container.InputContainer:
-    """Open a file with nothing but its own demuxer and the allowed codecs. Raises MediaError."""
+    """Open a file with only its own demuxer and the allowed codecs. Raises MediaError."""
     try:
         container = av.open(
             file.url, format=file.container, options=file.limits | {"threads": "1"}, metadata_errors="replace"
@@ -33,7 +33,7 @@ def open_container(file: MediaFile) -> av.container.InputContainer:
 def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av.VideoStream:
     """The stream that ffmpeg would choose: the default one, else the one with the most pixels; no cover art.
 
-    Raises MediaError (final) if there is no moving picture or its codec is not allowed.
+    Raises MediaError (final) if there is no video stream or its codec is not allowed.
     """
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
@@ -57,13 +57,13 @@ def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av
 
 
 class FullDecoder:
-    """A video track read by decoding all of it; the definition that quicker ways are measured by.
+    """A video stream read by decoding all of it. This defines the frames that quicker decoders must give.
 
-    `start`: when the first frame appears; `end`: when the last one goes, which is known once `show` is through.
-    Times are presentation times in seconds.
+    `start`: time of the first frame. `end`: end of the last frame that has been read; of the last one of all, if fewer
+    were read than `frames_at` or `read_until` needed. Times are presentation times in seconds.
     """
 
-    def __init__(self, file: MediaFile, seconds: int, accuracy: str = "exact"):
+    def __init__(self, file: MediaFile, seconds: int, frame_selection: str = "exact"):
         self.file, self.end = file, None
         self.decoding = self._decode()
         first = next(self.decoding, None)
@@ -73,40 +73,50 @@ class FullDecoder:
         self.start = first[0]
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self.decoding.close()
 
-    def show(self, moments: list[Fraction]) -> Iterator[np.ndarray]:
-        """What is on show at each of the ascending moments: the last frame with a timestamp ≤ it.
+    def frames_at(self, moments: list[Fraction]) -> Iterator[np.ndarray]:
+        """The frame presented at each of the ascending moments: the last one with a timestamp ≤ the moment.
 
-        uint8 height,width,3 RGB, turned upright; the same array again while the same frame is on show. Before the
-        first frame that one stands in; the last one stays after its end.
+        uint8 height,width,3 RGB, rotated upright; the same array again for the same frame. A moment before the first
+        frame gets the first one, a moment after the last frame the last one.
         """
-        convert, left = RGB(self.cut), deque(moments)
-        shown = picture = None
+        convert, left = RGBConverter(self.margins), deque(moments)
+        current = rgb = None
         for time, duration, frame in self.frames:
-            while shown is not None and left and left[0] < time:
-                picture = convert(shown) if picture is None else picture
+            while current is not None and left and left[0] < time:
+                rgb = convert(current) if rgb is None else rgb
                 left.popleft()
-                yield picture
-            shown, picture, self.end = frame, None, time + duration
+                yield rgb
+            current, rgb, self.end = frame, None, time + duration
             if not left:
                 return
         for _ in left:
-            picture = convert(shown) if picture is None else picture
-            yield picture
+            rgb = convert(current) if rgb is None else rgb
+            yield rgb
+
+    def read_until(self, moment: Fraction) -> None:
+        """Read on until `end` is final or later than `moment`, without converting frames."""
+        for time, duration, _ in self.frames:
+            self.end = time + duration
+            if time > moment:
+                return
 
     def _decode(self) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
         with open_container(self.file) as container:
             stream = choose_stream(container, self.file)
-            self.cut = margins(self.file, stream.index)
+            self.margins = find_margins(self.file, stream.index)
             clock = Clock(stream)
-            for frame in decode(container, stream):
+            for frame in decode(container, stream, self.file):
                 yield *clock(frame), frame
 
 
-def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of a stream in decoding order. Like ffmpeg, takes a read error as the end of the file."""
+def packets(container: av.container.InputContainer, stream: av.VideoStream, file: MediaFile) -> Iterator[av.Packet]:
+    """The packets of a stream in decoding order. Like ffmpeg, takes an error of the demuxer as the end of the file.
+
+    Raises MachineError if the storage fails.
+    """
     try:
         for packet in container.demux(stream):
             if packet.size:
@@ -114,12 +124,13 @@ def packets(container: av.container.InputContainer, stream: av.VideoStream) -> I
     except av.MemoryError:
         raise
     except (av.FFmpegError, EOFError):
-        return
+        pass
+    file.check_readable()  # otherwise a failed read would make the video shorter without a word
 
 
-def decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """All frames of a stream. Like ffmpeg, goes on after a damaged packet: the frame before it stays on show."""
-    for packet in chain(packets(container, stream), [None]):
+def decode(container: av.container.InputContainer, stream: av.VideoStream, file: MediaFile) -> Iterator[av.VideoFrame]:
+    """All frames of a stream. Like ffmpeg, continues after a damaged packet; the frame before it lasts longer."""
+    for packet in chain(packets(container, stream, file), [None]):
         try:
             yield from stream.codec_context.decode(packet)
         except av.MemoryError:
@@ -129,12 +140,11 @@ def decode(container: av.container.InputContainer, stream: av.VideoStream) -> It
 
 
 class Clock:
-    """Presentation times as the ffmpeg program finds them, also where the container has none or wrong ones."""
+    """Presentation times as the ffmpeg program computes them, also where the container has none or wrong ones."""
 
     def __init__(self, stream: av.VideoStream):
         self.unit = stream.time_base
-        rate = stream.codec_context.framerate or stream.average_rate or stream.guessed_rate
-        self.usual = max(1, round(1 / rate / self.unit)) if rate else 1
+        self.usual = usual_duration(stream)
         self.last_pts = self.last_dts = self.last = None
         self.faults_pts = self.faults_dts = 0
         self.duration = 1
@@ -142,7 +152,7 @@ class Clock:
     def __call__(self, frame: av.VideoFrame) -> tuple[Fraction, Fraction]:
         """Time and duration, in seconds, of the next frame in output order."""
         pts, dts = frame.pts, frame.dts
-        # Believe the decoding timestamps once they have gone backwards less often than the others.
+        # Use the decoding timestamps once they have gone backwards less often than the presentation timestamps.
         if dts is not None:
             self.faults_dts += self.last_dts is not None and dts <= self.last_dts
             self.last_dts = dts
@@ -152,26 +162,38 @@ class Clock:
         time = pts if pts is not None and (dts is None or self.faults_pts <= self.faults_dts) else dts
         if time is None:
             time = 0 if self.last is None else self.last + self.duration
-        # The demuxer makes a duration of 1 up where it knows none; then the distance of two frames is better.
-        step = 0 if self.last is None else time - self.last
-        told = 0 if frame.duration == 1 and step > 2 else frame.duration
-        self.duration = told or max(0, step) or frame.duration or self.usual
+        self.duration = frame_duration(frame.duration, 0 if self.last is None else time - self.last, self.usual)
         self.last = time
         return time * self.unit, self.duration * self.unit
 
 
-class RGB:
-    """Converts frames to RGB and turns them upright with the filters that the ffmpeg program inserts."""
+def frame_duration(stated: int, step: int, usual: int) -> int:
+    """How long a frame lasts, in the stream's unit; `step`: the time since the frame before it (0 if unknown).
 
-    def __init__(self, cut: Margins | None):
-        self.cut, self.made_for, self.graph = cut, None, None
+    The demuxer states 1 where it knows no duration; then the distance of two frames is better.
+    """
+    trusted = 0 if stated == 1 and step > 2 else stated
+    return trusted or max(0, step) or stated or usual
+
+
+def usual_duration(stream: av.VideoStream) -> int:
+    """One frame at the stream's frame rate, in the stream's unit."""
+    rate = stream.codec_context.framerate or stream.average_rate or stream.guessed_rate
+    return max(1, round(1 / rate / stream.time_base)) if rate else 1
+
+
+class RGBConverter:
+    """Converts frames to RGB and rotates them upright with the filters that the ffmpeg program inserts."""
+
+    def __init__(self, margins: Margins | None):
+        self.margins, self.made_for, self.graph = margins, None, None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 height,width,3."""
         matrix = next((bytes(d) for d in frame.side_data if d.type == _MATRIX), None)
-        look = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, matrix)
-        if look != self.made_for:
-            self.graph, self.made_for = _graph(self.cut, *look), look
+        layout = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, matrix)
+        if layout != self.made_for:
+            self.graph, self.made_for = _graph(self.margins, *layout), layout
         self.graph.push(frame)
         return self.graph.pull().to_ndarray()
 
@@ -180,7 +202,13 @@ _MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
 
 
 def _graph(
-    cut: Margins | None, width: int, height: int, pixels: str, colorspace: int, color_range: int, matrix: bytes | None
+    margins: Margins | None,
+    width: int,
+    height: int,
+    pixels: str,
+    colorspace: int,
+    color_range: int,
+    matrix: bytes | None,
 ) -> av.filter.Graph:
     graph = av.filter.Graph()
     graph.threads = 1
@@ -195,9 +223,9 @@ def _graph(
             range=str(color_range),
         )
     ]
-    if cut:
-        inside = f"w=iw-{cut.left}-{cut.right}:h=ih-{cut.top}-{cut.bottom}:x={cut.left}:y={cut.top}"
-        nodes.append(graph.add("crop", inside))
+    if margins:
+        left, right, top, bottom = margins
+        nodes.append(graph.add("crop", f"w=iw-{left}-{right}:h=ih-{top}-{bottom}:x={left}:y={top}"))
     nodes += [graph.add(name, args) for name, args in _upright(matrix)]
     nodes += [graph.add("scale", flags="bicubic"), graph.add("format", pix_fmts="rgb24"), graph.add("buffersink")]
     graph.link_nodes(*nodes)

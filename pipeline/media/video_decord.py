@@ -1,7 +1,7 @@
-"""The pictures of a video file, decoded by decord: for comparison, and never trusted blindly.
+"""The frames of a video file, decoded by decord: for comparison, and as a second try where PyAV fails.
 
-decord 0.6.0 counts frames that are never shown, and gives frames times that are not theirs. So the timestamps
-are those of FFmpeg's demuxer, and decord's count must agree with them.
+decord 0.6.0 counts frames that are never presented, and gives wrong times to frames. So the timestamps are those of
+FFmpeg's demuxer, and decord's count must agree with them.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,17 @@ class DecordDecoder(SparseDecoder):
 
     def read(self, wanted: list[int]) -> Iterator[np.ndarray]:
         """The frames with the given numbers (ascending), uint8 height,width,3 RGB."""
-        import decord  # loads its own copy of FFmpeg: only where it is asked for
+        import decord  # loads its own copy of FFmpeg: imported only when used
 
         decord.logging.set_level(decord.logging.QUIET)
         try:
             reader = decord.VideoReader(self.file.path, num_threads=1)
-            if self.cut:
-                raise MediaError(self.file.path, "decord does not crop as the container says")
-            hidden = len(self.packets) - len(self.times)
-            if hidden or len(reader) < len(self.times) or (self.complete and len(reader) > len(self.times)):
-                raise MediaError(self.file.path, f"decord counts {len(reader)} frames, {len(self.times)} are shown")
+            if self.margins:
+                raise MediaError(self.file.path, "decord does not crop as the container prescribes")
+            hidden, complete = len(self.packets) - len(self.times), self.known_until is None
+            if hidden or len(reader) < len(self.times) or (complete and len(reader) > len(self.times)):
+                reason = f"decord counts {len(reader)} frames, {len(self.times)} are presented"
+                raise MediaError(self.file.path, reason)
             for number in wanted:
                 yield reader[number].asnumpy()
         except (decord.DECORDError, RuntimeError) as error:

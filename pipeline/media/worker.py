@@ -1,8 +1,8 @@
 """A process that decodes one video at a time, and the handle by which its owner limits, kills and replaces it.
 
-Native decoders may crash, hang with the interpreter lock held, or ask for all memory; none of that can be helped
-from within the process. The handle and the process talk over pipes in JSON lines and raw arrays: nothing that a
-subverted decoder could send is ever executed.
+Native decoders may crash, hang with the interpreter lock held, or allocate all memory; a process cannot protect itself
+from that. The handle and the process exchange JSON lines and raw arrays over pipes: nothing that a compromised decoder
+could send is ever executed.
 """
 
 import ctypes
@@ -17,21 +17,24 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
+import av
 import numpy as np
 import psutil
 
-from pipeline.media.segments import MediaError, read_length, read_segments
+from extractors import AudioInput, FrameInput, Input, Transform
+from pipeline.media.segments import MachineError, MediaError, read_length, read_segments
 
 _PR_SET_PDEATHSIG = 1
 _LINE = 2**16  # bytes that a message may have
+_STARTS = 3  # times that a process is started anew if somebody kills it before it is ready
 
 
 class WorkerFailure(Exception):
-    """A video could not be decoded: the reason, whether another backend need not try, and whether somebody else
-    killed the process, which says nothing about video or backend."""
+    """A video could not be decoded: the reason, whether another backend need not try, and whether the process was
+    killed from outside, which is no evidence against video or backend."""
 
     def __init__(self, reason: str, final: bool = False, killed: bool = False):
         super().__init__(reason)
@@ -45,38 +48,41 @@ class Limits:
     seconds: float = 60.0
     seconds_per_second: float = 5.0
     memory: int = 4 * 2**30  # bytes of address space of the worker, and as many of the ffmpeg that it starts
+    start: float = 300.0  # seconds until a new process has imported what it needs; not counted as a video's
 
 
 class Worker:
     """The owner's handle. Starts a process when it is first needed and again after each failure."""
 
     def __init__(self, limits: Limits):
-        self.limits, self.process = limits, None
+        self.limits, self.process, self.stopped = limits, None, False
 
-    def read(self, path: str, arrays: Sequence[tuple[tuple[int, ...], str]], **options) -> tuple[dict, list]:
-        """Have `read_segments(path, **options)` run; returns its scalars, and its arrays of these shapes and types.
+    def read(self, path: str, inputs: Sequence[Input], segments: int, **options) -> tuple[dict, dict[str, np.ndarray]]:
+        """Have `read_segments` run with these arguments.
 
-        Raises WorkerFailure with the reason; a process that hangs or died is gone by then.
+        Returns num_segments and has_audio by name, and the arrays by input key. Raises WorkerFailure with the reason;
+        a process that hangs or died is gone by then. Raises MachineError if the machine failed and not the video.
         """
-        if self.process is None or self.process.poll() is not None:
-            self._start()
+        self.start()
         began, self.allowed = time.monotonic(), self.limits.seconds
         self.deadline = began + self.allowed
+        request = {"path": path, "inputs": inputs_to_json(inputs), "options": options | {"segments": segments}}
         try:
-            self.process.stdin.write(json.dumps({"path": path, "options": options}).encode() + b"\n")
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
             reply = self._message()
             if "length" in reply:
-                self.allowed += self.limits.seconds_per_second * max(0, min(reply["length"], options["segments"]))
+                length = segments if reply["length"] is None else min(reply["length"], segments)
+                self.allowed += self.limits.seconds_per_second * max(0, length)
                 self.deadline = began + self.allowed
                 reply = self._message()
             if "error" in reply:
-                raise WorkerFailure(str(reply["error"]), bool(reply["final"]))
-            facts = {"num_segments": int(reply["num_segments"]), "has_audio": bool(reply["has_audio"])}
-            data = [self._array(*spec) for spec in arrays]
+                self._raise(reply)
+            scalars = {"num_segments": int(reply["num_segments"]), "has_audio": bool(reply["has_audio"])}
+            data = {item.key: self._array((segments, *item.shape), item.dtype) for item in _different(inputs)}
             if reply["memory"] > self.limits.memory / 2:
-                self.close()  # decoders leak; the next video is to have its full share
-            return facts, data
+                self.close()  # decoders leak memory; the next video must have its full share
+            return scalars, data
         except WorkerFailure as failure:
             if not failure.final:
                 self.close()
@@ -85,24 +91,49 @@ class Worker:
             self.close()
             raise WorkerFailure(f"took longer than its limit of {self.allowed:.0f} s") from None
         except (BrokenPipeError, EOFError):
-            raise self._obituary() from None
+            raise self._death() from None
         except (ValueError, KeyError, TypeError) as error:
             self.close()
-            raise WorkerFailure(f"the decoder gave an answer that is none ({error})") from error
+            raise WorkerFailure(f"the decoder sent an invalid reply ({error})") from error
         except BaseException:
             self.close()
             raise
 
+    def start(self) -> None:
+        """Start a process and wait until it is ready, unless there is one. Raises MachineError if that fails."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        for _ in range(_STARTS):
+            if self.stopped:
+                raise WorkerFailure("the decoder was stopped")
+            self._spawn()
+            self.deadline = time.monotonic() + self.limits.start
+            try:
+                self._message()
+                return
+            except TimeoutError:
+                reason, killed = f"was not ready within {self.limits.start:.0f} s", False
+            except (EOFError, ValueError):
+                failure = self._death()
+                reason, killed = failure.reason, failure.killed
+            self.close()
+            if not killed:
+                break
+        raise MachineError(f"a decoder process cannot be started: {reason}; see its messages above")
+
+    @staticmethod
+    def _raise(reply: dict) -> None:
+        reason = str(reply["error"])
+        raise MachineError(reason) if reply["machine"] else WorkerFailure(reason, bool(reply["final"]))
+
     def stop(self) -> None:
-        """End the process and the ffmpeg that it may have started; may be called from any thread."""
-        process = self.process
-        if process is not None:
-            with suppress(ProcessLookupError):  # it is gone already
-                os.killpg(process.pid, signal.SIGKILL)
+        """End the process and the ffmpeg that it may have started, for good; may be called from any thread."""
+        self.stopped = True
+        self._kill()
 
     def close(self) -> int | None:
-        """Stop the process, release its pipes and return its exit code."""
-        self.stop()
+        """End the process, release its pipes and return its exit code."""
+        self._kill()
         process, self.process = self.process, None
         if process is None:
             return None
@@ -110,7 +141,13 @@ class Worker:
         process.stdout.close()
         return process.wait()
 
-    def _start(self) -> None:
+    def _kill(self) -> None:
+        process = self.process
+        if process is not None:
+            with suppress(ProcessLookupError):  # it has ended already
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _spawn(self) -> None:
         self.close()
         # A new session, so that one signal reaches its children too; our own import path, whatever that is.
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
@@ -123,9 +160,9 @@ class Worker:
             env=os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
         )
 
-    def _obituary(self) -> WorkerFailure:
+    def _death(self) -> WorkerFailure:
         try:
-            code = self.process.wait(5)  # its end may be a little later than its pipe's
+            code = self.process.wait(5)  # it may end a little later than its pipe
         except subprocess.TimeoutExpired:
             return WorkerFailure("the decoder stopped answering")
         finally:
@@ -161,34 +198,64 @@ class Worker:
         return array
 
 
+def inputs_to_json(inputs: Sequence[Input]) -> list[dict]:
+    """Inputs as plain values; `inputs_from_json` is the inverse."""
+    return [{"kind": "frames" if isinstance(item, FrameInput) else "audio"} | asdict(item) for item in inputs]
+
+
+def inputs_from_json(values: Sequence[dict]) -> list[Input]:
+    """What `inputs_to_json` was given."""
+    inputs = []
+    for value in values:
+        fields = {name: item for name, item in value.items() if name != "kind"}
+        if value["kind"] == "frames":
+            fields["transform"] = Transform(**fields["transform"])
+            inputs.append(FrameInput(**fields))
+        else:
+            inputs.append(AudioInput(**fields))
+    return inputs
+
+
+def _different(inputs: Sequence[Input]) -> list[Input]:
+    """One input for each key, in order."""
+    return list({item.key: item for item in inputs}.values())
+
+
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """The process's loop: read a request, decode, reply; until the requests end."""
-
-    def say(message: dict) -> None:
-        replies.write(json.dumps(message).encode() + b"\n")
-        replies.flush()
-
-    def fail(reason: object, final: bool = False) -> None:
-        say({"error": str(reason)[: _LINE // 16], "final": final})
-
+    """The loop of the process: reads a request, decodes, replies, until the requests end."""
+    _send(replies, {"ready": True})
     for line in requests:
         request = json.loads(line)
+        inputs = inputs_from_json(request["inputs"])
         try:
-            say({"length": read_length(request["path"])})
-            result = read_segments(request["path"], **request["options"])
+            _send(replies, {"length": read_length(request["path"])})
+            result = read_segments(request["path"], inputs=inputs, **request["options"])
+        except MachineError as error:
+            _send_error(replies, error, machine=True)
         except MediaError as error:
-            fail(error.reason, error.final)
+            _send_error(replies, error.reason, final=error.final)
         except MemoryError as error:
-            fail(f"needs more memory than its limit ({error})")
+            _send_error(replies, f"needs more memory than its limit ({error})")
         except Exception as error:
             traceback.print_exc()
-            fail(f"{type(error).__name__}: {error}")
+            # PyAV's errors are OSErrors too where FFmpeg uses the system's numbers, but those are about the file.
+            machine = isinstance(error, OSError) and not isinstance(error, av.FFmpegError)
+            _send_error(replies, f"{type(error).__name__}: {error}", machine=machine)
         else:
             memory = psutil.Process().memory_info().vms
-            say({"num_segments": result.num_segments, "has_audio": result.has_audio, "memory": memory})
-            for array in (*result.frames.values(), result.audio):
-                replies.write(memoryview(array).cast("B"))
+            _send(replies, {"num_segments": result.num_segments, "has_audio": result.has_audio, "memory": memory})
+            for item in _different(inputs):
+                replies.write(memoryview(result.data[item.key]).cast("B"))
             replies.flush()
+
+
+def _send(replies: BinaryIO, message: dict) -> None:
+    replies.write(json.dumps(message).encode() + b"\n")
+    replies.flush()
+
+
+def _send_error(replies: BinaryIO, reason: object, final: bool = False, machine: bool = False) -> None:
+    _send(replies, {"error": str(reason)[: _LINE // 16], "final": final, "machine": machine})
 
 
 def main() -> None:
@@ -201,7 +268,7 @@ def main() -> None:
             return
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Libraries print; the pipe is for replies only.
+    # Libraries print to standard output; the pipe is for replies only.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     serve(sys.stdin.buffer, replies)

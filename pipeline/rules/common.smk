@@ -55,7 +55,9 @@ def flags(**values):
     """Command line options of the values that are given."""
     words = []
     for name, value in values.items():
-        if value is not None:
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
             listed = value if isinstance(value, list | tuple) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, listed)]
     return " ".join(shlex.quote(word) for word in words)

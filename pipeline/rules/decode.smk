@@ -16,9 +16,8 @@ rule decode:
         flags(
             encoder=list(config["encoders"]),
             collection=config["videos"]["collection"],
-            **{name: value for name, value in config["decode"].items() if name not in ("workers", "selective")},
+            **{name: value for name, value in config["decode"].items() if name != "workers"},
         ),
-        "" if config["decode"]["selective"] else "--no-selective",
     shell:
         f"avqa decode {{input:q}} --out {{output.segments:q}} --failures {{output.failures:q}} {{params}}"
         f" --workers {{threads}} {LOG}"

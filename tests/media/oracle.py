@@ -1,4 +1,4 @@
-"""What the ffmpeg program says of a file, and clips made with it on the spot."""
+"""What the ffmpeg program reads from a file, and clips made with it on the spot."""
 
 import math
 import struct
@@ -11,10 +11,14 @@ from typing import NamedTuple
 import imageio_ffmpeg
 import numpy as np
 
+from extractors import AudioInput, FrameInput
+from pipeline.media.segments import Segments, read_segments
+from pipeline.media.transform import resize_and_crop
+
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 RATE = 16000
-PICTURE = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=4")
-SOUND = ("-f", "lavfi", "-i", "aevalsrc=0.4*sin(2*PI*(300+200*t)*t)*gt(mod(t\\,0.5)\\,0.2):s=44100:d=4")
+VIDEO = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=4")
+AUDIO = ("-f", "lavfi", "-i", "aevalsrc=0.4*sin(2*PI*(300+200*t)*t)*gt(mod(t\\,0.5)\\,0.2):s=44100:d=4")
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p")
 
 
@@ -37,65 +41,65 @@ def clip(path: Path, *args) -> Path:
 
 
 class Truth(NamedTuple):
-    """What ffmpeg shows and plays. Times in seconds."""
+    """All frames and samples that ffmpeg decodes. Times in seconds."""
 
     times: list[Fraction]
-    pictures: np.ndarray  # N,height,width,3
-    sound: np.ndarray  # at 16 kHz, mono
-    sound_start: Fraction | None
+    frames: np.ndarray  # N,height,width,3
+    audio: np.ndarray  # at `rate`, mono
+    audio_start: Fraction | None
     end: Fraction
 
     @property
     def origin(self) -> Fraction:
-        return min(self.times[0], self.sound_start if self.sound_start is not None else self.times[0])
+        return min(self.times[0], self.audio_start if self.audio_start is not None else self.times[0])
 
     def count(self, segments: int, at: float = 0.5) -> int:
         return min(segments, max(1, math.ceil(self.end - self.origin - Fraction(at))))
 
-    def on_show(self, second: int, at: float = 0.5) -> np.ndarray:
+    def frame_at(self, second: int, at: float = 0.5) -> np.ndarray:
         moment = self.origin + second + Fraction(at)
-        return self.pictures[max([n for n, time in enumerate(self.times) if time <= moment], default=0)]
+        return self.frames[max([n for n, time in enumerate(self.times) if time <= moment], default=0)]
 
-    def heard(self, seconds: int) -> np.ndarray:
-        """The sound of the first seconds after the origin; zeros where there is none."""
+    def samples(self, seconds: int) -> np.ndarray:
+        """The audio of the first seconds after the origin; zeros where there is none."""
         row = np.zeros(seconds * RATE, np.float32)
-        if self.sound_start is not None:
-            at = round((self.sound_start - self.origin) * RATE)
-            part = self.sound[: max(0, len(row) - at)]
+        if self.audio_start is not None:
+            at = round((self.audio_start - self.origin) * RATE)
+            part = self.audio[: max(0, len(row) - at)]
             row[at : at + len(part)] = part
         return np.clip(row, -1, 1)
 
 
 def truth(path: Path) -> Truth:
-    """Ask ffmpeg for all frames, their times, and the sound."""
+    """Have ffmpeg decode all frames, their times, and the audio."""
     # One thread: what is put in place of damaged parts depends on their number.
     read = ("-copyts", "-threads", 1, "-i", path)
     keep = ("-an", "-fps_mode", "passthrough", "-enc_time_base", "demux")
     table, unit = _table(ffmpeg(*read, *keep, "-f", "framecrc", "-"))
     width, height = _size(ffmpeg(*read, "-an", "-frames:v", 1, "-c:v", "ppm", "-f", "image2pipe", "-"))
     raw = ffmpeg(*read, *keep, "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
-    pictures = np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
+    frames = np.frombuffer(raw, np.uint8).reshape(-1, height, width, 3)
     times, ends = [row[0] * unit for row in table], [(row[0] + row[1]) * unit for row in table]
-    sound, start = np.zeros(0, np.float32), None
+    audio, start = np.zeros(0, np.float32), None
     if subprocess.run([FFMPEG, "-i", path, "-vn", "-t", "0", "-f", "null", "-"], capture_output=True).returncode == 0:
         resampled = ("-vn", "-ac", 1, "-ar", RATE)
-        sound = np.frombuffer(ffmpeg(*read, *resampled, "-f", "f32le", "-"), "<f4")
+        audio = np.frombuffer(ffmpeg(*read, *resampled, "-f", "f32le", "-"), "<f4")
         packets, unit = _table(ffmpeg(*read, *resampled, "-f", "framecrc", "-"))
         if packets:
             start = packets[0][0] * unit
             ends += [(time + duration) * unit for time, duration in packets]
-            sound = _with_gaps(sound, [(round(t * unit * RATE), round(d * unit * RATE)) for t, d in packets])
-    return Truth(times, pictures, sound, start, max(ends))
+            audio = _with_gaps(audio, [(round(t * unit * RATE), round(d * unit * RATE)) for t, d in packets])
+    return Truth(times, frames, audio, start, max(ends))
 
 
-def _with_gaps(sound: np.ndarray, packets: list[tuple[int, int]]) -> np.ndarray:
+def _with_gaps(audio: np.ndarray, packets: list[tuple[int, int]]) -> np.ndarray:
     """Put zeros where the packets (time and duration in samples) leave more than 50 ms free."""
     parts, at, end = [], 0, packets[0][0]
     for time, duration in packets:
         if time - end > RATE // 20:
             parts.append(np.zeros(time - end, np.float32))
             end = time
-        parts.append(sound[at : at + duration])
+        parts.append(audio[at : at + duration])
         at, end = at + duration, end + duration
     return np.concatenate(parts)
 
@@ -132,3 +136,16 @@ def rebuilt(data: bytes, change: Callable[[bytes, bytes], bytes]) -> bytes:
         out.append(box(kind, rebuilt(body, change) if inner else change(kind, body)))
         at += size
     return b"".join(out)
+
+
+def assert_same_frames(path: Path, truth: Truth, segments: int, wanted: FrameInput, **options) -> Segments:
+    """Segments of a file have the oracle's length, and each frame equals the oracle's in every bit."""
+    got = read_segments(path, segments=segments, inputs=(wanted, AudioInput(RATE)), **options)
+    at = options.get("frame_at", 0.5)
+    assert got.num_segments == truth.count(segments, at)
+    frames = got.data[wanted.key].reshape(segments, wanted.fps, wanted.size, wanted.size, 3)
+    for second in range(got.num_segments):
+        for j in range(wanted.fps):
+            expected = resize_and_crop(truth.frame_at(second, (j + Fraction(at)) / wanted.fps), wanted)
+            assert np.array_equal(frames[second, j], expected), f"{path.name}: second {second}, frame {j}"
+    return got

@@ -7,7 +7,7 @@ import struct
 from contextlib import contextmanager, suppress
 
 import pytest
-from media.oracle import PICTURE, SOUND, X264, box, clip, rebuilt
+from media.oracle import AUDIO, VIDEO, X264, box, clip, rebuilt
 
 from pipeline.media.segments import BACKENDS, MediaError, read_segments
 
@@ -17,7 +17,7 @@ IN_OPEN = 0x20
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
     path = tmp_path_factory.mktemp("plain") / "v.mp4"
-    return clip(path, "-t", 1, *PICTURE, "-t", 1, *SOUND, *X264, "-c:a", "aac")
+    return clip(path, "-t", 1, *VIDEO, "-t", 1, *AUDIO, *X264, "-c:a", "aac")
 
 
 @contextmanager

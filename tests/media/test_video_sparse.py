@@ -1,4 +1,4 @@
-"""Frames from a few packets are those of a full decode, whatever the encoder did."""
+"""Frames from few packets are those of a full decode, whatever the encoder did."""
 
 from fractions import Fraction
 
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from media.oracle import Refused, clip, truth
-from PIL import Image
+from media.oracle import Refused, assert_same_frames, clip, truth
 
+from extractors import FrameInput
 from pipeline.media.bitstream import Unit, needed
 from pipeline.media.container import MediaFile
-from pipeline.media.segments import MediaError, read_segments, resize_and_crop
+from pipeline.media.segments import MediaError, read_segments
 from pipeline.media.video_sparse import SparseDecoder
 
-SIZE, SECONDS = 64, 5
+SMALL, SECONDS = FrameInput(64), 5
 NOISY = ("-f", "lavfi", "-i", f"testsrc2=s=96x64:r=20:d={SECONDS},noise=alls=10:allf=t")
 LONG_GOPS = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-g", 60, "-sc_threshold", 0, "-bf", 3)
 UNEVEN = ("-vf", "select='not(mod(n,3))+gt(n,40)'", "-fps_mode", "vfr")
@@ -74,19 +74,15 @@ def test_same_frames_as_a_full_decode(tmp_path_factory, coding, container, uneve
     endings = CONTAINERS.get(coding[1], ("mp4", "mkv"))
     path = clip(folder / f"whole.{endings[container % len(endings)]}", *NOISY, *(UNEVEN if uneven else ()), *coding)
     if cut:
-        # Begins with frames that are not to be shown, or that lack what they refer to.
+        # Begins with frames that are not to be presented, or that lack what they refer to.
         path = clip(folder / f"cut{path.suffix}", "-ss", cut, "-i", path, "-c", "copy")
     try:
         want = truth(path)
-    except Refused:  # cut off from its parameter sets, it cannot be shown by anybody
+    except Refused:  # cut off from its parameter sets, nobody can decode it
         with pytest.raises(MediaError):
             read_segments(path)
         return
-    got = read_segments(path, segments=SECONDS, sizes=(SIZE,), frame_at=at)
-    assert got.num_segments == want.count(SECONDS, at)
-    for second in range(got.num_segments):
-        expected = np.asarray(resize_and_crop(Image.fromarray(want.on_show(second, at)), SIZE))
-        assert np.array_equal(got.frames[SIZE][second], expected), f"second {second}"
+    assert_same_frames(path, want, SECONDS, SMALL, frame_at=at)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +100,13 @@ def test_same_frames_as_a_full_decode(tmp_path_factory, coding, container, uneve
 def test_little_is_decoded(tmp_path, coding, share):
     """And that little suffices, without a full decode to fall back on."""
     path = clip(tmp_path / "clip.mkv", *NOISY, "-pix_fmt", "yuv420p", *coding.split())
-    track = SparseDecoder(MediaFile.check(path), SECONDS)
-    moments = [track.start + second + Fraction(1, 2) for second in range(SECONDS)]
-    keep, _ = track.plan([track.on_show(moment) for moment in moments])
+    decoder = SparseDecoder(MediaFile.check(path), SECONDS)
+    moments = [decoder.start + second + Fraction(1, 2) for second in range(SECONDS)]
+    keep, _ = decoder.plan([decoder.frame_number_at(moment) for moment in moments])
     assert sum(keep) <= share * len(keep)
     want = truth(path)
-    for second, picture in enumerate(track.show(moments)):
-        assert np.array_equal(picture, want.on_show(second)), f"second {second}"
+    for second, frame in enumerate(decoder.frames_at(moments)):
+        assert np.array_equal(frame, want.frame_at(second)), f"second {second}"
 
 
 units = st.builds(
@@ -125,7 +121,7 @@ units = st.builds(
 @given(st.lists(st.tuples(units, st.booleans()), max_size=14))
 @settings(max_examples=300)
 def test_needed_is_what_wanted_packets_may_refer_to(packets):
-    """Against the closure of "may refer to", told forwards."""
+    """Against the closure of "may refer to", computed forwards."""
     packets = [(Unit(starts=True), False), *packets]
     all_units, wanted = [p[0] for p in packets], [p[1] for p in packets]
 
@@ -161,9 +157,5 @@ def test_clips_cut_by_stream_copy_and_longer_than_what_is_asked(tmp_path, start,
     film = clip(tmp_path / "film.mp4", "-f", "lavfi", "-i", "testsrc2=s=96x64:r=10:d=40", *LONG_GOPS)
     path = clip(tmp_path / f"cut.{ending}", "-ss", start, "-i", film, "-t", 16, "-c", "copy")
     want = truth(path)
-    for asked in (6, 12, 20):
-        got = read_segments(path, segments=asked, sizes=(SIZE,))
-        assert got.num_segments == want.count(asked)
-        for second in range(got.num_segments):
-            expected = np.asarray(resize_and_crop(Image.fromarray(want.on_show(second)), SIZE))
-            assert np.array_equal(got.frames[SIZE][second], expected), f"{asked} asked, second {second}"
+    for segments in (6, 12, 20):
+        assert_same_frames(path, want, segments, SMALL)

@@ -1,0 +1,25 @@
+"""A frame of any size to the square that an encoder reads."""
+
+import numpy as np
+from PIL import Image
+
+from extractors import FrameInput
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def resize_and_crop(frame: np.ndarray, wanted: FrameInput) -> np.ndarray:
+    """uint8 height,width,3 to size,size,3: the short side resized with antialiasing, then the centre cropped.
+
+    Rounds as torchvision's Resize and CenterCrop on Pillow images do. For the default transform this is CLIP's own
+    preprocessing (open_clip.image_transform), for bilinear with a short side of 256 that of ImageNet classifiers.
+    """
+    size, transform = wanted.size, wanted.transform
+    image = Image.fromarray(frame)
+    width, height = image.size
+    short, short_side = min(width, height), transform.short_side or size
+    resized = (int(short_side * width / short), int(short_side * height / short))
+    if resized != image.size:
+        image = image.resize(resized, _FILTERS[transform.filter])
+    left, top = (round((length - size) / 2) for length in resized)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
