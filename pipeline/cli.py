@@ -229,7 +229,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--outputs", nargs="+", help="outputs to keep (default: all)")
 
     sub = command(text, "Encode each different question once.")
-    sub.add_argument("questions", metavar="QUESTIONS", help=".parquet of the manifest, or a text file, one a line")
+    sub.add_argument("questions", metavar="QUESTIONS", help=".parquet of the manifest, or a text file, one per line")
     add_weights(sub)
     sub.add_argument("--sentence", choices=["eot", "first", "mean"], default="eot")
     sub.add_argument("--dataset", default="")

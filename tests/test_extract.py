@@ -1,35 +1,79 @@
 """Segments and questions to features files."""
 
+import json
+import math
+import tempfile
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from extractors import load_encoder
+from extractors import ENCODERS, AudioInput, EncoderSpec, FrameInput, Transform, load_encoder
+from extractors.base import Encoder
 from pipeline.errors import AVQAError
 from pipeline.extract import extract_shard
-from pipeline.storage.contract import DatasetSpec
+from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.text import encode_texts, read_texts
 
 SECONDS = 5
-TRUE = [5, 2, 0, 1, 4]  # the third video failed
+LENGTHS = [5, 2, 0, 1, 4]  # the third video failed
 
 
-def make_segments(path, pad):
-    rng = np.random.default_rng(0)
-    audio = (rng.standard_normal((len(TRUE), SECONDS, 16000)) / 5).astype("float32")
-    for n, true in enumerate(TRUE):
-        audio[n, true:] = audio[n, true - 1] if pad == "repeat" and true else 0
-    datasets = {"audio": DatasetSpec((SECONDS, 16000), "float32"), "num_segments": DatasetSpec((), "int32")}
-    datasets |= {"has_audio": DatasetSpec((), "bool"), "status": DatasetSpec((), "int32")}
-    attributes = {"kind": "segments", "collection": "c", "shard": "00007", "source": "abc", "config": {"pad": pad}}
-    with ShardWriter(path, len(TRUE), datasets, attributes, {"video_id": [f"v{n}" for n in range(5)]}) as writer:
-        for n, true in enumerate(TRUE):
-            row = {"audio": audio[n], "num_segments": true, "has_audio": True, "status": int(true == 0)}
-            writer.write(n, row)
-    return audio
+def write_segments(path, inputs, lengths, pad="repeat", **attributes):
+    """A segments file with `inputs` (key -> N, T, …), padded as decoding pads; returns them."""
+    for values in inputs.values():
+        for n, length in enumerate(lengths):
+            values[n, length:] = values[n, length - 1] if pad == "repeat" and length else 0
+    datasets = {key: DatasetSpec(values.shape[1:], values.dtype.name) for key, values in inputs.items()}
+    datasets |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
+    attributes = {"kind": "segments", "collection": "c", "shard": "00007", "source": "abc", **attributes}
+    attributes["config"] = {"pad": pad}
+    videos = [f"v{n}" for n in range(len(lengths))]
+    with ShardWriter(path, len(lengths), datasets, attributes, {"video_id": videos}) as writer:
+        for n, length in enumerate(lengths):
+            row = {"num_segments": length, "has_audio": True, "status": int(length == 0)}
+            writer.write(n, {key: values[n] for key, values in inputs.items()} | row)
+    return inputs
+
+
+def make_segments(path, pad="repeat"):
+    audio = (np.random.default_rng(0).standard_normal((len(LENGTHS), SECONDS, 16000)) / 5).astype("float32")
+    return write_segments(path, {"audio/16000": audio}, LENGTHS, pad)["audio/16000"]
+
+
+class Identity(Encoder):
+    """Gives what it is given: its outputs are its windows."""
+
+    def build(self):
+        return torch.nn.Linear(1, 1)
+
+    def fetch(self, tag):
+        raise NotImplementedError
+
+    def encode(self, *windows):
+        assert [w.dtype.name for w in windows] == [input.dtype for input in self.spec.inputs]
+        return {
+            name: torch.from_numpy(np.array(window, "float32"))
+            for name, window in zip(self.spec.outputs, windows, strict=True)
+        }
+
+
+def register(monkeypatch, *inputs):
+    """An encoder `identity` with outputs a, b, … for its inputs."""
+    shapes = [(i.seconds * i.rate,) if isinstance(i, AudioInput) else i.shape for i in inputs]
+    spec = EncoderSpec(f"{__name__}:Identity", "identity", inputs, dict(zip("abc", shapes, strict=False)))
+    monkeypatch.setitem(ENCODERS, "identity", spec)
+
+
+def counting(shape, dtype):
+    """Different numbers that float16 holds exactly, none of them 0."""
+    return (np.arange(math.prod(shape)) % 251 + 1).reshape(shape).astype(dtype)
 
 
 @pytest.mark.parametrize(("pad", "batch_size"), [("repeat", 3), ("zero", 64)])
@@ -46,23 +90,55 @@ def test_each_second_gets_its_own_embedding(tmp_path, pad, batch_size):
     )
     encoder = load_encoder("vggish", "random", dtype="float32")
     with h5py.File(tmp_path / "f.h5") as file:
-        for n, true in enumerate(TRUE):
+        for n, length in enumerate(LENGTHS):
             expected = np.zeros((SECONDS, 128), "float32")
-            for i in range(true):
+            for i in range(length):
                 expected[i] = encoder.encode(audio[n, i : i + 1])["embedding"][0]
-            if true and pad == "repeat":
-                expected[true:] = expected[true - 1]
+            if length and pad == "repeat":
+                expected[length:] = expected[length - 1]
             np.testing.assert_allclose(file["vggish/embedding"][n], expected, rtol=2e-3, atol=2e-3)
-        assert file["num_segments"][:].tolist() == TRUE and file["status"][:].tolist() == [0, 0, 1, 0, 0]
-        attributes = dict(file.attrs)
-    assert attributes["kind"] == "features" and attributes["encoder"] == "vggish" and attributes["shard"] == "00007"
-    assert not attributes["pretrained"] and len(attributes["weights_sha256"]) == 64
+        assert file["num_segments"][:].tolist() == LENGTHS and file["status"][:].tolist() == [0, 0, 1, 0, 0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seconds=st.integers(1, 6),
+    rate=st.sampled_from([4, 5, 7, 10]),
+    lengths=st.lists(st.integers(0, 6), min_size=1, max_size=5),
+    batch_size=st.integers(1, 9),
+    pad=st.sampled_from(["repeat", "zero"]),
+)
+def test_a_window_is_centred_on_its_second_within_the_video(seconds, rate, lengths, batch_size, pad):
+    """Oracle: sample by sample. Window i begins seconds/2 before i + 0.5, or half a sample later if that falls between
+    two samples; what is not within the video's true length is 0, whatever the padded seconds hold."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        register(monkeypatch, AudioInput(rate, seconds), FrameInput(2, fps=3, transform=Transform("bilinear", 4)))
+        inputs = {
+            f"audio/{rate}": counting((len(lengths), 6, rate), "float32"),
+            "frames/2-bilinear-4-3fps": counting((len(lengths), 6, 3, 2, 2, 3), "uint8"),
+        }
+        audio, frames = write_segments(Path(folder, "s.h5"), inputs, lengths, pad).values()
+        out = Path(folder, "f.h5")
+        extract_shard(Path(folder, "s.h5"), out, encoder="identity", weights="random", batch_size=batch_size)
+        with h5py.File(out) as file:
+            for n, length in enumerate(lengths):
+                samples = audio[n].reshape(-1)
+                for i in range(6):
+                    second = min(i, length - 1) if pad == "repeat" else i  # padded rows
+                    expected = [0.0] * (seconds * rate)
+                    if 0 <= second < length:
+                        begin = math.ceil(rate * (second + 0.5 - seconds / 2))
+                        for k in range(seconds * rate):
+                            if 0 <= begin + k < length * rate:
+                                expected[k] = samples[begin + k]
+                    assert file["identity/a"][n, i].tolist() == expected, (n, i)
+                np.testing.assert_array_equal(file["identity/b"][n], frames[n] if length else 0)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
 def test_a_run_that_stopped_ends_in_the_same_numbers(tmp_path, monkeypatch, rows):
     """To the last bit, although a product may depend on what else is in its batch."""
-    make_segments(tmp_path / "s.h5", "repeat")
+    make_segments(tmp_path / "s.h5")
     how = {"encoder": "vggish", "weights": "random", "dtype": "float32", "batch_size": 4}
     extract_shard(tmp_path / "s.h5", tmp_path / "whole.h5", **how)
     write, written = ShardWriter.write, []
@@ -82,23 +158,57 @@ def test_a_run_that_stopped_ends_in_the_same_numbers(tmp_path, monkeypatch, rows
         np.testing.assert_array_equal(made["vggish/embedding"], whole["vggish/embedding"])
 
 
+def test_a_file_is_finished_only_with_the_outputs_that_are_configured(tmp_path, monkeypatch):
+    register(monkeypatch, AudioInput(4), AudioInput(5))
+    inputs = {f"audio/{rate}": counting((2, 3, rate), "float32") for rate in (4, 5)}
+    write_segments(tmp_path / "s.h5", inputs, [3, 2])
+
+    def extract(*outputs):
+        out = tmp_path / "f.h5"
+        extract_shard(tmp_path / "s.h5", out, encoder="identity", weights="random", outputs=list(outputs))
+        with h5py.File(out) as file:
+            return sorted(file["identity"]), out.stat().st_mtime_ns
+
+    first, _ = extract("a")
+    both, made = extract("a", "b")
+    assert (first, both) == (["a"], ["a", "b"])
+    assert extract("b", "a") == (both, made)  # the same file, left as it is
+    assert extract("b")[0] == ["b"]
+
+
+def test_what_decides_the_numbers_is_recorded(tmp_path):
+    audio = (np.random.default_rng(0).standard_normal((1, 2, 16000)) / 5).astype("float32")
+    write_segments(tmp_path / "s.h5", {"audio/16000": audio}, [2], libraries={"av": "18.1"})
+    extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", encoder="vggish", weights="random", dtype="float32")
+    with h5py.File(tmp_path / "f.h5") as file:
+        found = dict(file.attrs)
+    assert {"kind": "features", "encoder": "vggish", "shard": "00007", "collection": "c"}.items() <= found.items()
+    assert not found["pretrained"] and len(found["weights_sha256"]) == 64
+    assert json.loads(found["config"]) == {"dtype": "float32", "decode": {"pad": "repeat"}}
+    libraries = json.loads(found["libraries"])
+    assert libraries.keys() == {"av", "torch", "torchvggish"} and libraries["av"] == "18.1"
+
+
 def test_an_error_of_the_system_is_not_blamed_on_the_segments(tmp_path):
-    make_segments(tmp_path / "s.h5", "repeat")
+    make_segments(tmp_path / "s.h5")
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):
         extract_shard(tmp_path / "s.h5", tmp_path / "file" / "f.h5", encoder="vggish", weights="random")
 
 
-def test_what_the_encoder_needs_must_be_there(tmp_path):
-    make_segments(tmp_path / "s.h5", "repeat")
-    with pytest.raises(AVQAError, match=r"s\.h5: has no frames/224, which clip_vit_b32 reads"):
+def test_the_inputs_of_the_encoder_must_be_there(tmp_path, monkeypatch):
+    make_segments(tmp_path / "s.h5")
+    with pytest.raises(AVQAError, match=r"s\.h5: has no frames/224-bicubic, an input of clip_vit_b32"):
         extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", encoder="clip_vit_b32", weights="random")
     with pytest.raises(AVQAError, match=r"outputs.*pach.*choose from"):
         extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", encoder="vggish", weights="random", outputs=["pach"])
+    write_segments(tmp_path / "other.h5", {"audio/16000": np.ones((1, 2, 8000), "float32")}, [2])
+    with pytest.raises(AVQAError, match=r"other\.h5: audio/16000 holds float32 \(8000,\) per second, expected"):
+        extract_shard(tmp_path / "other.h5", tmp_path / "f.h5", encoder="vggish", weights="random")
 
 
 def test_values_that_are_not_finite_stop_the_stage(tmp_path):
-    make_segments(tmp_path / "s.h5", "repeat")
+    make_segments(tmp_path / "s.h5")
     state = load_encoder("vggish", "random").network.state_dict()
     torch.save({name: tensor * 1e6 for name, tensor in state.items()}, tmp_path / "huge.pt")
     with pytest.raises(AVQAError, match="not finite"):
@@ -121,3 +231,5 @@ def test_each_different_question_once(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(AVQAError, match=r"empty\.txt: holds no question"):
         read_texts(tmp_path / "empty.txt")
+    with pytest.raises(AVQAError, match="vggish has no text outputs; use one of the CLIP encoders"):
+        encode_texts(tmp_path / "q.txt", tmp_path / "t.h5", encoder="vggish", weights="random")
