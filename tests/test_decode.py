@@ -1,11 +1,14 @@
-"""A shard's videos in worker processes: what comes out, and what hanging, dying and greedy files do to it."""
+"""A shard's videos in worker processes: the results, and the effect of files that hang, crash or take all memory."""
 
 import csv
+import errno
+import json
 import os
+import resource
 import signal
+import stat
 import subprocess
 import sys
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +19,29 @@ import psutil
 import pytest
 from media.oracle import AUDIO, VIDEO, X264, clip
 
+from extractors import AudioInput, FrameInput, Transform
 from pipeline.decode import decode_shard
+from pipeline.errors import AVQAError
+from pipeline.media.container import MachineError
 from pipeline.media.segments import read_segments
-from pipeline.media.worker import Limits
+from pipeline.media.worker import Limits, Worker, inputs_from_json
 from pipeline.storage.shard_list import Video
 
-OPTIONS = {"segments": 3, "sizes": (16, 32), "backend": "pyav", "pad": "repeat", "frame_at": 0.5, "accuracy": "exact"}
+INPUTS = (
+    FrameInput(16),
+    FrameInput(32, fps=2, transform=Transform("bilinear", 40)),
+    AudioInput(16000),
+    AudioInput(8000),
+)
+OPTIONS = {
+    "segments": 3,
+    "inputs": INPUTS,
+    "backend": "pyav",
+    "pad": "repeat",
+    "frame_at": 0.5,
+    "frame_selection": "exact",
+    "selective": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +50,7 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     clip(folder / "good.mp4", *VIDEO, *AUDIO, *X264, "-c:a", "aac")
     clip(folder / "short.mp4", "-t", 1.2, "-i", folder / "good.mp4", *X264, "-an")
-    clip(folder / "sound.mp4", "-i", folder / "good.mp4", "-vn", "-c", "copy")
+    clip(folder / "audio.mp4", "-i", folder / "good.mp4", "-vn", "-c", "copy")
     # Many pixels in a small file.
     clip(folder / "huge.mp4", "-f", "lavfi", "-i", "color=blue:s=8000x6000:d=0.2:r=10", *X264, "-threads", 1)
     (folder / "text.mp4").write_text("#EXTM3U\n/etc/passwd\n")
@@ -44,9 +64,7 @@ def decode(videos, names, out, **changes):
     options = OPTIONS | {"collection": "c", "shard": "0", "workers": 2, "failures": out.with_suffix(".tsv")} | changes
     decode_shard(listed, out, **options)
     with h5py.File(out) as file:
-        rows = {
-            name: file[name][:] for name in ("num_segments", "has_audio", "status", "frames/16", "frames/32", "audio")
-        }
+        rows = {name: file[name][:] for name in ("num_segments", "has_audio", "status", *(i.key for i in INPUTS))}
     with open(out.with_suffix(".tsv"), newline="") as file:
         failures = {line.pop("video_id"): line for line in csv.DictReader(file, delimiter="\t")}
     assert list(failures) == [name for n, name in enumerate(names) if rows["status"][n]]
@@ -57,10 +75,7 @@ def same_as_read_segments(rows, n, path):
     want = read_segments(path, **OPTIONS)
     assert rows["status"][n] == 0
     assert rows["num_segments"][n] == want.num_segments and rows["has_audio"][n] == want.has_audio
-    assert np.array_equal(rows["frames/16"][n], want.frames[16]) and np.array_equal(
-        rows["frames/32"][n], want.frames[32]
-    )
-    assert np.array_equal(rows["audio"][n], want.audio)
+    assert all(np.array_equal(rows[key][n], want.data[key]) for key in want.data) and len(want.data) == len(INPUTS)
 
 
 def workers_of(process):
@@ -72,44 +87,38 @@ def workers_of(process):
     return found
 
 
-def when_a_worker_appears(act, times=1):
-    """In the background, do something to the first `times` worker processes that this process starts."""
+@pytest.fixture
+def disturb(monkeypatch):
+    """disturb(act, times): `act` on a worker's process when it is given a video, the first `times` times."""
+    read, left = Worker.read, []
 
-    def watch():
-        seen = set()
-        while len(seen) < times and not done.is_set():
-            for worker in workers_of(psutil.Process()):
-                if worker.pid not in seen:
-                    seen.add(worker.pid)
-                    act(worker)
-            time.sleep(0.01)
+    def disturbed(worker, *args, **options):
+        worker.start()
+        if left:
+            left.pop()(psutil.Process(worker.process.pid))
+        return read(worker, *args, **options)
 
-    done = threading.Event()
-    thread = threading.Thread(target=watch)
-    thread.start()
-
-    def finish():
-        done.set()
-        thread.join()
-        assert not workers_of(psutil.Process())
-
-    return finish
+    monkeypatch.setattr(Worker, "read", disturbed)
+    yield lambda act, times=1: left.extend([act] * times)
+    assert not left and not workers_of(psutil.Process())
 
 
 def test_good_and_bad_files(videos, tmp_path):
-    names = ["good.mp4", "text.mp4", "short.mp4", "torn.mp4", "sound.mp4", "gone.mp4"]
+    names = ["good.mp4", "text.mp4", "short.mp4", "torn.mp4", "audio.mp4", "gone.mp4"]
     rows, failures = decode(videos, names, tmp_path / "s.h5")
     same_as_read_segments(rows, 0, videos / "good.mp4")
     same_as_read_segments(rows, 2, videos / "short.mp4")
     assert list(rows["status"]) == [0, 1, 0, 1, 1, 1]
-    assert not rows["audio"][[1, 3, 4, 5]].any() and not rows["frames/32"][[1, 3, 4, 5]].any()
+    assert not any(rows[item.key][[1, 3, 4, 5]].any() for item in INPUTS)
     assert all(failure["stage"] == "decode" and float(failure["seconds"]) >= 0 for failure in failures.values())
     assert failures["text.mp4"]["reason"].startswith("pyav: does not begin like")
     assert failures["torn.mp4"]["reason"].startswith("pyav: cannot be opened as mov")
-    assert failures["sound.mp4"]["reason"] == "pyav: has no video stream"
+    assert failures["audio.mp4"]["reason"] == "pyav: has no video stream"
     with h5py.File(tmp_path / "s.h5") as file:
         assert list(file["video_id"].asstr()) == names
-        assert file.attrs["kind"] == "segments" and file["frames/32"].chunks == (1, 1, 32, 32, 3)
+        assert file.attrs["kind"] == "segments"
+        assert [file[item.key].chunks for item in INPUTS[:2]] == [(1, 1, 16, 16, 3), (1, 1, 1, 32, 32, 3)]
+        assert tuple(inputs_from_json(json.loads(file.attrs["config"])["inputs"])) == INPUTS
     again = decode(videos, names, tmp_path / "s.h5")
     assert again[1] == failures
     (tmp_path / "s.tsv").unlink()
@@ -117,19 +126,17 @@ def test_good_and_bad_files(videos, tmp_path):
     assert all("earlier run" in failure["reason"] for failure in lost.values())
 
 
-def test_a_worker_that_hangs_is_replaced(videos, tmp_path):
-    finish = when_a_worker_appears(psutil.Process.suspend)
+def test_a_worker_that_hangs_is_replaced(videos, tmp_path, disturb):
+    disturb(psutil.Process.suspend)
     rows, failures = decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1, limits=Limits(seconds=2))
-    finish()
-    same_as_read_segments(rows, 0, videos / "good.mp4")  # by the next backend, which here sees the same
+    same_as_read_segments(rows, 0, videos / "good.mp4")  # by the next backend, which here gives the same
     same_as_read_segments(rows, 1, videos / "short.mp4")
     assert not failures
 
 
-def test_a_video_that_always_hangs_is_recorded(videos, tmp_path):
-    finish = when_a_worker_appears(psutil.Process.suspend, times=2)
+def test_a_video_that_always_hangs_is_recorded(videos, tmp_path, disturb):
+    disturb(psutil.Process.suspend, times=2)
     rows, failures = decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1, limits=Limits(seconds=2))
-    finish()
     assert (
         failures["good.mp4"]["reason"]
         == "pyav: took longer than its limit of 2 s; decord: took longer than its limit of 2 s"
@@ -138,19 +145,17 @@ def test_a_video_that_always_hangs_is_recorded(videos, tmp_path):
     same_as_read_segments(rows, 1, videos / "short.mp4")
 
 
-def test_a_worker_that_is_killed_costs_nothing(videos, tmp_path):
-    finish = when_a_worker_appears(psutil.Process.kill)
+def test_a_worker_that_is_killed_costs_nothing(videos, tmp_path, disturb):
+    disturb(psutil.Process.kill)
     rows, failures = decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1)
-    finish()
     assert not failures
     for n, name in enumerate(("good.mp4", "short.mp4")):
         same_as_read_segments(rows, n, videos / name)
 
 
-def test_a_video_whose_worker_always_dies_is_recorded(videos, tmp_path):
-    finish = when_a_worker_appears(psutil.Process.kill, times=3)
+def test_a_video_whose_worker_always_dies_is_recorded(videos, tmp_path, disturb):
+    disturb(psutil.Process.kill, times=3)
     rows, failures = decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1)
-    finish()
     died = "the decoder died of SIGKILL"
     assert failures["good.mp4"]["reason"] == f"pyav: {died}; pyav: {died}; decord: {died}"
     same_as_read_segments(rows, 1, videos / "short.mp4")
@@ -165,7 +170,7 @@ def test_a_file_that_needs_too_much_memory_is_recorded(videos, tmp_path):
 
 
 def test_killed_and_run_again(videos, tmp_path):
-    """The second run ends as an undisturbed one, and no worker outlives the first."""
+    """The second run gives the same as an uninterrupted one, and no worker outlives the first."""
     names = ["text.mp4", "good.mp4", "short.mp4", "torn.mp4"] * 4
     names = [name if n < 4 else f"./{n}/../{name}" for n, name in enumerate(names)]
     for n in range(4, len(names)):
@@ -187,3 +192,116 @@ def test_killed_and_run_again(videos, tmp_path):
     whole, expected = decode(videos, names, tmp_path / "whole.h5")
     assert all(np.array_equal(killed[name], whole[name]) for name in whole)
     assert {name: f["reason"] for name, f in failures.items()} == {name: f["reason"] for name, f in expected.items()}
+
+
+def nothing_is_recorded(out):
+    """No row and no failure of an earlier run is left, nor a finished file."""
+    assert not out.exists() and not out.with_suffix(".tsv").exists()
+    assert not list(out.parent.glob(f".{out.name}.*.parts/*.npz"))
+
+
+def test_without_an_ffmpeg_program_the_shard_stops(videos, tmp_path, monkeypatch):
+    out = tmp_path / "s.h5"
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "nothing"))
+    with pytest.raises(MachineError, match=r"ffmpeg program cannot be run .*nothing.*IMAGEIO_FFMPEG_EXE"):
+        decode(videos, ["good.mp4"], out)
+    nothing_is_recorded(out)
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
+    rows, failures = decode(videos, ["good.mp4"], out)
+    same_as_read_segments(rows, 0, videos / "good.mp4")
+    assert not failures
+
+
+def test_storage_that_cannot_be_read_stops_the_shard(videos, tmp_path):
+    """/proc/<pid>/mem is a regular file whose first bytes give EIO."""
+    with pytest.raises(MachineError, match=r"mem: cannot be read \(Input/output error\).*not of the video"):
+        decode(videos, ["good.mp4", "/proc/self/mem"], tmp_path / "s.h5", workers=1)
+    assert not (tmp_path / "s.h5").exists()
+    (part,) = tmp_path.glob(".s.h5.*.parts/*.npz")
+    assert part.name == "0-1.npz"  # what was finished before is kept
+
+
+@pytest.mark.parametrize("name", ["good.mp4", "torn.mp4"])
+def test_a_read_that_fails_in_the_middle_is_no_end_of_the_video(videos, monkeypatch, name):
+    """FFmpeg takes both for the end of the file."""
+    read = os.read
+
+    def failing(descriptor, count):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and os.lseek(descriptor, 0, os.SEEK_CUR) > 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(descriptor, min(count, 2048))
+
+    monkeypatch.setattr(os, "read", failing)
+    with pytest.raises(MachineError, match=f"{name}: cannot be read"):
+        read_segments(videos / name, segments=6, inputs=INPUTS)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_file_that_the_machine_cannot_open(videos, monkeypatch, number):
+    def failing(path, *args):
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(MachineError, match=r"good\.mp4: cannot be opened"):
+        read_segments(videos / "good.mp4", segments=1, inputs=INPUTS)
+
+
+def test_too_many_open_files(videos):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = read_segments(videos / "good.mp4", segments=1, inputs=INPUTS[:1])  # everything is imported
+    used = len(os.listdir("/proc/self/fd")) - 1  # without that of the folder
+    first_free = os.dup(0)
+    os.close(first_free)
+    stopped = 0
+    try:
+        for spare in range(12):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(used, first_free) + spare, hard))
+            try:
+                got = read_segments(videos / "good.mp4", segments=1, inputs=INPUTS[:1])
+                assert np.array_equal(got.data[INPUTS[0].key], before.data[INPUTS[0].key])
+            except MachineError:
+                stopped += 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert 1 <= stopped < 12
+
+
+def test_a_shard_of_which_nothing_can_be_decoded_is_an_error(videos, tmp_path):
+    for _ in range(2):  # the next run tries again
+        with pytest.raises(AVQAError, match=r"none of the 2 videos .*text\.mp4: pyav: does not begin like"):
+            decode(videos, ["text.mp4", "gone.mp4"], tmp_path / "s.h5")
+        nothing_is_recorded(tmp_path / "s.h5")
+    rows, failures = decode(videos, ["text.mp4"], tmp_path / "s.h5")
+    assert list(failures) == ["text.mp4"] and list(rows["status"]) == [1]
+
+
+def test_a_worker_that_cannot_start_is_no_failure_of_its_video(videos, tmp_path, monkeypatch):
+    (tmp_path / "av.py").write_text("raise ImportError('broken')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(MachineError, match="cannot be started: the decoder ended with code 1"):
+        decode(videos, ["good.mp4"], tmp_path / "s.h5")
+    nothing_is_recorded(tmp_path / "s.h5")
+
+
+def test_starting_a_worker_costs_no_video_its_time(videos, tmp_path, monkeypatch):
+    (tmp_path / "av.py").write_text(
+        f"import sys, time; time.sleep(4); sys.path.remove({str(tmp_path)!r}); del sys.modules['av']; import av"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    limits = Limits(seconds=3.5, seconds_per_second=0)
+    rows, failures = decode(videos, ["good.mp4"], tmp_path / "s.h5", limits=limits)
+    assert not failures and list(rows["status"]) == [0]
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("good.mp4", 4), ("clip.m2v", 10)])
+def test_time_limit_of_a_file_whose_header_has_no_duration(videos, name, seconds):
+    """An elementary stream has none: it may take as long as a video of all segments."""
+    if name == "clip.m2v":
+        clip(videos / name, *VIDEO, "-c:v", "mpeg2video")
+    worker = Worker(Limits(seconds=50, seconds_per_second=10))
+    try:
+        scalars, _ = worker.read(os.fspath(videos / name), INPUTS[:1], 10)
+        assert scalars["num_segments"] == 4
+        assert worker.allowed == pytest.approx(50 + 10 * seconds, abs=1)
+    finally:
+        worker.close()

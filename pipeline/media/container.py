@@ -117,6 +117,12 @@ class MediaFile:
             "codec_whitelist": f"{_VIDEO},{_AUDIO}",
         }
 
+    @property
+    def arguments(self) -> list[str]:
+        """The ffmpeg program's arguments that open this file, confined in the same way."""
+        limits = [word for name, value in self.limits.items() for word in (f"-{name}", value)]
+        return ["-nostdin", "-hide_banner", "-f", self.container, *limits, "-i", self.url]
+
 
 def machine_error(path: str | os.PathLike, what: str, error: OSError) -> MachineError:
     """The error for a system call that failed on a file for a reason that is not the file's content."""

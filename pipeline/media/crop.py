@@ -30,9 +30,7 @@ def find_margins(file: MediaFile, stream: int) -> Margins | None:
     header = _header(file)
     if not any(mark in header for mark in _MARKS.get(file.container, ())):
         return None
-    limits = [word for name, value in file.limits.items() for word in (f"-{name}", value)]
-    process = run_ffmpeg(["-nostdin", "-hide_banner", "-f", file.container, *limits, "-i", file.url])
-    log = process.stderr.decode("utf-8", "replace")
+    log = run_ffmpeg(file.arguments).stderr.decode("utf-8", "replace")
     for part in re.split(r"^  Stream #0:", log, flags=re.MULTILINE)[1:]:
         found = re.search(r"^ +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", part, re.MULTILINE)
         if found and int(re.match(r"\d+", part)[0]) == stream:

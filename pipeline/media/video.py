@@ -1,5 +1,6 @@
 """The frames of a video file, decoded by PyAV (FFmpeg's libraries) exactly as the ffmpeg program decodes them."""
 
+import re
 import struct
 from collections import deque
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 
 from pipeline.media.container import VIDEO_CODECS, MediaError, MediaFile
 from pipeline.media.crop import Margins, find_margins
+from pipeline.media.program import run_ffmpeg
 
 
 class UnreliableTimestamps(Exception):
@@ -31,21 +33,15 @@ def open_container(file: MediaFile) -> av.container.InputContainer:
 
 
 def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av.VideoStream:
-    """The stream that ffmpeg would choose: the default one, else the one with the most pixels; no cover art.
+    """The video stream that ffmpeg chooses; never cover art.
 
     Raises MediaError (final) if there is no video stream or its codec is not allowed.
     """
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         raise MediaError(file.path, "has no video stream", True)
-
-    def score(stream: av.VideoStream) -> int:
-        if stream.codec_context is None:
-            return -1
-        default = bool(stream.disposition & av.stream.Disposition.default)
-        return stream.codec_context.width * stream.codec_context.height + 5_000_000 * default
-
-    stream = max(streams, key=score)
+    chosen = _index_that_ffmpeg_chooses(file) if len(streams) > 1 else None
+    stream = next((s for s in streams if s.index == chosen), streams[0])
     if stream.codec_context is None or stream.codec_context.codec.name not in VIDEO_CODECS:
         name = "unknown" if stream.codec_context is None else stream.codec_context.codec.name
         raise MediaError(file.path, f"the video codec {name} is not allowed; convert the file", True)
@@ -54,6 +50,14 @@ def choose_stream(container: av.container.InputContainer, file: MediaFile) -> av
         if other is not stream:
             other.discard = av.stream.Discard.all
     return stream
+
+
+def _index_that_ffmpeg_chooses(file: MediaFile) -> int | None:
+    """The choice depends on size, disposition and on what happens to be at the beginning of the file."""
+    nothing = ("-an", "-sn", "-dn", "-c", "copy", "-t", "0", "-f", "null", "-")
+    log = run_ffmpeg([*file.arguments, *nothing]).stderr.decode("utf-8", "replace")
+    found = re.search(r"^  Stream #0:(\d+) -> #0:0 ", log, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 class FullDecoder:
@@ -162,7 +166,9 @@ class Clock:
         time = pts if pts is not None and (dts is None or self.faults_pts <= self.faults_dts) else dts
         if time is None:
             time = 0 if self.last is None else self.last + self.duration
-        self.duration = frame_duration(frame.duration, 0 if self.last is None else time - self.last, self.usual)
+        step = 0 if self.last is None else max(0, time - self.last)
+        time = time if self.last is None else max(time, self.last)  # presentation never goes backwards
+        self.duration = frame_duration(frame.duration, step, self.usual)
         self.last = time
         return time * self.unit, self.duration * self.unit
 
@@ -173,7 +179,7 @@ def frame_duration(stated: int, step: int, usual: int) -> int:
     The demuxer states 1 where it knows no duration; then the distance of two frames is better.
     """
     trusted = 0 if stated == 1 and step > 2 else stated
-    return trusted or max(0, step) or stated or usual
+    return trusted or step or stated or usual
 
 
 def usual_duration(stream: av.VideoStream) -> int:

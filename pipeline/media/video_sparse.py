@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 import av
@@ -111,15 +112,29 @@ class SparseDecoder:
         pts = [self.packets[n].pts for n in self.presented]
         if not pts or len(set(pts)) < len(pts):
             raise UnreliableTimestamps("there are no frames, or two at the same time")
-        droppable = not all(packet.unit.referenced for packet in self.packets)
-        if self.presented == in_decoding_order and self.stream.codec_context.has_b_frames and droppable:
-            raise UnreliableTimestamps("frames come in decoding order")  # their timestamps were lost
+        self._check_order(in_decoding_order, pts)
         unit = self.stream.time_base
         self.times = [number * unit for number in pts]
         self.start = self.times[0]
-        step = pts[-1] - pts[-2] if len(pts) > 1 else 0
         last = self.packets[self.presented[-1]]
+        step = pts[-1] - pts[-2] if len(pts) > 1 else 0
         self.end = (last.pts + frame_duration(last.duration, step, usual_duration(self.stream))) * unit
+
+    def _check_order(self, in_decoding_order: list[int], pts: list[int]) -> None:
+        """Raises UnreliableTimestamps if the decoder will output frames in another order than that of their times."""
+        reordered = self.stream.codec_context.has_b_frames
+        droppable = not all(packet.unit.referenced for packet in self.packets)
+        if self.presented == in_decoding_order and reordered and droppable:
+            raise UnreliableTimestamps("frames come in decoding order")  # their timestamps were lost
+        # Remuxing repairs timestamps that go backwards by adding one to the last one, in decoding order.
+        if reordered and usual_duration(self.stream) > 2 and any(b - a == 1 for a, b in pairwise(pts)):
+            raise UnreliableTimestamps("frames are one unit of time apart")
+        latest = None
+        for packet in (self.packets[n] for n in in_decoding_order):
+            # No frame before a start in decoding order is presented after it.
+            if packet.unit.starts and latest is not None and packet.pts < latest:
+                raise UnreliableTimestamps("a frame is presented after the start that follows it")
+            latest = packet.pts if latest is None else max(latest, packet.pts)
 
     def frames_at(self, moments: list[Fraction]) -> Iterator[np.ndarray]:
         """The frames presented at the ascending moments, as from FullDecoder.frames_at; only what they need is decoded.

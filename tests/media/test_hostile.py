@@ -1,4 +1,4 @@
-"""Files that want more than to be decoded: refused by name, and nothing else is opened."""
+"""Hostile files: refused with a reason, and nothing but the file itself is opened."""
 
 import ctypes
 import os
@@ -44,7 +44,7 @@ def unvisited():
             server.accept()
 
 
-def test_the_canary_sings(tmp_path):
+def test_opening_a_file_is_detected(tmp_path):
     (tmp_path / "canary").write_text("x")
     with pytest.raises(pytest.fail.Exception), untouched(tmp_path / "canary"):
         (tmp_path / "canary").read_text()
