@@ -1,14 +1,16 @@
-"""What decode.accuracy costs and saves: frames of `reference` and `keyframe` against the exact ones.
+"""What decode.frame_selection costs and saves: frames of `reference` and `keyframe` against the exact ones.
 
     python bench/accuracy.py FOLDER --weights openai
 
-For each video of the folder: processor seconds for the pictures, how far the shown frames are from the right
-moment, and the cosine similarity of their CLS rows with those of the exact frames; for scale, that of exact frames
-a second apart. Prints a table in Markdown.
+For each video of the folder: processor seconds for its segments, the distance of the frames from the wanted moments,
+and the cosine similarity of their CLS rows with those of the exact frames; for scale, that of exact frames one second
+apart. Prints a table in Markdown.
 """
 
 import argparse
 import time
+from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,38 +31,39 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=60)
     args = parser.parse_args()
     encoder = load_encoder(args.encoder, args.weights, dtype="float32")
-    (frames,) = encoder.spec.inputs
-    size = frames.size
+    (wanted,) = encoder.spec.inputs
     print(f"CLS of {args.encoder}, weights: {encoder.provenance['weights']}\n")
-    print("| clip | accuracy | processor s | off by, ms (mean, most) | CLS cosine (mean, least) | a second apart |")
+    print("| clip | selection | processor s | off by, ms (mean, most) | CLS cosine (mean, least) | one second apart |")
     print("|---|---|---:|---:|---:|---:|")
     for path in sorted(path for path in args.folder.iterdir() if path.is_file()):
         exact = None
-        for accuracy in ("exact", "reference", "keyframe"):
+        for selection in ("exact", "reference", "keyframe"):
             try:
-                off = distances(path, args.segments, accuracy)
+                off = distances(path, args.segments, selection)
                 began = time.process_time()
-                read = read_segments(path, segments=args.segments, sizes=(size,), accuracy=accuracy)
+                read = read_segments(path, segments=args.segments, inputs=(wanted,), frame_selection=selection)
             except (MediaError, UnreliableTimestamps):
-                break  # refused, or decoded in full whatever the accuracy
+                break  # refused, or decoded in full whatever the selection
             spent = time.process_time() - began
-            cls = encoder.encode(read.frames[size][: read.num_segments])["cls"]
+            cls = encoder.encode(read.data[wanted.key][: read.num_segments])["cls"]
             exact = cls if exact is None else exact
             same = torch.cosine_similarity(cls, exact).numpy()
             apart = torch.cosine_similarity(exact[1:], exact[:-1]).mean().item()
             print(
-                f"| {path.name} | {accuracy} | {spent:.2f} | {off.mean():.0f}, {off.max():.0f} "
+                f"| {path.name} | {selection} | {spent:.2f} | {off.mean():.0f}, {off.max():.0f} "
                 f"| {same.mean():.4f}, {same.min():.4f} | {apart:.4f} |",
                 flush=True,
             )
 
 
-def distances(path: Path, segments: int, accuracy: str) -> np.ndarray:
-    """Milliseconds between the frames shown and the ones that should be, for each second of the video."""
+def distances(path: Path, segments: int, selection: str) -> np.ndarray:
+    """Milliseconds between the selected frames and the exact ones, for each second of the video."""
     file = MediaFile.check(path)
-    right, shown = SparseDecoder(file, segments), SparseDecoder(file, segments, accuracy)
-    moments = [right.start + second + 0.5 for second in range(max(1, min(segments, round(right.end - right.start))))]
-    return np.array([abs(shown.times[shown.on_show(m)] - right.times[right.on_show(m)]) * 1000 for m in moments], float)
+    with closing(SparseDecoder(file, segments)) as exact, closing(SparseDecoder(file, segments, selection)) as other:
+        seconds = max(1, min(segments, round(exact.end - exact.start)))
+        moments = [exact.start + second + Fraction(1, 2) for second in range(seconds)]
+        pairs = [(other.times[other.frame_number_at(m)], exact.times[exact.frame_number_at(m)]) for m in moments]
+        return np.array([abs(a - b) * 1000 for a, b in pairs], float)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""How fast one core gets a frame a second out of videos: this pipeline, decord, torchcodec and ffmpeg, in turn.
+"""Speed of decoding one frame per second on one core: this pipeline, decord, torchcodec and ffmpeg, in turn.
 
-    python bench/decode.py                     # clips made on the spot, about 10 minutes on one core
-    python bench/decode.py FOLDER ...          # the videos there
+    python bench/decode.py                          # clips made on the spot, about 10 minutes on one core
+    python bench/decode.py --seconds 3 --rounds 1   # a quick check of the script
+    python bench/decode.py FOLDER ...               # the videos there
 
-Everybody gets the same frames: those on show in the middle of each second, as full-size RGB in memory. Times are
-processor seconds, all threads and children counted, pinned to one core, so that a busy machine disturbs little;
-the readers take turns, and the figures are medians. "identical" counts frames that are equal to the ffmpeg
-program's in every byte. Prints a table in Markdown and a line of worst cases.
+All readers decode the same frames: those presented in the middle of each second, at most 60, as full-size RGB in
+memory. Times are processor seconds, all threads and children counted, pinned to one core, so that other load on the
+machine matters little; the readers take turns, and the figures are medians. "identical" counts frames that are equal to the
+ffmpeg program's in every byte. Prints a table in Markdown and a line of worst cases.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -35,6 +37,7 @@ from pipeline.media.video_sparse import SparseDecoder
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 SIZES = {"360p": "640x360", "720p": "1280x720", "1080p": "1920x1080"}
 RATE = 30
+SECONDS = 60  # of a video that are read
 YUV = ["-pix_fmt", "yuv420p", "-color_range", "tv"]
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "24"]
 X265 = ["-c:v", "libx265", "-preset", "superfast", "-crf", "26"]
@@ -48,14 +51,14 @@ class Clip(NamedTuple):
     target: float | None = None  # how many times decord's speed it has to reach
 
 
-class Question(NamedTuple):
-    """What every reader is asked: what is on show at these moments; frames with these times and numbers."""
+class Request(NamedTuple):
+    """What every reader must give: the frames presented at these moments, which have these times and numbers."""
 
     path: Path
     moments: list[Fraction]  # presentation time in seconds
     times: list[Fraction]
     numbers: list[int]
-    start: Fraction
+    shape: tuple[int, int, int]  # height, width, 3
 
 
 def main() -> None:
@@ -76,7 +79,7 @@ def main() -> None:
 
 
 def made(folder: Path, seconds: int, full: bool) -> Iterator[Clip]:
-    """The clips: three sizes, GOPs of 1, 5 and 10 s, with B-frames and without, four codecs."""
+    """The clips: three sizes, GOPs of 1, 5 and 10 s, with B-frames and without, four codecs; long and cut ones."""
     folder.mkdir(parents=True, exist_ok=True)
     for label, size in SIZES.items():
         source = folder / f"source{label}.mkv"
@@ -97,6 +100,20 @@ def made(folder: Path, seconds: int, full: bool) -> Iterator[Clip]:
                 ffmpeg("-i", source, *coding, *YUV, "-g", gop * RATE, target=path)
             yield Clip(f"{name} {label} {gop} s", path, target)
         source.unlink()
+    yield from remuxed(folder, folder / f"h264B-{next(iter(SIZES))}-5.mp4", seconds)
+
+
+def remuxed(folder: Path, path: Path, seconds: int) -> Iterator[Clip]:
+    """A clip longer than what is read of it, cut by stream copy, and beside a second video stream and subtitles."""
+    subtitles = folder / "subtitles.srt"
+    subtitles.write_text("1\n00:00:01,000 --> 00:00:09,000\ntext\n")
+    long, cut, several = (folder / name for name in ("long.mp4", "cut.mp4", "several.mkv"))
+    ffmpeg("-stream_loop", 90 // seconds, "-i", path, "-c", "copy", target=long)
+    ffmpeg("-ss", 0.7 * seconds, "-i", long, "-t", 75, "-c", "copy", target=cut)
+    smaller = ("-map", "0:v", "-map", "1:v", "-map", "2:s", "-c", "copy", "-c:v:0", "libx264", "-s:v:0", "320x180")
+    ffmpeg("-i", path, "-i", path, "-i", subtitles, *smaller, target=several)
+    for clip in (long, cut, several):
+        yield Clip(clip.stem, clip)
 
 
 def ffmpeg(*args, target: Path | str = "-") -> bytes:
@@ -104,56 +121,61 @@ def ffmpeg(*args, target: Path | str = "-") -> bytes:
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
-def question(path: Path) -> Question:
-    """Every frame is decoded here, so that the question cannot be wrong where packets and frames differ."""
-    frames = FullDecoder(MediaFile.check(path), 60).frames
-    times: list[Fraction] = []
-    for appears, duration, _ in frames:
-        if times and appears > times[0] + 60:
-            break
-        times.append(appears)
-        end = appears + duration
-    moments = [times[0] + second + Fraction(1, 2) for second in range(max(1, min(60, round(end - times[0]))))]
+def make_request(path: Path) -> Request:
+    """Decodes every frame, so that the request is right where packets and frames differ."""
+    with closing(FullDecoder(MediaFile.check(path), SECONDS)) as decoder:
+        shape = next(decoder.frames_at([decoder.start])).shape
+    with closing(FullDecoder(MediaFile.check(path), SECONDS)) as decoder:
+        times: list[Fraction] = []
+        for time, duration, _ in decoder.frames:
+            if times and time > times[0] + SECONDS:
+                break
+            times.append(time)
+            end = time + duration
+    count = max(1, min(SECONDS, round(end - times[0])))
+    moments = [times[0] + second + Fraction(1, 2) for second in range(count)]
     numbers = sorted({max(0, bisect_right(times, moment) - 1) for moment in moments})
-    return Question(path, moments, [times[n] for n in numbers], numbers, times[0])
+    return Request(path, moments, [times[n] for n in numbers], numbers, shape)
 
 
-def ours(backend: str) -> Callable[[Question], list[np.ndarray]]:
-    def read(asked: Question) -> list[np.ndarray]:
-        file = MediaFile.check(asked.path)
+def ours(backend: str) -> Callable[[Request], list[np.ndarray]]:
+    def read(request: Request) -> list[np.ndarray]:
+        file = MediaFile.check(request.path)
         for kind in BACKENDS[backend]:
             try:
-                return list(kind(file, 60).show(asked.moments))
+                with closing(kind(file, SECONDS)) as decoder:
+                    frames = []
+                    for frame in decoder.frames_at(request.moments):
+                        if not frames or frame is not frames[-1]:
+                            frames.append(frame)
+                    return frames
             except UnreliableTimestamps:
                 continue
-        raise MediaError(asked.path, "cannot be read")
+        raise MediaError(request.path, "cannot be read")
 
     return read
 
 
-def by_decord(asked: Question) -> np.ndarray:
+def by_decord(request: Request) -> np.ndarray:
     import decord
 
-    return decord.VideoReader(str(asked.path), num_threads=1).get_batch(asked.numbers).asnumpy()
+    return decord.VideoReader(str(request.path), num_threads=1).get_batch(request.numbers).asnumpy()
 
 
-def by_torchcodec(asked: Question) -> np.ndarray:
+def by_torchcodec(request: Request) -> np.ndarray:
     from torchcodec.decoders import VideoDecoder
 
-    decoder = VideoDecoder(str(asked.path), num_ffmpeg_threads=1, dimension_order="NHWC")
-    middle = [float(time) + 1e-4 for time in asked.times]
+    decoder = VideoDecoder(str(request.path), num_ffmpeg_threads=1, dimension_order="NHWC")
+    middle = [float(time) + 1e-4 for time in request.times]
     return decoder.get_frames_played_at(middle).data.numpy()
 
 
-def by_ffmpeg(asked: Question) -> np.ndarray:
-    chosen = "+".join(f"eq(n\\,{n})" for n in asked.numbers)
-    last = ("-frames:v", len(asked.numbers))
+def by_ffmpeg(request: Request) -> np.ndarray:
+    chosen = "+".join(f"eq(n\\,{n})" for n in request.numbers)
+    last = ("-frames:v", len(request.numbers))
     picked = ("-vf", f"select={chosen}", "-fps_mode", "passthrough", *last, "-pix_fmt", "rgb24", "-f", "rawvideo")
-    raw = np.frombuffer(ffmpeg("-threads", 1, "-i", asked.path, "-an", "-threads", 1, *picked), np.uint8)
-    with av.open(str(asked.path)) as container:
-        frame = next(container.decode(video=0))
-        width, height = (frame.width, frame.height) if frame.rotation % 180 == 0 else (frame.height, frame.width)
-    return raw.reshape(-1, height, width, 3)
+    raw = np.frombuffer(ffmpeg("-threads", 1, "-i", request.path, "-an", "-threads", 1, *picked), np.uint8)
+    return raw.reshape(-1, *request.shape)
 
 
 READERS = {
@@ -167,7 +189,8 @@ READERS = {
 
 def report(clips: Iterator[Clip], rounds: int) -> None:
     """Measure and print. A reader that fails on a clip is left out of it."""
-    import torchcodec.decoders  # noqa: F401  the first import is nobody's turn
+    with suppress(ImportError):  # then it is left out
+        import torchcodec.decoders  # noqa: F401  the first import is not part of any reader's time
 
     cores = os.sched_getaffinity(0)
     print(f"| clip | {' | '.join(f'{name}, frames/s' for name in READERS)} | pyav : decord | decoded | identical |")
@@ -175,7 +198,7 @@ def report(clips: Iterator[Clip], rounds: int) -> None:
     ratios, identical, total = {}, 0, 0
     for clip in clips:
         try:
-            asked = question(clip.path)
+            request = make_request(clip.path)
         except MediaError as error:
             print(f"| {clip.name} | refused: {error.reason} |")
             continue
@@ -185,23 +208,23 @@ def report(clips: Iterator[Clip], rounds: int) -> None:
             for name in list(READERS)[:: -1 if turn % 2 else 1]:
                 try:
                     before = _spent()
-                    frames[name] = READERS[name](asked)
+                    frames[name] = READERS[name](request)
                     seconds[name].append(_spent() - before)
                 except Exception as error:  # whatever a library throws: it is a cell in the table
                     frames[name] = error
         os.sched_setaffinity(0, cores)
-        speeds = {name: float(len(asked.moments) * _rate(asked)) / median(s) for name, s in seconds.items() if s}
+        speeds = {name: float(len(request.moments) * _rate(request)) / median(s) for name, s in seconds.items() if s}
         cells = [f"{speeds[name]:.0f}" if name in speeds else "–" for name in READERS]
         same = {name: _same(frames[name], frames["ffmpeg"]) for name in READERS if name != "ffmpeg"}
         ratio = None
         if "decord" in speeds and "ours, pyav" in speeds:
             ratio = median(d / o for d, o in zip(seconds["decord"], seconds["ours, pyav"], strict=True))
             ratios[clip.name] = (ratio, clip.target)
-        identical, total = identical + same["ours, pyav"], total + len(asked.numbers)
+        identical, total = identical + same["ours, pyav"], total + len(request.numbers)
         marks = ", ".join(f"{name.removeprefix('ours, ')} {count}" for name, count in same.items())
         print(
-            f"| {clip.name} | {' | '.join(cells)} | {f'{ratio:.2f}' if ratio else '–'} | {_share(asked)} "
-            f"| of {len(asked.numbers)}: {marks} |",
+            f"| {clip.name} | {' | '.join(cells)} | {f'{ratio:.2f}' if ratio else '–'} | {_share(request)} "
+            f"| of {len(request.numbers)}: {marks} |",
             flush=True,
         )
     missed = [f"{name} ({ratio:.2f})" for name, (ratio, target) in ratios.items() if target and ratio < target]
@@ -216,10 +239,10 @@ def _spent() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def _rate(asked: Question) -> Fraction:
-    """Frames of the video a second, over the part that was asked for."""
-    spread = asked.numbers[-1] - asked.numbers[0]
-    return spread / (asked.times[-1] - asked.times[0]) if spread else Fraction(1)
+def _rate(request: Request) -> Fraction:
+    """Frames per second of the video, over the part that is read."""
+    spread = request.numbers[-1] - request.numbers[0]
+    return spread / (request.times[-1] - request.times[0]) if spread else Fraction(1)
 
 
 def _same(frames: object, truth: object) -> int:
@@ -228,9 +251,10 @@ def _same(frames: object, truth: object) -> int:
     return sum(np.array_equal(a, b) for a, b in zip(frames, truth, strict=False))
 
 
-def _share(asked: Question) -> str:
+def _share(request: Request) -> str:
     try:
-        keep, _ = SparseDecoder(MediaFile.check(asked.path), 60).plan(asked.numbers)
+        with closing(SparseDecoder(MediaFile.check(request.path), SECONDS)) as decoder:
+            keep, _ = decoder.plan(sorted({decoder.frame_number_at(moment) for moment in request.moments}))
     except UnreliableTimestamps:
         return "all"
     return f"{sum(keep) / len(keep):.0%}"

@@ -1,4 +1,4 @@
-"""Damaged videos by the hundred through the decoder: does anything hang, crash, or go by in silence?
+"""Decode hundreds of damaged videos: does anything hang, crash, or fail without a record?
 
     python bench/fuzz_media.py                 # 600 files, a few minutes on two cores
     python bench/fuzz_media.py --files 60 --seed 7
@@ -25,14 +25,15 @@ from random import Random
 import h5py
 import imageio_ffmpeg
 
+from extractors import AudioInput, FrameInput
 from pipeline.decode import decode_shard
 from pipeline.media.segments import BACKENDS
 from pipeline.media.worker import Limits
 from pipeline.storage.contract import DECODED
 from pipeline.storage.shard_list import Video
 
-PICTURE = "testsrc2=s=80x64:r=12:d=3"
-SOUND = "aevalsrc=0.4*sin(t*(900+500*t)):s=22050:d=3"
+VIDEO = "testsrc2=s=80x64:r=12:d=3"
+AUDIO = "aevalsrc=0.4*sin(t*(900+500*t)):s=22050:d=3"
 SEEDS = {
     "h264.mp4": "-c:v libx264 -g 12 -pix_fmt yuv420p -c:a aac",
     "fast.mp4": "-c:v libx264 -g 12 -pix_fmt yuv420p -c:a aac -movflags +faststart",  # the header comes first
@@ -79,7 +80,7 @@ def damaged(folder: Path, count: int, seed: int) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     originals = {}
     for name, coding in SEEDS.items():
-        command = ["-f", "lavfi", "-i", PICTURE, "-f", "lavfi", "-i", SOUND, *coding.split(), str(folder / name)]
+        command = ["-f", "lavfi", "-i", VIDEO, "-f", "lavfi", "-i", AUDIO, *coding.split(), str(folder / name)]
         subprocess.run(
             [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *command], check=True, stderr=-3
         )
@@ -185,13 +186,13 @@ DAMAGES = {
 
 
 def run(files: dict[str, Path], folder: Path, backend: str, workers: int, limit: float) -> int:
-    """Decode them all as one shard and print what became of them."""
+    """Decode them all as one shard and print the outcomes."""
     videos = [Video(label, os.fspath(path.absolute()), path.stat().st_size, 0) for label, path in files.items()]
     began = time.monotonic()
     decode_shard(
-        videos, folder / "fuzz.h5", dataset="fuzz", shard="0", segments=3, sizes=(32,), backend=backend, pad="repeat",
-        frame_at=0.5, accuracy="exact", workers=workers, failures=folder / "fuzz.tsv",
-        limits=Limits(limit, 0, 2 * 2**30),
+        videos, folder / "fuzz.h5", inputs=(FrameInput(32), AudioInput(16000)), dataset="fuzz", shard="0", segments=3,
+        backend=backend, pad="repeat", frame_at=0.5, frame_selection="exact", selective=True, workers=workers,
+        failures=folder / "fuzz.tsv", limits=Limits(limit, 0, 2 * 2**30),
     )  # fmt: skip
     with h5py.File(folder / "fuzz.h5") as shard:
         status = dict(zip(files, shard["status"][:], strict=True))
