@@ -2,16 +2,18 @@
 
 import json
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline.models.fast.layers import HAS_ONEDNN, by_onednn
+from models.building import av_master, batch_of, twin
 
 from pipeline.models.av_master.model import AVMaster
 from pipeline.models.av_master.reference import reference_av_master
+from pipeline.models.fast.linear import HAS_ONEDNN, by_onednn
 
 OUTPUTS = ("fused", "audio", "visual", "contrastive_loss", "focus_visual", "focus_audio")
 ONES = ("norm1.weight", "norm2.weight", "norm3.weight", "norm.weight", "LayerNorm.weight")
@@ -36,8 +38,8 @@ def far(ours, theirs):
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
-    return json.loads((shared / "golden/av_master_official.json").read_text())
+def golden():
+    return json.loads((Path(__file__).parent.parent / "data/av_master_official.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +66,13 @@ def test_equals_the_released_implementation(golden, released_weights, number):
     case = golden["cases"][number]
     model = AVMaster.load_released(released_weights).eval().requires_grad_(number == 0)
     with torch.no_grad():
-        out = model(*golden_inputs(case))
+        out = model(batch_of(*golden_inputs(case)))
     for name in ("fused", "audio", "visual"):
         assert far(getattr(out, name), case[f"logits_{name}"]) < 1e-5
     assert far(out.contrastive_loss, case["contrastive_loss"]) < 1e-5
     assert far(out.focus_visual.mean(-1), case["focus_visual_mean"]) < 1e-5
     assert far(out.focus_audio.mean(-1), case["focus_audio_mean"]) < 1e-5
-    assert model.answer_scores(out).argmax(1).tolist() == case["argmax"]
+    assert model.scores(out).argmax(1).tolist() == case["argmax"]
 
 
 def test_released_state_dict_comes_back(released_weights):
@@ -80,7 +82,7 @@ def test_released_state_dict_comes_back(released_weights):
 
 
 def test_a_new_model_gives_a_complete_released_state_dict(golden):
-    back = AVMaster().released_state_dict()
+    back = av_master().released_state_dict()
     assert {name: list(tensor.shape) for name, tensor in back.items()} == golden["state_dict"]
     assert all(tensor.isfinite().all() for tensor in back.values())
 
@@ -88,7 +90,7 @@ def test_a_new_model_gives_a_complete_released_state_dict(golden):
 def small_model(seed, dtype, **settings):
     """A narrow model in eval mode, every parameter away from its starting value, and its released weights."""
     torch.manual_seed(seed)
-    model = AVMaster(dropout=0.1, **settings).to(dtype).eval()
+    model = av_master(dropout=0.1, **settings).to(dtype).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -134,14 +136,14 @@ def test_equals_the_formulas(sizes, same_length, batch, segments, words, missing
     inputs = random_inputs(batch, segments, words, sizes, dtype)
     for n in {None: (), "audio": (0, 4), "visual": (1, 5)}[missing]:
         inputs[n].zero_()
-    ours, plain = model(*inputs), reference_av_master(weights, *inputs, heads=sizes["heads"])
+    ours, plain = model(batch_of(*inputs)), reference_av_master(weights, *inputs, heads=sizes["heads"])
     tolerance = 1e-5 if dtype == torch.float32 else 1e-10
     for name in OUTPUTS:
         torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=tolerance, atol=10 * tolerance)
     for frozen in (False, True):
         model.requires_grad_(not frozen)
         with torch.no_grad():
-            ours = model(*inputs[:4])
+            ours = model(batch_of(*inputs[:4]))
         assert ours.contrastive_loss is None
         for name in ("fused", "audio", "visual", "focus_visual", "focus_audio"):
             torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=tolerance, atol=10 * tolerance)
@@ -160,14 +162,15 @@ def test_questions_about_one_video_may_share_it(sizes, videos, segments, seed):
     count, rows = max(videos) + 1, torch.tensor(videos)
     audio, visual = random_inputs(count, segments, 5, sizes, torch.float64)[:2]
     words, sentence = random_inputs(len(videos), segments, 5, sizes, torch.float64)[2:4]
-    ours = model(audio, visual, words, sentence, videos=rows)
+    shared = batch_of(audio, visual, words, sentence, videos=rows)
+    ours = model(shared)
     plain = reference_av_master(weights, audio[rows], visual[rows], words, sentence, heads=sizes["heads"])
     for name in ("fused", "audio", "visual", "focus_visual", "focus_audio"):
         torch.testing.assert_close(getattr(ours, name), getattr(plain, name), rtol=1e-10, atol=1e-9)
-    steps = model.step_scores(audio, visual, words, sentence, videos=rows)
-    torch.testing.assert_close(steps, model.step_scores(audio[rows], visual[rows], words, sentence))
+    alone = batch_of(audio[rows], visual[rows], words, sentence)
+    torch.testing.assert_close(model.scores_by_second(shared), model.scores_by_second(alone))
     with pytest.raises(ValueError, match="videos"):
-        model(audio, visual, words, sentence, audio, visual, videos=rows)
+        model(batch_of(audio, visual, words, sentence, audio, visual, videos=rows))
 
 
 @settings(max_examples=10, deadline=None)
@@ -184,7 +187,8 @@ def test_gradients_equal_those_of_the_formulas(sizes, same_length, batch, segmen
     model, weights = small_model(seed, torch.float64, **sizes)
     inputs = random_inputs(batch, segments, 5, sizes, torch.float64)
     answers = torch.randint(sizes["num_answers"], (batch,))
-    total, parts = model.loss(model(*inputs), answers)
+    batch = batch_of(*inputs, answer=answers)
+    total, parts = model.loss(model(batch), batch)
     total.backward()
     plain = reference_av_master(weights, *inputs, heads=sizes["heads"])
     expected = plain.contrastive_loss
@@ -194,11 +198,11 @@ def test_gradients_equal_those_of_the_formulas(sizes, same_length, batch, segmen
     torch.testing.assert_close(total, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(sum(parts.values()), total)
 
-    ours = AVMaster(**model.settings).to(torch.float64)
+    ours = twin(model).to(torch.float64)
     ours.load_state_dict(
         {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     )
-    ours.spare = {name: [torch.zeros_like(x) for x in rows] for name, rows in model.spare.items()}
+    ours.unused = {name: [torch.zeros_like(x) for x in rows] for name, rows in model.unused.items()}
     for name, grad in ours.released_state_dict().items():
         theirs = weights[name].grad
         torch.testing.assert_close(grad, torch.zeros_like(grad) if theirs is None else theirs, rtol=1e-8, atol=1e-9)
@@ -208,21 +212,22 @@ def test_float32_at_a_size_for_the_faster_library():
     """Wide enough for oneDNN's products, more samples than are fused at once: outputs and gradients as in float64."""
     sizes = {"num_answers": 5, "audio_dim": 16, "visual_dim": 288, "text_dim": 288, "width": 288, "focus_width": 240}
     model, _ = small_model(0, torch.float32, **sizes, heads=4, audio_template=3, visual_template=3)
-    exact = AVMaster(**model.settings).double().eval()
+    exact = twin(model).double().eval()
     exact.load_state_dict(model.state_dict())
     inputs, answers = random_inputs(18, 4, 5, sizes, torch.float32), torch.arange(18) % 5
+    batch, double = batch_of(*inputs, answer=answers), batch_of(*(x.double() for x in inputs), answer=answers)
     assert by_onednn(torch.zeros(1), model.focus.inner.weight) == HAS_ONEDNN
 
-    found, expected = model(*inputs), exact(*(x.double() for x in inputs))
+    found, expected = model(batch), exact(double)
     for name in OUTPUTS:
         assert far(getattr(found, name), getattr(expected, name).detach()) < 1e-5
-    model.loss(found, answers)[0].backward()
-    exact.loss(expected, answers)[0].backward()
+    model.loss(found, batch)[0].backward()
+    exact.loss(expected, double)[0].backward()
     for (name, ours), theirs in zip(model.named_parameters(), exact.parameters(), strict=True):
         assert (ours.grad - theirs.grad).abs().max() < 1e-4 * theirs.grad.abs().max() + 1e-6, name
     for frozen in (False, True):
         with torch.no_grad():
-            assert far(model.requires_grad_(not frozen)(*inputs).fused, expected.fused.detach()) < 1e-5
+            assert far(model.requires_grad_(not frozen)(batch).fused, expected.fused.detach()) < 1e-5
     model.requires_grad_(True).train()
-    model.loss(model(*inputs), answers)[0].backward()
+    model.loss(model(batch), batch)[0].backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())

@@ -146,7 +146,8 @@ class Guide(nn.Module):
 
 
 class KeyFusion(nn.Module):
-    """Equals reference.key_fusion (AVKF, Eq. 3): one vector from both focuses and all tokens M = [audio; visual; words].
+    """Equals reference.key_fusion (AVKF, Eq. 3): one vector from both focuses and all tokens,
+    M = [audio; visual; words].
 
     `gated` is Table VIII's "Dynamic Fus": the question weighs the two modalities' contexts. The paper says only
     that it is a question-oriented adaptive fusion at the fusion stage; here, a softmax over a linear map of the

@@ -30,7 +30,8 @@ class Attention(nn.Module):
 
 class OneHeadAttention(Attention):
     """Equals nn.MultiheadAttention with one head. No head lies between query and key, nor between value and out, so
-    query·key and out·value are two matrices, which only the memory has to pass. Forming them costs as much as D rows."""
+    query·key and out·value are two matrices, which only the memory has to pass. Forming them costs as much as
+    D rows."""
 
     def __init__(self, width: int):
         super().__init__(width)
