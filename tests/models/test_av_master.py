@@ -87,6 +87,48 @@ def test_a_new_model_gives_a_complete_released_state_dict(golden):
     assert all(tensor.isfinite().all() for tensor in back.values())
 
 
+def expected_deviation(name, shapes):
+    """The standard deviation at which the release starts a tensor, by its layer's type. A uniform distribution within
+    ±bound has the deviation bound/√3.
+
+    nn.Linear: weight and bias within ±1/√in. nn.LayerNorm: constants. nn.Embedding: N(0, 1). nn.MultiheadAttention:
+    the packed 3D×D matrix Xavier-uniform, within ±√(6 / (in + out)); out_proj as nn.Linear; biases 0. The focus
+    capture then makes each of its tensors with more than one dimension Xavier-uniform. Plain parameters: b and bo_…
+    are ones, class and positional embeddings N(0, 1/D). BERT's layers are nn.Linear and nn.LayerNorm, the bias of
+    their head 0; there the release has no initialiser of its own, so that PyTorch's default is expected.
+    """
+    layer, _, kind = name.rpartition(".")
+    shape, width = shapes[name], shapes["fc_q.bias"][0]
+    if kind in ("class_embedding", "positional_embedding"):
+        return width**-0.5
+    if layer in ("bisa_v", "bias_a"):
+        return 1.0
+    if "norm" in layer.lower() or kind in ("bo_v", "bo_a", "b") or name.endswith(("head.bias", "in_proj_bias")):
+        return 0.0
+    if name.endswith("out_proj.bias"):
+        return 0.0
+    if kind == "in_proj_weight" or (len(shape) > 1 and "focus_capture" in name):
+        return (6 / (shape[0] + shape[1]) / 3) ** 0.5
+    return (3 * shapes[f"{layer}.weight"][1]) ** -0.5
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_new_model_starts_as_the_released_one(seed):
+    """Packed projections row block by row block, since a part that starts too large hides in the whole."""
+    torch.manual_seed(seed)
+    tensors = av_master(width=96, focus_width=64).released_state_dict()
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    for name, tensor in tensors.items():
+        expected = expected_deviation(name, shapes)
+        for block in tensor.chunk(3) if "in_proj" in name else (tensor,):
+            if not expected:
+                assert block.unique().numel() == 1, name
+                continue
+            root = float((block.double() ** 2).mean() ** 0.5)  # the mean is 0
+            spread = 4.5 * expected * (1.0 if expected == 1.0 or "embedding" in name else 0.65) / block.numel() ** 0.5
+            assert abs(root - expected) < max(spread, 1e-6), (name, root, expected)
+
+
 def small_model(seed, dtype, **settings):
     """A narrow model in eval mode, every parameter away from its starting value, and its released weights."""
     torch.manual_seed(seed)
