@@ -20,13 +20,13 @@ from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate, evaluate_by_second, format_scores, score
 from pipeline.index import build_index
-from pipeline.models import model_class
+from pipeline.models import fast, model_class
 from pipeline.report import write_report
 from pipeline.storage.contract import DatasetSpec
 from pipeline.storage.features import open_index
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import Video, write_shard_list
-from pipeline.train import train
+from pipeline.train import Trainer, train
 
 SECONDS, VIDEOS, SHARD = 3, 40, 16
 GRID = MANIFESTS / "av_master_tables.csv"
@@ -291,18 +291,19 @@ def test_the_same_seed_gives_the_same_history_and_another_seed_another(config, f
 
 def test_early_stopping_and_the_epoch_that_is_kept(config, folder, monkeypatch):
     """Oracle: the validation accuracies, given here. Of equal ones the last is best, as in AV-Master's release."""
-    accuracies = iter([0.5, 0.75, 0.25, 0.75, 0.5, 0.5, 1.0] + 50 * [0.5])
-    monkeypatch.setattr("pipeline.train.accuracy", lambda *_: next(accuracies))
-    config["train"] |= {"epochs": 20, "patience": 2}
-    train(config, "av_master", 0, folder / "patient")
-    accuracies = pd.read_csv(folder / "patient" / "history.csv")["val_accuracy"]
-    assert accuracies.tolist() == [0.5, 0.75, 0.25, 0.75, 0.5, 0.5]
-    config["train"] |= {"epochs": len(accuracies), "patience": 0, "checkpoint": "last"}
-    train(config, "av_master", 0, folder / "last")
-    config["train"] |= {"epochs": 4}
-    train(config, "av_master", 0, folder / "short")
-    kept = {name: (folder / name / "checkpoint.safetensors").read_bytes() for name in ("patient", "last", "short")}
-    assert kept["patient"] == kept["short"] != kept["last"]
+    given = [0.5, 0.75, 0.25, 0.75, 0.5, 0.5, 1.0]
+    checkpoints = {}
+    for name, changes in {
+        "patient": {"epochs": 20, "patience": 2},
+        "last": {"epochs": 6, "checkpoint": "last"},
+        "short": {"epochs": 4, "checkpoint": "last"},
+    }.items():
+        accuracies = iter(given)
+        monkeypatch.setattr("pipeline.train.accuracy", lambda *_, accuracies=accuracies: next(accuracies))
+        train(config | {"train": config["train"] | changes}, "av_master", 0, folder / name)
+        checkpoints[name] = (folder / name / "checkpoint.safetensors").read_bytes()
+    assert pd.read_csv(folder / "patient" / "history.csv")["val_accuracy"].tolist() == given[:6]
+    assert checkpoints["patient"] == checkpoints["short"] != checkpoints["last"]
 
 
 def test_deterministic_mode(config, folder):
@@ -333,6 +334,87 @@ def test_a_killed_training_run_ends_in_the_same_result(config, folder, tmp_path)
     assert sorted(p.name for p in (folder / "killed").iterdir()) == names
     checkpoints = [(folder / name / "checkpoint.safetensors").read_bytes() for name in ("killed", "whole")]
     assert checkpoints[0] == checkpoints[1]
+
+
+def interrupted_after(epochs, config, folder, monkeypatch):
+    """Train until so many epochs are saved, then fail."""
+    save, left = Trainer.save_progress, iter(range(epochs - 1, -1, -1))
+
+    def save_and_fail(trainer):
+        save(trainer)
+        if next(left) == 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "save_progress", save_and_fail)
+        train(config, "pooled", 0, folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "resumes"),
+    [
+        ({"seeds": [0, 1], "threads": 2}, True),
+        ({"learning_rate": 0.001}, False),
+        ("test questions", True),
+        ("validation questions", False),
+    ],
+)
+def test_a_run_resumes_unless_what_it_depends_on_changed(config, folder, monkeypatch, caplog, change, resumes):
+    caplog.set_level("INFO")
+    interrupted_after(2, config, folder / "x", monkeypatch)
+    if isinstance(change, dict):
+        config["train"] |= change
+    else:
+        table = pd.read_parquet(folder / "questions.parquet")
+        changed = table["split"] == change.split()[0].replace("validation", "val")
+        table.loc[changed, "question"] = "Is it loud?"
+        table = pd.concat([table[changed], table[~changed]]) if resumes else table  # rows of the table may move
+        table.to_parquet(folder / "questions.parquet", index=False)
+    train(config, "pooled", 0, folder / "x")
+    assert ("resuming after epoch 2" in caplog.text) is resumes
+    assert ("starting anew" in caplog.text) is not resumes
+    assert len(pd.read_csv(folder / "x" / "history.csv")) == 12
+
+
+def test_a_loss_that_is_not_a_number_stops_training_and_names_the_video(config, folder):
+    with h5py.File(folder / "vggish" / "00000.h5", "a") as file:
+        file["vggish/embedding"][5, 1, 2] = np.nan
+    for name in ("av_master", "pooled"):
+        with pytest.raises(AVQAError, match=r"epoch 1: the loss is nan .* videos v5, whose features are not finite"):
+            train(config, name, 0, folder / "x")
+    assert not (folder / "x" / "checkpoint.safetensors").exists()
+
+
+def test_an_infinite_loss_with_finite_features_names_some_videos(config, folder):
+    config["train"]["learning_rate"] = 1e30
+    with pytest.raises(AVQAError, match=r"epoch \d+: the loss is .* videos (v\d+, ){5}…, whose features are finite"):
+        train(config, "pooled", 0, folder / "x")
+
+
+@pytest.mark.parametrize("rows", ["shuffled", "too large", "negative"])
+def test_features_of_other_videos_are_refused(config, folder, rows):
+    """Row numbers are only as good as the videos at these rows."""
+    table = pd.read_parquet(folder / "questions.parquet")
+    if rows == "shuffled":
+        table["video_row"] = np.random.default_rng(0).permutation(table["video_row"])
+    else:
+        table.loc[7, "video_row"] = {"too large": VIDEOS, "negative": 7 - VIDEOS}[rows]
+    table.to_parquet(folder / "questions.parquet", index=False)
+    with pytest.raises(
+        AVQAError, match=r"questions\.parquet: video_row -?\d+ of video v\d+ is not its row in .*features"
+    ):
+        train(config, "pooled", 0, folder / "x")
+
+
+def test_plain_arithmetic_trains_and_evaluates(config, folder, monkeypatch):
+    """`train.fast: false`, in training and in evaluation after it; the switch is back on afterwards."""
+    used = []
+    monkeypatch.setattr("pipeline.models.fast.linear.by_onednn", lambda *_: used.append(fast.enabled))
+    config["train"] |= {"fast": False, "epochs": 12}
+    train(config, "av_master", 0, folder / "x")
+    assert evaluate(folder / "x")["overall"]["accuracy"] == 1
+    evaluate_by_second(folder / "x")
+    assert not any(used) and fast.enabled
 
 
 def test_mistakes_are_named(config, folder, tmp_path):

@@ -273,3 +273,61 @@ def test_float32_at_a_size_for_the_faster_library():
     model.requires_grad_(True).train()
     model.loss(model(batch), batch)[0].backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    sizes=sizes,
+    same_length=st.booleans(),
+    batch=st.integers(1, 4),
+    segments=st.integers(1, 8),
+    seed=st.integers(0, 2**31),
+)
+def test_plain_arithmetic_gives_the_same_outputs_and_gradients(sizes, same_length, batch, segments, seed):
+    if same_length:
+        sizes = sizes | {"audio_template": sizes["visual_template"]}
+    model, _ = small_model(seed, torch.float64, **sizes)
+    answers = torch.randint(sizes["num_answers"], (batch,))
+    assert_fast_equals_plain(
+        model, batch_of(*random_inputs(batch, segments, 5, sizes, torch.float64), answer=answers), 1e-9
+    )
+
+
+def test_plain_arithmetic_at_a_size_for_the_faster_library():
+    sizes = {"num_answers": 5, "audio_dim": 16, "visual_dim": 288, "text_dim": 288, "width": 288, "focus_width": 240}
+    model, _ = small_model(0, torch.float32, **sizes, heads=4)
+    batch = batch_of(*random_inputs(18, 4, 5, sizes, torch.float32), answer=torch.arange(18) % 5)
+    assert by_onednn(torch.zeros(1), model.focus.inner.weight) == HAS_ONEDNN
+    assert_fast_equals_plain(model, batch, 1e-5)
+    with fast.switched(False):
+        assert not by_onednn(torch.zeros(1), model.focus.inner.weight)
+
+
+def assert_fast_equals_plain(model, batch, tolerance):
+    """Relative to the largest value of an output and of a gradient."""
+    results = {}
+    for on in (True, False):
+        model.zero_grad()
+        with fast.switched(on):
+            out = model(batch)
+            model.loss(out, batch)[0].backward()
+            model.requires_grad_(False)
+            with torch.no_grad():
+                frozen, steps = model(batch), model.scores_by_second(batch)
+            model.requires_grad_(True)
+        results[on] = {
+            **{name: getattr(out, name).detach() for name in OUTPUTS},
+            **{f"frozen {name}": getattr(frozen, name) for name in OUTPUTS},
+            **{f"gradient of {name}": p.grad.clone() for name, p in model.named_parameters()},
+            "by second": steps,
+        }
+    for name, value in results[True].items():
+        plain = results[False][name]
+        assert (value - plain).abs().max() <= tolerance * max(plain.abs().max(), 1.0), name
+
+
+def test_the_comparison_command_prints_both_sides(capsys, monkeypatch):
+    assert compare([]) == 0
+    assert "focus_audio" in capsys.readouterr().out
+    monkeypatch.setattr("pipeline.models.av_master.model.mix_rows", lambda x: 1.0001 * x)
+    assert compare([]) == 1
