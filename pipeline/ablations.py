@@ -22,9 +22,8 @@ def read_grid(config: dict) -> pd.DataFrame:
     grid = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=GRID_COLUMNS)
     tables = config["ablations"].get("tables", grid["table"].unique())
     if unknown := sorted(set(tables) - set(grid["table"])):
-        raise AVQAError(
-            f"ablations.tables: {path.name} has no {unknown[0]}; it has {', '.join(grid['table'].unique())}"
-        )
+        known = ", ".join(grid["table"].unique()) or "no tables"
+        raise AVQAError(f"ablations.tables: there is no {unknown[0]}; {path.name} has {known}")
     return grid[grid["table"].isin(tables)]
 
 

@@ -108,7 +108,7 @@ class Trainer:
         patience = self.schedule["patience"]
         if not patience or epochs_since_best(self.history) < patience:
             return False
-        log.info(f"stopping: {patience} epochs in a row without a better validation accuracy")
+        log.info(f"stopping: {patience} epochs in a row with a lower validation accuracy than the best")
         return True
 
     def run_epoch(self, epoch: int, board: SummaryWriter) -> None:
@@ -229,9 +229,9 @@ def frozen(model: AVQAModel) -> Iterator[None]:
 
 
 def epochs_since_best(history: list[dict]) -> int:
-    """Epochs since the best validation accuracy, the first of equals; 0 before any."""
-    accuracies = [row["val_accuracy"] for row in history]
-    return len(history) - 1 - accuracies.index(max(accuracies)) if history else 0
+    """Epochs since the best validation accuracy, the last of equals, as in AV-Master's release; 0 before any."""
+    accuracies = [row["val_accuracy"] for row in reversed(history)]
+    return accuracies.index(max(accuracies)) if history else 0
 
 
 def accuracy(model: AVQAModel, data: QuestionData, split: str, size: int) -> float:

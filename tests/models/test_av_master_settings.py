@@ -6,9 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models.building import av_master, batch_of, twin
 
-from pipeline.models.av_master.model import COMPONENTS, ENHANCEMENTS, AVMaster
+from pipeline.errors import AVQAError
+from pipeline.models.av_master.model import AVMaster
+from pipeline.models.fast.dropout import add_dropped, drop
 
+COMPONENTS = ("avfc", "avkf", "dpcl", "gpap", "tdpp")
+ANSWERS = (0, 1, 4)
 SMALL = {"num_answers": 5, "audio_dim": 6, "visual_dim": 7, "text_dim": 9, "width": 16, "focus_width": 12, "heads": 4}
 SECONDS, WORDS = 4, 3
 
@@ -19,13 +24,22 @@ def inputs(batch=3, dtype=torch.float32, seed=0):
     return [torch.randn(shape, generator=generator).to(dtype) for shape in (*shapes, *shapes[:2])]
 
 
+def training_batch():
+    return batch_of(*inputs(), answer=ANSWERS)
+
+
+def evaluation_batch():
+    return batch_of(*inputs()[:4], answer=ANSWERS)
+
+
 def model(seed=0, **choices):
     torch.manual_seed(seed)
-    return AVMaster(**SMALL, **choices).eval()
+    return av_master(**SMALL, **choices).eval()
 
 
-def trained_names(net, out, answers):
-    net.loss(out, answers)[0].backward()
+def trained_names(net):
+    batch = training_batch()
+    net.loss(net(batch), batch)[0].backward()
     return {name for name, parameter in net.named_parameters() if parameter.grad is not None}
 
 
@@ -57,25 +71,21 @@ def choices(draw):
 def test_every_combination_learns_and_answers(picked):
     """All parameters take part, and the answers are numbers."""
     net = model(**picked).train()
-    answers = torch.tensor([0, 1, 4])
-    out = net(*inputs())
-    names = {name for name, _ in net.named_parameters()}
-    assert trained_names(net, out, answers) == names
-    total, terms = net.loss(out, answers)
+    assert trained_names(net) == {name for name, _ in net.named_parameters()}
+    total, terms = net.loss(net(training_batch()), training_batch())
     assert total.isfinite()
     gpap = "gpap" not in picked["without"] and not picked["dynamic_fusion"]
     assert ("fused" in terms, "audio" in terms) == ("tdpp" not in picked["without"], gpap)
     contrast = "fused" in terms and gpap and "dpcl" not in picked["without"] and picked["contrastive_weight"] > 0
-    assert ("contrastive" in terms) == contrast
+    assert ("contrastive" in terms) == contrast == net.needs_negatives
     net.eval()
-    scores = net.answer_scores(net(*inputs()[:4]))
+    scores = net.scores(net(evaluation_batch()))
     assert scores.shape == (3, 5) and scores.isfinite().all()
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("num_answers", 0),
         ("width", 16.0),
         ("heads", 3),
         ("audio_template", -1),
@@ -98,7 +108,7 @@ def test_every_combination_learns_and_answers(picked):
 def test_a_wrong_value_is_named(field, value):
     extra = {"visual_template": 4} if field == "share_biases" else {}
     with pytest.raises(ValueError, match=f"^{field}: "):
-        AVMaster(**SMALL | extra | {field: value})
+        AVMaster.Settings.from_dict({"width": 16, "heads": 4} | extra | {field: value})
 
 
 def test_settings_that_contradict_each_other():
@@ -109,12 +119,7 @@ def test_settings_that_contradict_each_other():
         ({"fused_weight": 0.0, "audio_weight": 0.0, "enhancement": "ape"}, "enhancement"),
     ):
         with pytest.raises(ValueError, match=f"^{named}"):
-            AVMaster(**SMALL, **wrong)
-    with pytest.raises(ValueError, match="neg_audio"):
-        model()(*inputs()[:5])
-    with pytest.raises(ValueError, match="enhancement"):
-        net = model(without=["tdpp"])
-        net.answer_scores(net(*inputs()[:4]), enhancement="none")
+            AVMaster.Settings.from_dict(wrong)
 
 
 def test_sharing_changes_what_there_is_to_learn():
@@ -126,10 +131,10 @@ def test_sharing_changes_what_there_is_to_learn():
     apart.load_state_dict(shared.state_dict(), strict=False)
     apart.own_focus_audio.load_state_dict(shared.focus.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(apart(*inputs()).fused, shared(*inputs()).fused)
+        torch.testing.assert_close(apart(training_batch()).fused, shared(training_batch()).fused)
         shared.bias_audio.copy_(shared.bias_visual)
         one_bias.load_state_dict({k: v for k, v in shared.state_dict().items() if k != "bias_audio"})
-        torch.testing.assert_close(one_bias(*inputs()).fused, shared(*inputs()).fused)
+        torch.testing.assert_close(one_bias(training_batch()).fused, shared(training_batch()).fused)
 
 
 @pytest.mark.parametrize("kept", [["question"], ["audio", "question"], ["visual", "question"]])
@@ -139,60 +144,52 @@ def test_an_input_that_is_left_out_has_no_influence(kept):
     assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in model().parameters())
     audio, visual, words, sentence, *_ = inputs()
     with torch.no_grad():
-        scores = net.answer_scores(net(audio, visual, words, sentence))
+        scores = net.scores(net(batch_of(audio, visual, words, sentence)))
         other_audio = audio if "audio" in kept else audio + 1
         other_visual = visual if "visual" in kept else visual + 1
-        assert torch.equal(net.answer_scores(net(other_audio, other_visual, words, sentence)), scores)
-        assert not torch.equal(net.answer_scores(net(audio, visual, words + 1, sentence + 1)), scores)
+        assert torch.equal(net.scores(net(batch_of(other_audio, other_visual, words, sentence))), scores)
+        assert not torch.equal(net.scores(net(batch_of(audio, visual, words + 1, sentence + 1))), scores)
 
 
 def test_loss_weights():
     """Table IX, Fig. 8. The total is the weighted sum, and a decoder of weight 0 neither learns nor answers."""
-    answers = torch.tensor([0, 1, 4])
     weights = {"fused_weight": 1.0, "audio_weight": 0.0, "visual_weight": 0.5, "contrastive_weight": 2.0}
     net = model(**weights)
-    out = net(*inputs())
-    total, terms = net.loss(out, answers)
+    out = net(training_batch())
+    total, terms = net.loss(out, training_batch())
     assert set(terms) == {"fused", "visual", "contrastive"}
     torch.testing.assert_close(total, terms["fused"] + 0.5 * terms["visual"] + 2 * terms["contrastive"])
-    torch.testing.assert_close(net.answer_scores(out), out.fused + out.visual)
-    assert not any(name.startswith("decode_audio") for name in trained_names(net, out, answers))
+    torch.testing.assert_close(net.scores(out), out.fused + out.visual)
+    assert not any(name.startswith("decode_audio") for name in trained_names(net))
 
 
 def test_preferences_join_the_answer_as_asked():
     """Tables XIII and XIV."""
     net = model()
     with torch.no_grad():
-        out = net(*inputs()[:4])
+        out = net(evaluation_batch())
     f, a, v = out.fused, out.audio, out.visual
-    torch.testing.assert_close(net.answer_scores(out), f + a + v)
-    torch.testing.assert_close(net.answer_scores(out, enhancement="ape"), f + a)
-    torch.testing.assert_close(net.answer_scores(out, enhancement="vpe"), f + v)
+    torch.testing.assert_close(net.scores(out), f + a + v)
+    torch.testing.assert_close(model(enhancement="ape").scores(out), f + a)
+    torch.testing.assert_close(model(enhancement="vpe").scores(out), f + v)
     for combine in ("add", "mul", "w_add"):
-        alone = net.answer_scores(out, enhancement="none", combine=combine)
-        torch.testing.assert_close(alone, f)
+        torch.testing.assert_close(model(enhancement="none", combine=combine).scores(out), f)
     product = f.softmax(-1) + a.softmax(-1) * v.softmax(-1)
-    torch.testing.assert_close(net.answer_scores(out, combine="mul"), product)
+    torch.testing.assert_close(model(combine="mul").scores(out), product)
     of_audio, of_visual = a.exp().sum(-1, keepdim=True), v.exp().sum(-1, keepdim=True)
     weighted = f + (of_audio * a + of_visual * v) / (of_audio + of_visual)
-    torch.testing.assert_close(net.answer_scores(out, combine="w_add"), weighted)
-    for enhancement in ENHANCEMENTS:
-        built_in = model(enhancement=enhancement, combine="mul")
-        asked = net.answer_scores(out, enhancement=enhancement, combine="mul")
-        assert torch.equal(built_in.answer_scores(out), asked)
-    with pytest.raises(ValueError, match="enhancement"):
-        net.answer_scores(out, enhancement="everything")
+    torch.testing.assert_close(model(combine="w_add").scores(out), weighted)
 
 
 def test_attention_maps_are_distributions_over_words():
     """Fig. 9."""
     with torch.no_grad():
-        out = model()(*inputs(), attention=True)
+        out = model()(training_batch(), attention=True)
     assert set(out.attention) == {"audio", "visual"}
     for weights in out.attention.values():
         assert weights.shape == (3, SECONDS, WORDS)
         torch.testing.assert_close(weights.sum(-1), torch.ones(3, SECONDS))
-    assert model()(*inputs()).attention is None
+    assert model()(training_batch()).attention is None
 
 
 def test_scores_by_time_step():
@@ -200,35 +197,32 @@ def test_scores_by_time_step():
     net = model(audio_template=2, visual_template=3)
     x = inputs()[:4]
     with torch.no_grad():
-        scores = net.step_scores(*x)
+        scores = net.scores_by_second(batch_of(*x))
         assert scores.shape == (3, SECONDS, 5)
-        torch.testing.assert_close(scores[:, -1], net.answer_scores(net(*x)))
-        short = net(x[0][:, :2], x[1][:, :2], *x[2:])
-        states = net.capture(net.fc_visual(x[1]), net.fc_audio(x[0]), 0.0, every=True)
+        torch.testing.assert_close(scores[:, -1], net.scores(net(batch_of(*x))))
+        short = net(batch_of(x[0][:, :2], x[1][:, :2], *x[2:]))
+        states = net.capture(net.fc_visual(x[1]), net.fc_audio(x[0]), every=True)
         torch.testing.assert_close(states[0][1], short.focus_visual)
         torch.testing.assert_close(states[1][1], short.focus_audio)
-    with pytest.raises(ValueError, match="without"):
-        model(without=["avfc"]).step_scores(*x)
+    with pytest.raises(AVQAError, match="without"):
+        model(without=["avfc"]).scores_by_second(batch_of(*x))
 
 
 def test_dropout_is_for_training_only_and_right_on_average():
-    x = inputs()
-    net = model(dropout=0.2)
+    batch, net = training_batch(), model(dropout=0.2)
     with torch.no_grad():
-        quiet = net(*x).fused
-        assert torch.equal(net(*x).fused, quiet)
+        quiet = net(batch).fused
+        assert torch.equal(net(batch).fused, quiet)
         net.train()
         torch.manual_seed(1)
-        once, again = net(*x).fused, net(*x).fused
+        once, again = net(batch).fused, net(batch).fused
         torch.manual_seed(1)
-        assert not torch.equal(once, again) and torch.equal(net(*x).fused, once)
+        assert not torch.equal(once, again) and torch.equal(net(batch).fused, once)
 
 
 @settings(max_examples=20, deadline=None)
 @given(rate=st.floats(0.01, 0.99), rows=st.integers(1, 7), residual=st.booleans(), seed=st.integers(0, 2**31))
 def test_dropout_keeps_the_expectation_and_its_own_gradient(rate, rows, residual, seed):
-    from pipeline.models.fast.layers import add_dropped, drop
-
     torch.manual_seed(seed)
     x = torch.ones(rows, 20001, dtype=torch.float64, requires_grad=True)
     y = add_dropped(torch.full_like(x, 3.0), x, rate) - 3 if residual else drop(x, rate)
@@ -242,25 +236,25 @@ def test_dropout_keeps_the_expectation_and_its_own_gradient(rate, rows, residual
 
 def test_what_a_frozen_model_keeps_follows_its_weights():
     """Products of frozen parameters are kept between calls; every way of changing one must be noticed."""
-    net, x, answers = model(), inputs(), torch.tensor([0, 1, 4])
+    net, x = model(), training_batch()
 
     def check(dtype=torch.float32):
-        twin = AVMaster(**net.settings).to(dtype).eval()
-        twin.load_state_dict(net.state_dict())
+        other = twin(net).to(dtype).eval()
+        other.load_state_dict(net.state_dict())
         with torch.no_grad():
-            expected = twin(*x)
+            expected = other(x)
             net.requires_grad_(False)
             for _ in range(2):
-                torch.testing.assert_close(net(*x).fused, expected.fused)
-                torch.testing.assert_close(net(*x).audio, expected.audio)
+                torch.testing.assert_close(net(x).fused, expected.fused)
+                torch.testing.assert_close(net(x).audio, expected.audio)
             net.requires_grad_(True)
 
     check()
     for fused in (False, True):
         optimizer = torch.optim.Adam(net.parameters(), lr=0.1, fused=fused)
-        net.loss(net(*x), answers)[0].backward()
+        net.loss(net(x), x)[0].backward()
         with torch.no_grad():
-            net(*x)
+            net(x)
         optimizer.step()
         check()
     net.load_state_dict(model(seed=1).state_dict())
@@ -278,25 +272,25 @@ def test_what_a_frozen_model_keeps_follows_its_weights():
 
 
 def test_half_precision_features_and_mixed_precision():
-    net, x = model(), inputs()
-    halves = [tensor.half() for tensor in x]
+    net, x = model(), [tensor.half() for tensor in inputs()]
+    halves = batch_of(*x, answer=ANSWERS)
     with torch.no_grad():
-        full = net(*(tensor.float() for tensor in halves)).fused
-        assert torch.equal(net(*halves).fused, full)
+        full = net(batch_of(*(tensor.float() for tensor in x))).fused
+        assert torch.equal(net(halves).fused, full)
         with torch.autocast("cpu", torch.bfloat16):
-            mixed = net(*halves).fused
-        assert torch.equal(net(*halves).fused, full)
+            mixed = net(halves).fused
+        assert torch.equal(net(halves).fused, full)
     torch.testing.assert_close(mixed.float(), full, rtol=0.1, atol=0.1)
     net.train()
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = net.loss(net(*halves), torch.tensor([0, 1, 4]))
+        loss, _ = net.loss(net(halves), halves)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_a_graph_serves_one_backward_pass():
     net = model()
-    loss, _ = net.loss(net(*inputs()), torch.tensor([0, 1, 4]))
+    loss, _ = net.loss(net(training_batch()), training_batch())
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="already used"):
         loss.backward()
@@ -314,9 +308,9 @@ def test_released_names_need_released_blocks():
 
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_loop_gives_the_same_answers():
-    net, x = model(), inputs()
+    net, x = model(), training_batch()
     with torch.no_grad():
-        expected = net(*x)
-        found = net.compile_loop()(*x)
+        expected = net(x)
+        found = net.compile_loop()(x)
     torch.testing.assert_close(found.fused, expected.fused)
     torch.testing.assert_close(found.focus_audio, expected.focus_audio)

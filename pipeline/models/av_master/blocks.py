@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.models.base import select_rows
 from pipeline.models.fast.additive import additive_weights
-from pipeline.models.fast.attention import Attention, OneHeadAttention
+from pipeline.models.fast.attention import Attention, OneHeadAttention, packed_bound
 from pipeline.models.fast.dropout import add_dropped, drop
 from pipeline.models.fast.linear import AffineMap, Linear, Memo, affine_map, chain_affine, linear
 from pipeline.models.fast.scan import ApplyMap, run_step, scan
@@ -41,10 +41,17 @@ class FocusCapture(nn.Module):
         self.inner, self.outer = Linear(width, focus_width), Linear(focus_width, width)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
         self.norm = nn.LayerNorm(width)
-        packed = (self.attention.query, self.attention.key, self.attention.value)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """The release makes every matrix here Xavier-uniform. Queries, keys and values of its attention layers are one
+        3D×D matrix, so that the bound of each is √(6 / 4D), not √(6 / 2D); `Attention` draws its own three so."""
+        packed = (self.attention.query, self.attention.key, self.attention.value, self.cross_value)
         for module in self.modules():
             if isinstance(module, nn.Linear) and module not in packed:
                 nn.init.xavier_uniform_(module.weight)
+        nn.init.uniform_(self.cross_value.weight, -packed_bound(self.cross_value), packed_bound(self.cross_value))
         for layer in (self.cross_value, self.cross_out):
             nn.init.zeros_(layer.bias)
 
@@ -146,7 +153,8 @@ class Guide(nn.Module):
 
 
 class KeyFusion(nn.Module):
-    """Equals reference.key_fusion (AVKF, Eq. 3): one vector from both focuses and all tokens M = [audio; visual; words].
+    """Equals reference.key_fusion (AVKF, Eq. 3): one vector from both focuses and all tokens,
+    M = [audio; visual; words].
 
     `gated` is Table VIII's "Dynamic Fus": the question weighs the two modalities' contexts. The paper says only
     that it is a question-oriented adaptive fusion at the fusion stage; here, a softmax over a linear map of the

@@ -212,17 +212,14 @@ class AVMaster(AVQAModel):
         """Of a term of the loss."""
         return getattr(self.settings, f"{name}_weight")
 
-    def scores(self, output: Output, enhancement: str | None = None, combine: str | None = None) -> Tensor:
-        """B,num_answers; the answer is the largest. `enhancement` and `combine` in place of the settings' own."""
-        enhancement, combine = enhancement or self.settings.enhancement, combine or self.settings.combine
-        fused = output.fused if self.weight("fused") else None
+    def scores(self, output: Output) -> Tensor:
+        """B,num_answers; the answer is the largest. Preferences join in as `enhancement` and `combine` say."""
+        combine, fused = self.settings.combine, output.fused if self.weight("fused") else None
         logits = [
             getattr(output, name)
-            for name in ENHANCEMENTS[enhancement]
+            for name in ENHANCEMENTS[self.settings.enhancement]
             if getattr(output, name) is not None and self.weight(name)
         ]
-        if fused is None and not logits:
-            raise ValueError(f"enhancement: {enhancement!r} leaves this model without a decoder to answer")
         if combine == "mul" and logits:
             product = torch.stack(logits).log_softmax(-1).sum(0).exp()
             return product if fused is None else fused.softmax(-1) + product
@@ -278,7 +275,7 @@ class AVMaster(AVQAModel):
         return released.save(self, self.unused)
 
     def report(self) -> str:
-        """Parameters and multiply-adds by part: as the field counts them, as the release has them, as this code does."""
+        """Parameters and multiply-adds by part, as the field counts them, as the release has them, and of this code."""
         from pipeline.models.av_master import flops  # which imports this module
 
         return flops.as_text(flops.report(self))

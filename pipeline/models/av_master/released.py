@@ -193,31 +193,49 @@ def save(model: AVMaster, unused_rows: dict[str, list[Tensor]]) -> dict[str, Ten
 
 
 def fresh(model: AVMaster) -> dict[str, list[Tensor]]:
-    """Unused rows for a model that was not loaded from a released checkpoint. They are drawn from a generator of their
-    own, so that the global random state does not change."""
+    """Unused rows for a model that was not loaded from a released checkpoint, initialised as the release does. They
+    are drawn from a generator of their own, so that the global random state does not change."""
     parameters, generator = own_parameters(model), torch.Generator().manual_seed(0)
-    width, focus_width = model.settings.width, model.settings.focus_width
-    columns = {"fc_p": model.fc_visual.in_features, "fc_spat_q": model.fc_words.in_features,
-               "SM_fusion": 1024, "fc_av_fusion": 1024}  # fmt: skip
-
-    def shape(name: str) -> tuple[int, ...]:
-        layer, _, kind = name.rpartition(".")
-        if layer.startswith("wo_") or layer.endswith("encoder.layers.0.w"):
-            return (1, focus_width) if kind == "weight" else (1,)
-        if layer.endswith(("Module.norm1", "Module.norm2")):
-            return (512,)
-        if kind == "positional_embedding":
-            return (100, width)
-        return (width, columns.get(layer, width)) if kind.endswith("weight") else (width,)
-
-    unused = {}
+    unused: dict[str, list[Tensor]] = {}
     for name, parts in TABLE.items():
-        for ours in parts:
-            if ours is None:
-                tensor = torch.zeros(shape(name))
-                if tensor.dim() > 1:
-                    tensor.uniform_(-(tensor.shape[1] ** -0.5), tensor.shape[1] ** -0.5, generator=generator)
-                elif name.endswith(("norm1.weight", "norm2.weight")):
-                    tensor.fill_(1.0)
-                unused.setdefault(name, []).append(tensor.to(parameters["fc_audio.weight"]))
+        for _ in range(parts.count(None)):
+            tensor = unused_tensor(name, model, generator)
+            unused.setdefault(name, []).append(tensor.to(parameters["fc_audio.weight"]))
     return unused
+
+
+def unused_tensor(name: str, model: AVMaster, generator: torch.Generator) -> Tensor:
+    """One unused tensor, or one third of a packed one: the focus capture's matrices and packed ones are
+    Xavier-uniform, embeddings normal with deviation D^-½, and all else is as PyTorch initialises a layer."""
+    tensor = torch.empty(unused_shape(name, model))
+    layer, _, kind = name.rpartition(".")
+    if kind in ("class_embedding", "positional_embedding"):
+        return tensor.normal_(std=model.settings.width**-0.5, generator=generator)
+    if "norm" in layer:
+        return tensor.fill_(float(kind == "weight"))
+    if kind == "in_proj_weight":
+        bound = (6 / (4 * tensor.shape[1])) ** 0.5
+    elif kind == "in_proj_bias" or (layer.endswith("out_proj") and kind == "bias"):
+        bound = 0.0
+    elif "focus_capture" in layer and kind == "weight":
+        bound = (6 / sum(tensor.shape)) ** 0.5
+    else:
+        bound = unused_shape(f"{layer}.weight", model)[1] ** -0.5
+    return tensor.uniform_(-bound, bound, generator=generator)
+
+
+def unused_shape(name: str, model: AVMaster) -> tuple[int, ...]:
+    """The shape of an unused tensor, or of one third of a packed one."""
+    width, focus_width = model.settings.width, model.settings.focus_width
+    layer, _, kind = name.rpartition(".")
+    if layer.endswith("encoder.layers.0.w"):
+        return (1, focus_width) if kind == "weight" else (1,)
+    if layer.startswith("wo_"):
+        return (1, width) if kind == "weight" else (1,)
+    if layer.endswith(("Module.norm1", "Module.norm2")):
+        return (512,)
+    if kind == "positional_embedding":
+        return (100, width)
+    columns = {"fc_p": model.fc_visual.in_features, "fc_spat_q": model.fc_words.in_features}
+    columns |= {"SM_fusion": 1024, "fc_av_fusion": 1024}
+    return (width, columns.get(layer, width)) if kind.endswith("weight") else (width,)

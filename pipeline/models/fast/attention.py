@@ -11,6 +11,11 @@ from pipeline.models.fast.dropout import drop
 from pipeline.models.fast.linear import Linear, Memo, affine_map, chain_affine, linear
 
 
+def packed_bound(layer: nn.Linear) -> float:
+    """Xavier's bound for a D→D layer that is a third of nn.MultiheadAttention's packed 3D×D input projection."""
+    return (6 / (4 * layer.in_features)) ** 0.5
+
+
 class Attention(nn.Module):
     """The four matrices of nn.MultiheadAttention, each D→D, initialised as it does. Keys have no bias: it would add
     the same to all scores of a softmax."""
@@ -21,16 +26,16 @@ class Attention(nn.Module):
         self.key = Linear(width, width, bias=False)
         self.value = Linear(width, width)
         self.out = Linear(width, width)
-        # nn.MultiheadAttention initialises its packed 3D×D input projection as one matrix: Xavier's bound √(6 / 4D).
         for layer in (self.query, self.key, self.value):
-            nn.init.uniform_(layer.weight, -((1.5 / width) ** 0.5), (1.5 / width) ** 0.5)
+            nn.init.uniform_(layer.weight, -packed_bound(layer), packed_bound(layer))
         for layer in (self.query, self.value, self.out):
             nn.init.zeros_(layer.bias)
 
 
 class OneHeadAttention(Attention):
     """Equals nn.MultiheadAttention with one head. No head lies between query and key, nor between value and out, so
-    query·key and out·value are two matrices, which only the memory has to pass. Forming them costs as much as D rows."""
+    query·key and out·value are two matrices, which only the memory has to pass. Forming them costs as much as
+    D rows."""
 
     def __init__(self, width: int):
         super().__init__(width)

@@ -1,8 +1,8 @@
 """A recurrent loop over time whose weight gradients are computed last, many steps at once.
 
-The loop is s_t = f(s_{t-1}, x_t, c, y_{t,1}, y_{t,2}, …) for t = 1 … T, with inputs x_t of each step, tensors c that all
-steps share, and affine maps n that f applies inside a step: y_{t,n} = a_{t,n} W_nᵀ + b_n, where a_{t,n} is whatever f has
-computed so far. Let ℓ be the loss, g_t = ∂ℓ/∂s_t and δ_{t,n} = ∂ℓ/∂y_{t,n}. Going back from g_T = ∂ℓ/∂s_T:
+The loop is s_t = f(s_{t-1}, x_t, c, y_{t,1}, y_{t,2}, …) for t = 1 … T, with inputs x_t of each step, tensors c that
+all steps share, and affine maps n that f applies inside a step: y_{t,n} = a_{t,n} W_nᵀ + b_n, where a_{t,n} is
+whatever f has computed so far. Let ℓ be the loss, g_t = ∂ℓ/∂s_t and δ_{t,n} = ∂ℓ/∂y_{t,n}. Backwards from g_T:
 
     g_{t-1}   = (∂s_t/∂s_{t-1})ᵀ g_t          every path from s_{t-1} to s_t; one that passes map n has the factor W_n
     ∂ℓ/∂x_t   = (∂s_t/∂x_t)ᵀ g_t
