@@ -6,8 +6,8 @@
 
 All readers decode the same frames: those presented in the middle of each second, at most 60, as full-size RGB in
 memory. Times are processor seconds, all threads and children counted, pinned to one core, so that other load on the
-machine matters little; the readers take turns, and the figures are medians. "identical" counts frames that are equal to the
-ffmpeg program's in every byte. Prints a table in Markdown and a line of worst cases.
+machine matters little; the readers take turns, and the figures are medians. "identical" counts frames that are equal to
+the ffmpeg program's in every byte. Prints a table in Markdown and a line of worst cases.
 """
 
 import argparse

@@ -190,7 +190,7 @@ def run(files: dict[str, Path], folder: Path, backend: str, workers: int, limit:
     videos = [Video(label, os.fspath(path.absolute()), path.stat().st_size, 0) for label, path in files.items()]
     began = time.monotonic()
     decode_shard(
-        videos, folder / "fuzz.h5", inputs=(FrameInput(32), AudioInput(16000)), dataset="fuzz", shard="0", segments=3,
+        videos, folder / "fuzz.h5", inputs=(FrameInput(32), AudioInput(16000)), collection="f", shard="0", segments=3,
         backend=backend, pad="repeat", frame_at=0.5, frame_selection="exact", selective=True, workers=workers,
         failures=folder / "fuzz.tsv", limits=Limits(limit, 0, 2 * 2**30),
     )  # fmt: skip

@@ -60,7 +60,7 @@ def videos(tmp_path_factory):
 
 
 def decode(videos, names, out, **changes):
-    listed = [Video(name, os.fspath(videos / name), 0, 0) for name in names]
+    listed = [Video(name, os.fspath(videos / name), 1, 1) for name in names]
     options = OPTIONS | {"collection": "c", "shard": "0", "workers": 2, "failures": out.with_suffix(".tsv")} | changes
     decode_shard(listed, out, **options)
     with h5py.File(out) as file:

@@ -1,7 +1,7 @@
-"""Models: features and questions in, scores of the answers out. One folder per model, and a row here.
+"""Models: features and questions in, scores of the answers out. One file or folder per model, and a row here.
 
-Adding a model: `config.py` with its settings (a ModelSettings, without PyTorch), `model.py` with an AVQAModel, and a
-row. The configuration's schema, training, evaluation, the report and the command line follow from these.
+A model is its settings (a ModelSettings) and an AVQAModel. The configuration's schema, training, evaluation, the report
+and the command line follow from these.
 """
 
 from importlib import import_module
@@ -12,11 +12,11 @@ from pipeline.models.settings import ModelSettings
 if TYPE_CHECKING:
     from pipeline.models.base import AVQAModel
 
-# Name: where the settings are and where the model is. Imported when needed: a configuration is checked in a moment,
-# PyTorch takes seconds.
+# Name: where the settings are and where the model is. Settings in a file without PyTorch save the seconds that its import
+# takes whenever a configuration is checked.
 MODELS = {
     "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
-    "pooled": ("pipeline.models.pooled.config:PooledSettings", "pipeline.models.pooled.model:Pooled"),
+    "pooled": ("pipeline.models.pooled:PooledSettings", "pipeline.models.pooled:Pooled"),
 }
 
 

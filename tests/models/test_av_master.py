@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models.building import av_master, batch_of, twin
 
+from pipeline.models import fast
 from pipeline.models.av_master.model import AVMaster
+from pipeline.models.av_master.reference import main as compare
 from pipeline.models.av_master.reference import reference_av_master
 from pipeline.models.fast.linear import HAS_ONEDNN, by_onednn
 

@@ -51,8 +51,8 @@ def test_a_schema_follows_from_the_settings():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"layers": 0}, {"layers": 2.0}, {"layers": True}, {"rate": float("nan")}, {"rate": "0.1"}, {"wide": 1}, {"kind": "c"},
-     {"parts": []}, {"parts": ["z"]}, {"parts": "x"}, {"layer": 1}],
+    [{"layers": 0}, {"layers": 2.0}, {"layers": True}, {"rate": float("nan")}, {"rate": "0.1"}, {"wide": 1},
+     {"kind": "c"}, {"parts": []}, {"parts": ["z"]}, {"parts": "x"}, {"layer": 1}],
 )  # fmt: skip
 def test_a_wrong_setting_is_named(wrong):
     assert Example.from_dict({"layers": 3, "parts": ["y"]}) == Example(layers=3, parts=("y",))
