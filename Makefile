@@ -3,14 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test install
+.PHONY: demo test lint install
 
 demo: install
 	$(BIN)/snakemake --cores all
 
-test: install
+test: install lint
+	$(BIN)/pytest -n auto --dist loadfile
+
+lint: install
 	$(BIN)/ruff check .
-	$(BIN)/pytest
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile pipeline/rules
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
 
 install: $(VENV)/.installed
 

@@ -24,7 +24,7 @@ class PANNs(Encoder):
 
     CNN14 halves the log-mel spectrogram five times in time, so that one second would be three positions. It was
     trained on clips of 10 s, and a window of 10 s would make neighbouring seconds nearly equal at five times the cost.
-    Two seconds per embedding is the choice of Liu et al. (2022, UMT) for moments in videos.
+    Two seconds per embedding is a compromise of this project; the authors publish no features per second.
     """
 
     libraries = ("librosa",)

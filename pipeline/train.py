@@ -161,8 +161,8 @@ class Trainer:
         named = ", ".join(suspect[:NAMED_VIDEOS]) + (", …" if len(suspect) > NAMED_VIDEOS else "")
         cause = "features are not finite numbers" if not finite.all() else "features are finite"
         raise AVQAError(
-            f"epoch {epoch}: the loss is {float(loss.detach())} on a batch with videos {named}, whose {cause}; extract such "
-            "features again, or lower train.learning_rate, or set train.dtype to float32"
+            f"epoch {epoch}: the loss is {float(loss.detach())} on a batch with videos {named}, whose {cause}; extract "
+            "such features again, or lower train.learning_rate, or set train.dtype to float32"
         )
 
     def save_progress(self) -> None:

@@ -12,8 +12,8 @@ from pipeline.models.settings import ModelSettings
 if TYPE_CHECKING:
     from pipeline.models.base import AVQAModel
 
-# Name: where the settings are and where the model is. Settings in a file without PyTorch save the seconds that its import
-# takes whenever a configuration is checked.
+# Name: where the settings are and where the model is. Settings in a file without PyTorch save the seconds that its
+# import takes whenever a configuration is checked.
 MODELS = {
     "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
     "pooled": ("pipeline.models.pooled:PooledSettings", "pipeline.models.pooled:Pooled"),

@@ -97,7 +97,7 @@ class ShardWriter:
             arrays[name] = np.asarray(row[name], spec.dtype).reshape(shape)
         partial = self.parts / "partial"
         with open(partial, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
         os.replace(partial, self.parts / f"{start}-{stop}.npz")
         self.done[start:stop] = True
 
