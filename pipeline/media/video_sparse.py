@@ -72,14 +72,11 @@ class SparseDecoder:
         codec = self.stream.codec_context
         parse = bitstream.reader(codec.codec.canonical_name, codec.extradata or b"")
         self.understood = parse is not None
-        first = last_dts = None
+        first = None
         starts = later = size = 0
         for packet in packets(self.container, self.stream, self.file):
             if packet.has_sidedata("new_extradata") and bytes(packet.get_sidedata("new_extradata")) != codec.extradata:
                 raise UnreliableTimestamps("the codec's parameters change in the middle")
-            if None not in (packet.dts, last_dts) and packet.dts < last_dts:
-                raise UnreliableTimestamps("decoding timestamps go backwards")  # such as one recording after another
-            last_dts = last_dts if packet.dts is None else packet.dts
             try:
                 unit = parse(memoryview(packet)) if parse else Unit(intra=packet.is_keyframe)
             except (ValueError, IndexError):

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from media.oracle import RATE, X264, Refused, assert_same_frames, box, clip, ffmpeg, truth
 
@@ -110,6 +110,7 @@ def with_edits(data, entries):
 edit = st.tuples(st.integers(200, 9000), st.one_of(st.just(-1), st.integers(0, 20000)))
 
 
+@example("slow", [(330, -1), (5680, 10502), (604, 10128)], 8)  # ends with a frame that has an earlier time
 @given(st.sampled_from(["plain", "slow"]), st.lists(edit, min_size=1, max_size=4), st.integers(1, 25))
 @settings(many, max_examples=10)
 def test_edit_lists_of_several_parts(films, film, edits, segments):
@@ -132,12 +133,53 @@ def test_two_recordings_joined_as_bytes(films, tmp_path, second_start):
     agrees(tmp_path / "joined.ts", (3, 12))
 
 
-@pytest.mark.parametrize("back", [400, 1100, 4600])
-@pytest.mark.parametrize("film", ["plain", "slow", "open"])
-def test_timestamps_that_go_backwards_and_were_repaired_by_a_remux(films, tmp_path, film, back):
-    setts = f"setts=pts=PTS-gt(N\\,22)*{back}:dts=DTS-gt(N\\,22)*{back}"
+@pytest.mark.parametrize(
+    ("film", "pts", "dts"),  # after so many packets, so many milliseconds back
+    [
+        ("plain", (22, 400), (22, 400)),
+        ("plain", (44, 700), (17, 1000)),
+        ("open", (22, 1100), (22, 1100)),
+        ("slow", (22, 4600), (22, 4600)),
+        ("slow", (27, 600), (40, 3200)),
+        ("slow", (15, 800), (23, 4100)),
+        ("slow_open", (7, 1200), (54, 8800)),
+    ],
+)
+def test_timestamps_that_go_backwards_and_were_repaired_by_a_remux(films, tmp_path, film, pts, dts):
+    """Matroska has no decoding timestamps: what is left of them is one or two frames a millisecond apart."""
+    setts = "setts=pts=PTS-gt(N\\,{})*{}:dts=DTS-gt(N\\,{})*{}".format(*pts, *dts)
     whole = clip(tmp_path / "whole.mkv", "-i", films / f"{film}.mp4", "-an", "-c", "copy")
     agrees(clip(tmp_path / "back.mkv", "-i", whole, "-c", "copy", "-bsf:v", setts), (5, 12, 35))
+
+
+@pytest.mark.parametrize("film", ["plain", "slow"])
+def test_presentation_times_that_are_wrong_for_a_while(films, tmp_path, film):
+    """The decoding timestamps are right, so some frames are presented after a key frame that follows them."""
+    setts = "setts=pts=PTS+between(N\\,8\\,16)*3.3/TB"
+    coding = ("-an", "-c", "copy", "-bsf:v", setts)
+    agrees(clip(tmp_path / "wrong.mp4", "-i", films / f"{film}.mp4", *coding), (5, 12, 35))
+
+
+def test_a_recording_that_continues_earlier_and_within_a_gop(films, tmp_path):
+    """Packets were lost, and with them the start of the second part; all its times are earlier, none the same."""
+    coding = ("-map", "0:v", "-c", "copy")
+    first = clip(tmp_path / "a.ts", "-i", films / "long.mp4", "-t", 8, *coding)
+    second = clip(tmp_path / "b.ts", "-ss", 12, "-i", films / "long.mp4", *coding, "-output_ts_offset", 3.1)
+    data = second.read_bytes()
+    starts = [at for at in range(0, len(data), 188) if data[at + 1] & 0x40 and data[at + 3] & 0x10]
+    video = [at for at in starts if int.from_bytes(data[at + 1 : at + 3], "big") & 0x1FFF == 256]
+    (tmp_path / "joined.ts").write_bytes(first.read_bytes() + data[video[2] :])
+    agrees(tmp_path / "joined.ts", (3, 8, 12))
+
+
+def test_a_cut_within_a_long_gop_needs_no_full_decode(tmp_path):
+    """The scan starts up to a GOP before the first frame that is presented, and must go on as far after it."""
+    film = make_film(tmp_path / "film.mp4", 25, 10, 3, 0, False)
+    cut = clip(tmp_path / "cut.mp4", "-ss", 9, "-i", film, "-t", 15, "-c", "copy")
+    with closing(SparseDecoder(MediaFile.check(cut), 3)) as decoder:
+        assert sum(packet.hidden for packet in decoder.packets) > 200
+        assert decoder.known_until == decoder.start + 3
+    agrees(cut, (3, 14))
 
 
 def test_timestamps_that_wrap_around(films, tmp_path):
