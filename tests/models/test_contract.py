@@ -98,7 +98,7 @@ def test_mistakes_in_models_are_named(models, named):
 
 
 def test_a_configuration_is_checked_without_pytorch():
-    code = "import sys; from pipeline.config import load_config; load_config('config/config.yaml')"
+    code = "import sys; from pipeline.config import load_config; load_config('config/music_avqa.yaml')"
     subprocess.run([sys.executable, "-c", code + "; assert 'torch' not in sys.modules"], check=True, cwd=ROOT)
 
 
