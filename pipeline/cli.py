@@ -154,7 +154,7 @@ def report(args: argparse.Namespace) -> None:
 def ablations(args: argparse.Namespace) -> None:
     from pipeline.ablations import write_table
 
-    print(write_table(load_config(args.config, "dataset", "train"), args.table))
+    print(write_table(load_config(args.config, "dataset", "models", "train"), args.table))
 
 
 def verify(args: argparse.Namespace) -> None:

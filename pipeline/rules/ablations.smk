@@ -8,6 +8,7 @@ try:
     GRID = read_grid(config)
 except AVQAError as error:
     raise WorkflowError(str(error))
+FIRST_MODEL = dict([next(iter(config["models"].items()))])
 ROWS = Paramspace(GRID[["table", "row"]])
 ABLATED = f"{DATASET}/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}"
 
@@ -52,7 +53,7 @@ for table in GRID["table"].unique():
         conda:
             "../../envs/torch.yaml"
         params:
-            settings=settings("results", "dataset", train={"seeds": config["train"]["seeds"]}),
+            settings=settings("results", "dataset", models=FIRST_MODEL, train={"seeds": config["train"]["seeds"]}),
             table=table,
         shell:
             f"avqa ablations --config {{params.settings:q}} --table {{params.table}} {LOG}"
