@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from extractors import ENCODERS
+from extractors import ENCODERS, text_encoders
 from pipeline.data.formats import FORMATS
 from pipeline.errors import AVQAError
 from pipeline.models import entry_schema, entry_settings
@@ -70,7 +70,7 @@ def _schema(config: object, sections: tuple[str, ...]) -> dict:
 def _contradictions(config: dict) -> Iterator[str]:
     """Mistakes that no single field shows; each line begins with the field."""
     encoders, models = config.get("encoders", {}), config.get("models", {})
-    kept = {name: entry.get("outputs", list(ENCODERS[name].outputs)) for name, entry in encoders.items()}
+    kept = {name: entry.get("outputs", ENCODERS[name].default_outputs) for name, entry in encoders.items()}
     for name, outputs in kept.items():
         for output in outputs:
             if output not in ENCODERS[name].outputs:
@@ -78,7 +78,7 @@ def _contradictions(config: dict) -> Iterator[str]:
     text = config.get("text")
     texts = ENCODERS[text["encoder"]].text_outputs if text else {}
     if text and not texts:
-        yield f"text.encoder: {text['encoder']} reads no text; use one of the CLIP encoders"
+        yield f"text.encoder: {text['encoder']} reads no text; use one of {text_encoders()}"
     for name, entry in models.items():
         try:
             settings = entry_settings(entry)
