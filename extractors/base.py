@@ -4,7 +4,7 @@ import hashlib
 import socket
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from extractors import EncoderError, EncoderSpec, major_minor, text_encoders
 
@@ -80,7 +81,10 @@ class Encoder(ABC):
         self, *windows: np.ndarray | torch.Tensor, outputs: Sequence[str] | None = None
     ) -> dict[str, torch.Tensor]:
         """`forward` of arrays or tensors on any device: float32 outputs (default: all) on the encoder's device."""
-        encoded = self.forward(*(torch.as_tensor(window).to(self.device, non_blocking=True) for window in windows))
+        tensors = (
+            torch.as_tensor(np.require(w, requirements="W")) if isinstance(w, np.ndarray) else w for w in windows
+        )
+        encoded = self.forward(*(tensor.to(self.device, non_blocking=True) for tensor in tensors))
         return {name: encoded[name].float() for name in outputs or self.spec.outputs}
 
     def encode_text(self, texts: list[str], sentence: str) -> dict[str, torch.Tensor]:
@@ -106,7 +110,7 @@ class Encoder(ABC):
             name, remedy = weights, f"delete {path}, a download in the library's cache, and run again to download it"
         with ThreadPoolExecutor(1) as thread:
             digest = thread.submit(_digest_file, path)
-            with _parameters_without_memory():
+            with _NoInitialization():
                 self.network = self.build()
         try:
             found = digest.result()
@@ -228,22 +232,20 @@ def initialize_he(network: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-@contextmanager
-def _parameters_without_memory() -> Iterator[None]:
-    """Within the block, modules get parameters without memory (on PyTorch's meta device), and drawing their first
-    values costs nothing: 6 s for ViT-L/14. Buffers are real, since some are in no file."""
-    register = nn.Module.register_parameter
+class _NoInitialization(TorchFunctionMode):
+    """Within the block, parameters keep the memory that they are given: neither are numbers drawn for them (6 s for
+    ViT-L/14) nor are they changed in any other way, since a file then replaces them. Buffers are computed as always:
+    some are in no file, so that a network without any memory (PyTorch's meta device) would lack them."""
 
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None:
-            parameter = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = register_on_meta  # type: ignore
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        in_place = name.endswith("_") and not name.endswith("__")
+        if name in ("normal_", "uniform_", "erfinv_") or (in_place and isinstance(target, nn.Parameter)):
+            return target
+        return func(*args, **kwargs)
 
 
 @contextmanager

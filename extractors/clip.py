@@ -1,6 +1,5 @@
 """OpenAI's CLIP (Radford et al., 2021) through open_clip: image, patch and word tokens."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ class CLIP(Encoder):
     libraries = ("open_clip_torch",)
 
     def build(self) -> nn.Module:
-        model: Any = build_without_warning(self.spec.model)
+        model: Any = build_open_clip(self.spec.model)
         model.visual.output_tokens = True
         for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
             assert isinstance(block.mlp.gelu, QuickGELU)
@@ -74,13 +73,11 @@ class CLIP(Encoder):
         return {"words": words, "words_unprojected": x.float(), "sentence": pooled, "length": length}
 
 
-def build_without_warning(model: str) -> nn.Module:
-    """open_clip warns that it loads no weights; they are loaded in the one place that checks them."""
-    logging.disable(logging.WARNING)
-    try:
-        return open_clip.create_model(model, load_weights=False)
-    finally:
-        logging.disable(logging.NOTSET)
+def build_open_clip(model: str) -> nn.Module:
+    """A model of open_clip with random weights. (Its create_model would also load weights, and move the model.)"""
+    config: Any = open_clip.get_model_config(model)
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    return kind(**config)
 
 
 def hub_repository(model: str, tag: str) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from extractors import EncoderError, EncoderSpec
 from extractors.base import Encoder, download_errors, download_from_hub, normalize
-from extractors.clip import build_without_warning, hub_repository, sentence_of
+from extractors.clip import build_open_clip, hub_repository, sentence_of
 
 PAD, END = 0, 1  # of the tokenizer's vocabulary
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -35,7 +35,7 @@ class SigLIP(Encoder):
             self.tokenizer = "" if weights == "random" else hub_repository(spec.model, weights)
 
     def build(self) -> nn.Module:
-        return build_without_warning(self.spec.model)
+        return build_open_clip(self.spec.model)
 
     def fetch(self, tag: str) -> Path:
         return download_from_hub(hub_repository(self.spec.model, tag), (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))

@@ -17,6 +17,7 @@ from pipeline.models.settings import StrictValidator
 
 ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
 SCHEMA = ROOT / "config" / "schema.yaml"
+PROTOCOLS = ROOT / "manifests" / "protocols.yaml"
 
 
 def load_config(source: str | Path, *sections: str) -> dict:
@@ -41,7 +42,10 @@ def load_config(source: str | Path, *sections: str) -> dict:
 
 
 def check_config(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
-    """The configuration with defaults filled in. Raises AVQAError naming `source` and every wrong field."""
+    """The configuration with its protocol and defaults filled in. Raises AVQAError naming `source` and every wrong
+    field."""
+    if isinstance(config, dict) and isinstance(config.get("protocol"), str):
+        _fill_below(config, read_protocols().get(config["protocol"], {}))
     errors = sorted(
         _Validator(_schema(config, sections)).iter_errors(config), key=lambda e: [*map(str, e.absolute_path)]
     )
@@ -51,6 +55,20 @@ def check_config(config: object, source: str | Path = "configuration", sections:
     if lines := [f"  {line}" for line in _contradictions(config)]:
         raise AVQAError(f"{source}: settings that do not fit together:\n" + "\n".join(lines))
     return config
+
+
+def read_protocols() -> dict[str, dict]:
+    """Name of a published model's protocol -> the sections of a configuration that it stands for."""
+    return yaml.safe_load(PROTOCOLS.read_text(encoding="utf-8"))
+
+
+def _fill_below(settings: dict, defaults: dict) -> None:
+    """Add what `settings` lacks, at every depth."""
+    for name, value in defaults.items():
+        if isinstance(value, dict) and isinstance(settings.setdefault(name, {}), dict):
+            _fill_below(settings[name], value)
+        else:
+            settings.setdefault(name, value)
 
 
 def _schema(config: object, sections: tuple[str, ...]) -> dict:
@@ -63,6 +81,7 @@ def _schema(config: object, sections: tuple[str, ...]) -> dict:
     properties = schema["properties"]
     properties["models"]["properties"] = {name: entry_schema(name, models[name]) for name in models}
     properties["format"]["enum"] = list(FORMATS)
+    properties["protocol"]["enum"] = list(read_protocols())
     properties["encoders"]["propertyNames"] = properties["text"]["properties"]["encoder"] = {"enum": list(ENCODERS)}
     return schema
 
