@@ -292,11 +292,11 @@ def test_a_missing_folder_is_named(place):
 
 @pytest.fixture
 def fake_conda(tmp_path):
-    """Enough of conda to plan with: Snakemake asks it who it is before it plans."""
+    """Enough of conda to plan with: Snakemake queries its version before it plans."""
     script = tmp_path / "conda"
-    facts = {"platform": "linux-64", "conda_prefix": "/", "get": {"channel_priority": "strict"}}
+    info = {"platform": "linux-64", "conda_prefix": "/", "get": {"channel_priority": "strict"}}
     script.write_text(f"""#!/bin/sh
-case "$*" in *--version*) echo conda 25.1.0;; *) echo '{json.dumps(facts)}';; esac
+case "$*" in *--version*) echo conda 25.1.0;; *) echo '{json.dumps(info)}';; esac
 """)
     script.chmod(0o755)
     return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
