@@ -75,7 +75,7 @@ def _sentence(error: jsonschema.ValidationError) -> str:
 
 
 def _contradictions(config: dict) -> Iterator[str]:
-    """Mistakes that no single field shows; each line begins with the field."""
+    """Mistakes that only a comparison of fields reveals; each line begins with the field."""
     encoders, models, videos = config.get("encoders", {}), config.get("models", {}), config.get("videos")
     if videos and videos["pattern"] is None:
         if "audio_pattern" not in videos:

@@ -160,7 +160,7 @@ def test_ids_that_are_used_twice_are_counted(data, tmp_path, caplog):
 def test_missing_videos_are_counted_and_can_be_allowed(data, tmp_path):
     (tmp_path / "videos" / "v0.mp4").unlink()
     (tmp_path / "videos" / "v3.mp4").unlink()
-    with pytest.raises(AVQAError, match=r"2 videos that 3 questions ask about are missing.*v0, v3.*allow_missing"):
+    with pytest.raises(AVQAError, match=r"2 videos that 3 questions need are missing.*v0, v3.*allow_missing"):
         build_manifest(data)
     build_manifest(data | {"allow_missing": True})
     assert questions(data)["video_id"].tolist() == ["v1", "v2", "v4"]
@@ -191,7 +191,7 @@ def test_a_replaced_audio_file_makes_its_shard_due(data, tmp_path, alone):
     assert [name for name in after if after[name] != before[name]] == ["00001.tsv"]
     assert digest(after["00001.tsv"]) != digest(before["00001.tsv"])
     (tmp_path / "videos" / "audio" / "v3.wav").unlink()
-    with pytest.raises(AVQAError, match=r"1 videos that 1 questions ask about .* or lack their audio file.*v3"):
+    with pytest.raises(AVQAError, match=r"1 videos that 1 questions need .* or lack their audio file.*v3"):
         build_manifest(config)
     build_manifest(config | {"allow_missing": True})
     assert [v.video_id for s in shards(config).values() for v in s if v.gone] == ["v3"]
@@ -227,7 +227,7 @@ def test_a_link_that_leads_nowhere_is_a_missing_video(data, tmp_path, target):
     path.unlink()
     path.symlink_to(tmp_path / "videos" / target)
     assert videos_fingerprint(data["videos"])
-    with pytest.raises(AVQAError, match=r"1 videos that 1 questions ask about are missing.*v1.*allow_missing"):
+    with pytest.raises(AVQAError, match=r"1 videos that 1 questions need are missing.*v1.*allow_missing"):
         build_manifest(data)
     build_manifest(data | {"allow_missing": True})
     assert "v1" not in questions(data)["video_id"].tolist()
