@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from extractors import ENCODERS, FrameInput
+from extractors import ENCODERS, FrameInput, is_file
 from pipeline.data.formats import FORMATS
 from pipeline.errors import AVQAError
 from pipeline.models import entry_schema, entry_settings
@@ -138,6 +138,17 @@ def videos_fingerprint(videos: dict) -> str:
                 continue  # a link that leads nowhere is a missing video
             stats.append((os.path.relpath(path, folder), info.st_size, info.st_mtime_ns))
     return hashlib.sha256(repr(sorted(stats)).encode()).hexdigest()
+
+
+def weights_fingerprint(entry: dict) -> str:
+    """Changes when the weights file of an encoder's entry is replaced: what makes its features due.
+
+    Empty for a hub tag and for random weights. Raises OSError if the file cannot be found.
+    """
+    if not is_file(entry["weights"]):
+        return ""
+    info = os.stat(entry["weights"])
+    return f"{info.st_size} bytes of {info.st_mtime_ns} ns"
 
 
 def _fill_defaults(validator, properties: dict, instance: object, schema: dict) -> Iterator:

@@ -1,6 +1,9 @@
 """The real Snakefile with paths that a shell takes apart unless they are quoted, and with audio files."""
 
+import hashlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,12 +11,13 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import torch
 import yaml
 from media.oracle import clip
 from test_manifest import record
 from test_workflow import CONFIG, ROOT
 
-from extractors import ENCODERS
+from extractors import ENCODERS, load_encoder
 from pipeline.media.segments import read_segments
 
 VGGISH = ENCODERS["vggish"]
@@ -37,15 +41,16 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(place, config, *arguments):
-    """Run the workflow in the folder `place` with a configuration whose own name has spaces."""
+def run(place, config, *arguments, code=0):
+    """Run the workflow in the folder `place` with a configuration whose own name has spaces; what it prints."""
     path = place / "my configuration & more.yaml"
     path.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "2", *arguments]
     done = subprocess.run(
         [*command, "--configfile", path.name], cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == code, done.stdout
+    return done.stdout
 
 
 def configuration(**videos):
@@ -73,12 +78,26 @@ def test_a_data_set_of_audio_alone(place):
     """As config/README.md describes it; no video file is read."""
     shutil.move(place / "my data" / "the videos", place / "elsewhere")
     config = configuration(collection="recordings", pattern=None, audio_pattern="the audio/{video_id}.wav")
-    config |= {"dataset": "recorded", "encoders": {"vggish": {"weights": "random"}}}
+    weights = place / "my weights" / "vgg ish.pt"
+    weights.parent.mkdir()
+    torch.save(load_encoder("vggish", "random", seed=7).network.float().state_dict(), weights)
+    encoders = {"vggish": {"weights": "my weights/vgg ish.pt"}}
+    config |= {"dataset": "recorded", "encoders": encoders}
     example = yaml.safe_load((ROOT / "config" / "README.md").read_text().split("```yaml\n")[-1].split("```")[0])
     assert example["videos"]["pattern"] is None
     config["models"] = {"av_master": CONFIG["models"]["av_master"] | example["models"]["av_master"]}
     run(place, config, "--notemp")
     assert json.loads((place / "my results/recorded/models/av_master/seed-0/scores.json").read_text())["overall"]
+    with h5py.File(place / "my results" / "recordings" / "features" / "vggish" / "00000.h5") as features:
+        assert features.attrs["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert "Nothing to be done" in run(place, config, "--dry-run")
+    info = weights.stat()
+    os.utime(weights, ns=(info.st_atime_ns, info.st_mtime_ns - 10**9))  # another file of the same size, and older
+    planned = run(place, config, "--dry-run")
+    assert re.search(r"^extract +1$", planned, re.MULTILINE) and not re.search("^text ", planned, re.MULTILINE), planned
+    weights.unlink()
+    refused = run(place, config, "--dry-run", code=1)
+    assert "encoders.vggish.weights: my weights/vgg ish.pt: No such file" in refused and ".smk" not in refused
     with h5py.File(place / "my results" / "recordings" / "segments" / "00000.h5") as segments:
         assert "frames" not in segments
         for n, video_id in enumerate(segments["video_id"].asstr()):
