@@ -196,7 +196,7 @@ def test_what_is_not_the_runs_own_is_left_alone(place):
         for target in ("results/clips/segments/00000.h5", "features"):  # the second run may clear away after itself
             done = snakemake(place, target, "--forcerun", "failures")
             assert done.returncode == 0, done.stdout
-            assert (collection / "segments" / "00000.h5").exists()
+            assert (collection / "segments" / "00000.h5").exists(), f"{target}: {done.stdout}"
         assert not abandoned.exists() and all(path.exists() for path in others)
     finally:
         shutil.rmtree(collection / "segments")
