@@ -139,11 +139,17 @@ if not workflow.is_main_process and Path(CONFIG).exists() and Path(CONFIG).read_
 KEPT = f"{COLLECTION}/.kept_segments"  # lists the segments files that a user has requested by name
 
 
+def kept_segments():
+    """The segments files that a user has requested by name and not removed since."""
+    listed = Path(KEPT).read_text().split("\n") if Path(KEPT).exists() else []
+    return [name for name in listed if name and Path(name).exists()]
+
+
 def remove_leftovers():
     """What an interrupted run could not remove: half-written files, and segments that all encoders have read."""
     for folder in (COLLECTION, DATASET):
         remove_abandoned(folder)
-    kept = Path(KEPT).read_text().split("\n") if Path(KEPT).exists() else []
+    kept = kept_segments()
     for segments in Path(COLLECTION, "segments").glob("*.h5"):
         done = all(Path(COLLECTION, "features", encoder, segments.name).exists() for encoder in config["encoders"])
         if done and str(segments) not in kept and not workflow.storage_settings.notemp:
