@@ -95,6 +95,8 @@ def test_a_data_set_of_audio_alone(place):
     os.utime(weights, ns=(info.st_atime_ns, info.st_mtime_ns - 10**9))  # another file of the same size, and older
     planned = run(place, config, "--dry-run")
     assert re.search(r"^extract +1$", planned, re.MULTILINE) and not re.search("^text ", planned, re.MULTILINE), planned
+    wrong = run(place, config | {"trian": {}}, "--dry-run", code=1)
+    assert "'trian' was unexpected" in wrong and ".smk" not in wrong and "Traceback" not in wrong
     weights.unlink()
     refused = run(place, config, "--dry-run", code=1)
     assert "encoders.vggish.weights: my weights/vgg ish.pt: No such file" in refused and ".smk" not in refused
