@@ -84,7 +84,7 @@ def run(project, command, **variables):
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=project,
-        env=os.environ | {"PATH": paths, "PYTHONPATH": str(project)} | variables,
+        env=os.environ | {"PATH": paths, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
