@@ -28,4 +28,4 @@ def test_gpu(tmp_path):
 @pytest.mark.slow
 def test_extract():
     printed = bench("extract.py", "--seconds", 2, "--frames", 2, "--rounds", 1)
-    assert printed.count("\n| ") == 3 and "| encoder alone, frames in memory | " in printed
+    assert printed.count("\n| ") == 3 and "| encoder alone, frames in memory, per processor second | " in printed
