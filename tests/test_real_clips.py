@@ -132,7 +132,7 @@ def test_eight_encoders_from_one_decoding(shared, tmp_path):
         assert (features["status"][:] == 0).all() and len(features["video_id"]) == len(clips) >= 9
         for name in encoders:
             for output in ENCODERS[name].default_outputs:
-                rows = features[f"{name}/{output}"][:]
+                rows = features[f"{name}/{output}"][:].astype("float32")
                 assert rows.shape == (len(clips), 1, *ENCODERS[name].outputs[output])
                 assert np.isfinite(rows).all() and rows.std() > 0, name
                 audible = features["has_audio"][:]
