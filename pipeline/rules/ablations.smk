@@ -24,9 +24,18 @@ def encoders_of_first_model(wildcards):
     return extracted("all")(first)
 
 
+BOTH = from_manifest("training", "test")
+
+
+def index_first(wildcards):
+    index, made = f"{RESULTS}/{wildcards.dataset}/features.h5", f"{ABLATED}/scores.json".format(**wildcards)
+    params = [ablation_settings, BOTH, text_flags]
+    return ordered(index, wildcards, made, encoders_of_first_model(wildcards), params)
+
+
 rule ablation:
     input:
-        features=ancient(f"{DATASET}/features.h5"),
+        features=index_first,
         extracted=encoders_of_first_model,
         questions=questions,
     output:
@@ -43,7 +52,7 @@ rule ablation:
         runtime=runtime("train"),
     params:
         settings=ablation_settings,
-        questions=from_manifest("training", "test"),
+        questions=BOTH,
         text=text_flags,
         folder=lambda wildcards, output: Path(output.scores).parent,
     shell:
