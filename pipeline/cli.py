@@ -191,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def add_config(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--config", required=True)
-        sub.add_argument("--dataset", help="which data set of a configuration with several")
+        sub.add_argument("--dataset", help="which data set of a configuration with several (default: the first)")
 
     def add_weights(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--encoder", required=True, choices=list(ENCODERS))

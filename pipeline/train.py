@@ -29,6 +29,7 @@ from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.models import entry_settings, fast, model_class
 from pipeline.models.base import AVQAModel, Batch
+from pipeline.models.choices import MultipleChoice
 from pipeline.storage.atomic import atomic, write_if_changed
 from pipeline.storage.lock import exclusive
 
@@ -200,8 +201,11 @@ class Trainer:
 
 def build_model(entry: dict, data: QuestionData) -> AVQAModel:
     """The model of an entry of `models`, for features of the data's shapes. Raises AVQAError."""
+    architecture, settings = model_class(entry["architecture"]), entry_settings(entry)
     try:
-        return model_class(entry["architecture"])(entry_settings(entry), data.shapes, len(data.answers))
+        if data.choices is not None:
+            return MultipleChoice(architecture(settings, data.shapes, data.options.dim), len(data.answers))
+        return architecture(settings, data.shapes, len(data.answers))
     except ValueError as error:
         raise AVQAError(f"models: {entry['architecture']} cannot be built: {error}") from error
 

@@ -19,24 +19,26 @@ def ablation_settings(wildcards):
     return settings("results", "dataset", models=models, train=schedule(wildcards))(wildcards)
 
 
-def encoders_of_first_model(wildcards):
-    first = Wildcards(fromdict={"dataset": wildcards.dataset, "model": next(iter(CONFIGS[wildcards.dataset]["models"]))})
-    return extracted("all")(first)
-
-
 BOTH = from_manifest("training", "test")
 
 
-def index_first(wildcards):
-    index, made = f"{RESULTS}/{wildcards.dataset}/features.h5", f"{ABLATED}/scores.json".format(**wildcards)
-    params = [ablation_settings, BOTH, text_flags]
-    return ordered(index, wildcards, made, encoders_of_first_model(wildcards), params)
+def read_by_first_model(wildcards):
+    """That the encoders which the first model reads have read all."""
+    model = next(iter(CONFIGS[wildcards.dataset]["models"]))
+    return extracted("all")(Wildcards(fromdict={"dataset": wildcards.dataset, "model": model}))
+
+
+def index_if_not_ablated(wildcards):
+    made, inputs = f"{ABLATED}/scores.json".format(**wildcards), read_by_first_model(wildcards)
+    read = all(is_read(wildcards, "all", Path(name).name) for name in inputs)
+    params = [ablation_settings(wildcards), BOTH(wildcards), text_flags(wildcards)]
+    return [] if read and is_current(made, inputs, params) else f"{RESULTS}/{wildcards.dataset}/features.h5"
 
 
 rule ablation:
     input:
-        features=index_first,
-        extracted=encoders_of_first_model,
+        features=index_if_not_ablated,
+        extracted=read_by_first_model,
         questions=questions,
     output:
         checkpoint=f"{ABLATED}/checkpoint.safetensors",

@@ -57,6 +57,15 @@ rule extracted:
         lambda wildcards: json.dumps(shards(wildcards)),
 
 
+def is_read(wildcards, use, encoder):
+    """Whether an encoder has read the shards of a data set, and does not have to read any again."""
+    own = {"dataset": wildcards.dataset, "use": use, "collection": collection_of(wildcards), "encoder": encoder}
+    of = Wildcards(fromdict=own)
+    files = [features_file(of, encoder, shard) for shard in shards(of)]
+    made = f"{RESULTS}/{wildcards.dataset}/extracted/{use}/{encoder}"
+    return is_current(made, files, [json.dumps(shards(of))]) and all(is_made(of, encoder, n) for n in shards(of))
+
+
 def text_flags(wildcards):
     return weights_flags(CONFIGS[wildcards.dataset]["text"])
 

@@ -14,13 +14,30 @@ def training_settings(wildcards):
     return settings("results", "dataset", models=models, train=schedule(wildcards))(wildcards)
 
 
-def features_first(use, made, inputs, *params):
-    """features.h5 must be there, but what in it matters to a model is said by `extracted` and by the params."""
+def is_trained_already(wildcards, trained_on):
+    """Whether a model is there and up to date."""
+    of = Wildcards(fromdict={"dataset": trained_on, "model": wildcards.model, "seed": wildcards.seed})
+    made = scores_dir(CONFIGS[trained_on], trained_on, of.model, of.seed) / "config.yaml"
+    params = [training_settings(of), TRAINING(of), text_flags(of)]
+    read = all(is_read(of, "training", encoder) for encoder in encoders_read(of))
+    return read and is_current(str(made), extracted("training")(of), params)
+
+
+def is_scored_already(wildcards, trained_on):
+    """Whether the scores of a model on a data set are there and up to date."""
+    folder = scores_dir(CONFIGS[wildcards.dataset], trained_on, wildcards.model, wildcards.seed)
+    model = scores_dir(CONFIGS[trained_on], trained_on, wildcards.model, wildcards.seed) / "config.yaml"
+    inputs, params = [*extracted("all")(wildcards), model], [TEST(wildcards), text_flags(wildcards)]
+    read = all(is_read(wildcards, "all", encoder) for encoder in encoders_read(wildcards))
+    return read and is_trained_already(wildcards, trained_on) and is_current(str(folder / "scores.json"), inputs, params)
+
+
+def index_if_not(done):
+    """features.h5, for a job that is not `done`: what in it matters is said by `extracted` and by the params."""
 
     def path(wildcards):
-        index = f"{RESULTS}/{wildcards.dataset}/features.h5"
-        files = [*extracted(use)(wildcards), *expand(inputs, **wildcards)]
-        return ordered(index, wildcards, made.format(**wildcards), files, params)
+        trained_on = getattr(wildcards, "trained_on", wildcards.dataset)
+        return [] if done(wildcards, trained_on) else f"{RESULTS}/{wildcards.dataset}/features.h5"
 
     return path
 
@@ -45,7 +62,7 @@ TRAINING, TEST = from_manifest("training"), from_manifest("test")
 
 rule train:
     input:
-        features=features_first("training", f"{MODEL}/config.yaml", [], training_settings, TRAINING, text_flags),
+        features=index_if_not(is_trained_already),
         extracted=extracted("training"),
         questions=questions,
     output:
@@ -77,7 +94,7 @@ rule evaluate:
     input:
         checkpoint=rules.train.output.checkpoint,
         config=rules.train.output.config,
-        features=features_first("all", f"{MODEL}/scores.json", [rules.train.output.config], TEST, text_flags),
+        features=index_if_not(is_scored_already),
         extracted=extracted("all"),
         questions=questions,
     output:
@@ -107,7 +124,7 @@ rule score:
     input:
         checkpoint=f"{TRAINED_MODEL}/checkpoint.safetensors",
         config=f"{TRAINED_MODEL}/config.yaml",
-        features=features_first("all", f"{SCORED}/scores.json", [f"{TRAINED_MODEL}/config.yaml"], TEST, text_flags),
+        features=index_if_not(is_scored_already),
         extracted=extracted("all"),
         questions=questions,
     output:
@@ -126,7 +143,7 @@ rule score:
         questions=TEST,
         text=text_flags,
         trained=lambda wildcards, input: Path(input.checkpoint).parent,
-        dataset=lambda wildcards, input: Path(input.features).parent,
+        dataset=lambda wildcards, input: f"{RESULTS}/{wildcards.dataset}",
         folder=lambda wildcards, output: Path(output.scores).parent,
     shell:
         "avqa evaluate {params.trained:q} --split test --questions-of {params.dataset:q} --out {params.folder:q}"
