@@ -32,8 +32,8 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
     """Read and check the configuration of one data set.
 
     `source` is a file, or the JSON text of the sections that a rule passes on. `dataset` says which data set of a file
-    with several (default: the first). Only the given sections must be there (default: all that the schema requires). Raises AVQAError naming
-    the file and the field.
+    with several (default: the first). Only the given sections must be there (default: all that the schema requires).
+    Raises AVQAError naming the file and the field.
     """
     if str(source).startswith("{"):
         return check_config(json.loads(str(source)), "--config", sections)

@@ -31,9 +31,7 @@ class Batch:
     negatives: dict[str, Tensor] | None = None  # like features: of another question's video
     videos: Tensor | None = None  # B int64
     choices: Tensor | None = None  # B, K, D: text features of each question's own options, zeros where it has fewer
-    answer: Tensor | None = (
-        None  # B int64: among the choices where there are any; -1 where the answer never occurs in training
-    )
+    answer: Tensor | None = None  # B int64: among the choices, if any; -1 where it never occurs in training
     row: np.ndarray | None = None  # B: places in the table of questions
 
     def per_question(self, x: Tensor) -> Tensor:

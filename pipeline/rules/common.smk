@@ -13,7 +13,7 @@ from snakemake.io import IOFile
 from snakemake.iocontainers import Wildcards
 from snakemake.settings.types import DeploymentMethod
 
-from extractors import ENCODERS
+from extractors import ENCODERS, is_hub_tag
 from pipeline.config import (
     annotation_files,
     check_configs,

@@ -10,6 +10,39 @@ def segments(wildcards):
     return f"{folder}/{inputs_of(wildcards.collection)}/{wildcards.shard}.h5"
 
 
+def weights_first(wildcards):
+    """Weights are downloaded before jobs start: nodes of a cluster have no internet."""
+    tag = ENCODERS_OF[wildcards.collection][wildcards.encoder]["weights"]
+    if not is_hub_tag(tag) or is_made(wildcards, wildcards.encoder, wildcards.shard):
+        return []
+    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
+
+
+def text_weights_first(wildcards):
+    tag = CONFIGS[wildcards.dataset]["text"]["weights"]
+    params = [text_flags(wildcards), from_manifest("texts")(wildcards)]
+    if not is_hub_tag(tag) or is_current(text_file(wildcards), [], params):
+        return []
+    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
+
+
+rule weights:
+    output:
+        f"{RESULTS}/weights/{{encoder}}/{{tag}}",
+    wildcard_constraints:
+        tag="[^/]+",
+    log:
+        f"{RESULTS}/weights/logs/{{encoder}}-{{tag}}.log",
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "avqa weights --encoder {wildcards.encoder} --weights {wildcards.tag:q} > {output:q} 2> {log:q}"
+
+
+localrules:
+    weights,
+
+
 def batch_size(wildcards, threads):
     return flags(batch_size=ENCODERS_OF[wildcards.collection][wildcards.encoder]["batch_size"])
 
@@ -18,6 +51,7 @@ rule extract:
     input:
         shard=f"{COLLECTION}/shards/{{shard}}.tsv",
         segments=segments,
+        weights=weights_first,
     output:
         f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
     log:
@@ -72,7 +106,8 @@ def text_flags(wildcards):
 
 rule text:
     input:
-        questions,
+        questions=questions,
+        weights=text_weights_first,
     output:
         f"{DATASET}/text/{{encoder}}.h5",
     log:
@@ -89,5 +124,5 @@ rule text:
         texts=from_manifest("texts"),
         batch_size=lambda wildcards, threads: flags(batch_size=CONFIGS[wildcards.dataset]["text"]["batch_size"]),
     shell:
-        "avqa text {input:q} --out {output:q} --dataset {wildcards.dataset} {params.settings} {params.batch_size}"
+        "avqa text {input.questions:q} --out {output:q} --dataset {wildcards.dataset} {params.settings} {params.batch_size}"
         f" {LOG}"
