@@ -96,9 +96,7 @@ def _weights(config: dict) -> Iterator[Finding]:
             yield Finding(f"weights of {name}", True, "random numbers, not pretrained")
         elif not is_hub_tag(weights):
             there = Path(weights).exists()
-            yield Finding(
-                f"weights of {name}", there, weights, "give a path that exists, or a hub tag"
-            )
+            yield Finding(f"weights of {name}", there, weights, "give a path that exists, or a hub tag")
         else:
             yield Finding(f"weights of {name}", True, f"hub tag {weights}; `avqa weights` downloads them")
 
