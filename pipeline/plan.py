@@ -55,7 +55,7 @@ def count_videos(config: dict) -> tuple[int, str]:
     if videos := published.get("paper", {}).get("videos"):
         return videos, "card"
     raise AVQAError(
-        f"{config['dataset']}: no manifest, no annotations and no count on a card; run `avqa manifest` first"
+        f"{config['dataset']}: there is no manifest, and neither annotations nor a card count videos; make it first"
     )
 
 

@@ -173,7 +173,13 @@ def threads_for(wanted):
 
 
 def mem_mb(kind):
-    return lambda wildcards, attempt: REQUESTS[kind]["mem_mb"] * attempt
+    """More with each attempt; on Slurm no more than its largest node has."""
+
+    def asked(wildcards, attempt):
+        wanted = REQUESTS[kind]["mem_mb"] * attempt
+        return min([wanted, max((node.mem_mb for node in nodes()), default=wanted)])
+
+    return asked
 
 
 def runtime(kind):

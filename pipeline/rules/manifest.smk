@@ -41,14 +41,27 @@ if SYNTHESIZE:
             f"avqa synthesize {{params}} {LOG}"
 
 
-# One at a time and in the configuration's order, so that the shards of a collection are the same in every run.
+def manifest_before(wildcards):
+    """The manifest of the data set before this one with the same collection, if this run makes both: in the
+    configuration's order, so that the shards of a collection are the same in every run."""
+    asked = set(workflow.dag_settings.targets)
+    if asked and asked <= CONFIGS.keys():
+        asked |= {trained_on for name in asked for trained_on in CONFIGS[name]["trained_on"]}
+    wanted = [name for name in CONFIGS if name in asked or not asked <= CONFIGS.keys() or not asked]
+    names = [name for name in wanted if CONFIGS[name]["videos"]["collection"] == collection_of(wildcards)]
+    if not workflow.is_main_process or wildcards.dataset not in names or wildcards.dataset == names[0]:
+        return []
+    return f"{RESULTS}/{names[names.index(wildcards.dataset) - 1]}/manifest.json"
+
+
 localrules:
     manifest,
 
 
 checkpoint manifest:
     input:
-        annotations,
+        annotations=annotations,
+        before=manifest_before,
     output:
         manifest=f"{DATASET}/manifest.json",
         questions=f"{DATASET}/questions.parquet",
@@ -57,8 +70,6 @@ checkpoint manifest:
         f"{DATASET}/logs/manifest.log",
     conda:
         "../../envs/manifest.yaml"
-    threads: len(os.sched_getaffinity(0))
-    priority: 100
     params:
         videos=state_of_videos,
         settings=settings(
