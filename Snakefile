@@ -18,6 +18,7 @@ if "dataset" not in config and "datasets" not in config:
 
 
 include: "pipeline/rules/common.smk"
+include: "pipeline/rules/due.smk"
 include: "pipeline/rules/manifest.smk"
 include: "pipeline/rules/decode.smk"
 include: "pipeline/rules/extract.smk"
@@ -25,27 +26,6 @@ include: "pipeline/rules/index.smk"
 include: "pipeline/rules/train.smk"
 include: "pipeline/rules/report.smk"
 include: "pipeline/rules/ablations.smk"
-
-
-def features(name):
-    """All files of features of a data set. They are requested by name: else Snakemake would not detect that one was
-    removed once features.h5 is there."""
-
-    def files(wildcards):
-        of = Wildcards(fromdict={"dataset": name, "use": "all"})
-        folder = f"{RESULTS}/{collection_of(of)}/features"
-        return expand(f"{folder}/{{encoder}}/{{shard}}.h5", encoder=CONFIGS[name]["encoders"], shard=shards(of))
-
-    return files
-
-
-def targets(name):
-    """What is made of a data set. Checkpoints are requested by name for the same reason."""
-    return [
-        *expand([*rules.index.output, *rules.failures.output, *rules.report.output], dataset=name),
-        *expand(rules.text.output, dataset=name, encoder=CONFIGS[name]["text"]["encoder"]),
-        *checkpoint_files(name),
-    ]
 
 
 for name in CONFIGS:

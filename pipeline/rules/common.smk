@@ -256,7 +256,9 @@ def effective_config(name):
 for name in CONFIGS if not workflow.is_main_process else ():
     path = Path(RESULTS, name, "config.yaml")
     if path.exists() and path.read_text() != effective_config(name):
-        raise WorkflowError(f"the configuration is no longer that of this run, {path}; start the workflow again to use it")
+        raise WorkflowError(
+            f"the configuration is no longer that of this run, {path}; start the workflow again to use it"
+        )
 
 KEPT = ".kept_segments"  # lists the segments files that a user has asked for by name
 

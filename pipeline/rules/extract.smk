@@ -1,38 +1,13 @@
 # Segments and questions to features: frozen encoders, on the GPU if there is one.
 
 
-def segments(wildcards):
-    """A shard's segments, unless the encoder's features are up to date: they are temporary, and what only another
-    encoder needs must not make this one's features due."""
-    if workflow.is_main_process and is_made(wildcards, wildcards.encoder, wildcards.shard):
-        return []
-    folder = SEGMENTS.format(collection=wildcards.collection)
-    return f"{folder}/{inputs_of(wildcards.collection)}/{wildcards.shard}.h5"
-
-
-def weights_first(wildcards):
-    """Weights are downloaded before jobs start: nodes of a cluster have no internet."""
-    tag = ENCODERS_OF[wildcards.collection][wildcards.encoder]["weights"]
-    if not is_hub_tag(tag) or is_made(wildcards, wildcards.encoder, wildcards.shard):
-        return []
-    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
-
-
-def text_weights_first(wildcards):
-    tag = CONFIGS[wildcards.dataset]["text"]["weights"]
-    params = [text_flags(wildcards), from_manifest("texts")(wildcards)]
-    if not is_hub_tag(tag) or is_current(text_file(wildcards), [], params):
-        return []
-    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
-
-
 rule weights:
     output:
         f"{RESULTS}/weights/{{encoder}}/{{tag}}",
-    wildcard_constraints:
-        tag="[^/]+",
     log:
         f"{RESULTS}/weights/logs/{{encoder}}-{{tag}}.log",
+    wildcard_constraints:
+        tag="[^/]+",
     conda:
         "../../envs/torch.yaml"
     shell:
@@ -41,10 +16,6 @@ rule weights:
 
 localrules:
     weights,
-
-
-def batch_size(wildcards, threads):
-    return flags(batch_size=ENCODERS_OF[wildcards.collection][wildcards.encoder]["batch_size"])
 
 
 rule extract:
@@ -56,10 +27,10 @@ rule extract:
         f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
     log:
         f"{COLLECTION}/logs/{{encoder}}/{{shard}}.log",
+    priority: 10  # before more is decoded
     conda:
         "../../envs/torch.yaml"
     threads: extraction_threads
-    priority: 10  # before more is decoded
     resources:
         gpu=gpu,
         mem_mb=mem_mb("extract"),
@@ -73,11 +44,6 @@ rule extract:
         f" {{params.batch_size}} {LOG}"
 
 
-def shards(wildcards):
-    """The shards that hold the data set's videos, or those of training only."""
-    return manifest_of(wildcards)["shards" if wildcards.use == "all" else "training_shards"]
-
-
 # Says that an encoder has read all of a data set's shards, or all that its training needs. What depends on an encoder
 # depends on this file, and not on others' features.
 rule extracted:
@@ -89,19 +55,6 @@ rule extracted:
         touch(f"{DATASET}/extracted/{{use}}/{{encoder}}"),
     params:
         lambda wildcards: json.dumps(shards(wildcards)),
-
-
-def is_read(wildcards, use, encoder):
-    """Whether an encoder has read the shards of a data set, and does not have to read any again."""
-    own = {"dataset": wildcards.dataset, "use": use, "collection": collection_of(wildcards), "encoder": encoder}
-    of = Wildcards(fromdict=own)
-    files = [features_file(of, encoder, shard) for shard in shards(of)]
-    made = f"{RESULTS}/{wildcards.dataset}/extracted/{use}/{encoder}"
-    return is_current(made, files, [json.dumps(shards(of))]) and all(is_made(of, encoder, n) for n in shards(of))
-
-
-def text_flags(wildcards):
-    return weights_flags(CONFIGS[wildcards.dataset]["text"])
 
 
 rule text:

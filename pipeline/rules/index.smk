@@ -1,45 +1,6 @@
 # Shards to one logical file, features.h5, and the list of what is missing.
 
 
-def index_settings(wildcards):
-    own = CONFIGS[wildcards.dataset]
-    encoders = {name: {"weights": ""} for name in own["encoders"]}
-    text = {name: own["text"][name] for name in ("encoder", "weights")}
-    return settings("results", "dataset", "videos", "trained_on", encoders=encoders, text=text)(wildcards)
-
-
-def failures_settings(wildcards):
-    return settings("results", "dataset", "videos", "trained_on", "max_failed_fraction")(wildcards)
-
-
-def decoded_with(wildcards):
-    return flags(**decode_settings(collection_of(wildcards)))
-
-
-def read_by_all(wildcards):
-    """That all encoders have read the data set's videos."""
-    folder = f"{RESULTS}/{wildcards.dataset}/extracted/all"
-    return [f"{folder}/{encoder}" for encoder in CONFIGS[wildcards.dataset]["encoders"]]
-
-
-def text_file(wildcards):
-    return f"{RESULTS}/{wildcards.dataset}/text/{CONFIGS[wildcards.dataset]['text']['encoder']}.h5"
-
-
-def failures_first(wildcards):
-    """Too many failed videos stop the run before training; the table alone is no reason to make the index again."""
-    folder, inputs = f"{RESULTS}/{wildcards.dataset}", [*read_by_all(wildcards), text_file(wildcards)]
-    params = [index_settings(wildcards), from_manifest("shards", "video_ids")(wildcards)]
-    return [] if is_current(f"{folder}/features.h5", inputs, params) else f"{folder}/failures.tsv"
-
-
-def decoded_first(wildcards):
-    """The tables of failures are there when the encoders have read all; a list that is up to date needs nothing."""
-    made, params = f"{RESULTS}/{wildcards.dataset}/failures.tsv", [failures_settings, decoded_with]
-    params.append(from_manifest("shards", "training", "test"))
-    return [] if is_current(made, [], [param(wildcards) for param in params]) else read_by_all(wildcards)
-
-
 rule index:
     input:
         questions=questions,

@@ -1,17 +1,6 @@
 # Scores of all models and seeds to a summary and a page.
 
 
-def scores(wildcards):
-    """The scores of each model on the data set, of all data sets that it is trained on."""
-    own = CONFIGS[wildcards.dataset]
-    return [
-        str(scores_dir(own, trained_on, model, seed) / "scores.json")
-        for trained_on in own["trained_on"]
-        for model in own["models"]
-        for seed in own["train"]["seeds"]
-    ]
-
-
 rule report:
     input:
         scores,

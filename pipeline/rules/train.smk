@@ -1,59 +1,6 @@
 # Features and questions to trained models and their scores.
 
 
-def extracted(use):
-    """That the encoders which the model reads have read what is needed."""
-    return lambda wildcards: [
-        f"{RESULTS}/{wildcards.dataset}/extracted/{use}/{encoder}" for encoder in encoders_read(wildcards)
-    ]
-
-
-def training_settings(wildcards):
-    """Which other models and seeds there are, and the number of threads, is no reason to train again."""
-    models = {wildcards.model: CONFIGS[wildcards.dataset]["models"][wildcards.model]}
-    return settings("results", "dataset", models=models, train=schedule(wildcards))(wildcards)
-
-
-def is_trained_already(wildcards, trained_on):
-    """Whether a model is there and up to date."""
-    of = Wildcards(fromdict={"dataset": trained_on, "model": wildcards.model, "seed": wildcards.seed})
-    made = scores_dir(CONFIGS[trained_on], trained_on, of.model, of.seed) / "config.yaml"
-    params = [training_settings(of), TRAINING(of), text_flags(of)]
-    read = all(is_read(of, "training", encoder) for encoder in encoders_read(of))
-    return read and is_current(str(made), extracted("training")(of), params)
-
-
-def is_scored_already(wildcards, trained_on):
-    """Whether the scores of a model on a data set are there and up to date."""
-    folder = scores_dir(CONFIGS[wildcards.dataset], trained_on, wildcards.model, wildcards.seed)
-    model = scores_dir(CONFIGS[trained_on], trained_on, wildcards.model, wildcards.seed) / "config.yaml"
-    inputs, params = [*extracted("all")(wildcards), model], [TEST(wildcards), text_flags(wildcards)]
-    read = all(is_read(wildcards, "all", encoder) for encoder in encoders_read(wildcards))
-    return read and is_trained_already(wildcards, trained_on) and is_current(str(folder / "scores.json"), inputs, params)
-
-
-def index_if_not(done):
-    """features.h5, for a job that is not `done`: what in it matters is said by `extracted` and by the params."""
-
-    def path(wildcards):
-        trained_on = getattr(wildcards, "trained_on", wildcards.dataset)
-        return [] if done(wildcards, trained_on) else f"{RESULTS}/{wildcards.dataset}/features.h5"
-
-    return path
-
-
-def checkpoint_files(name):
-    """The checkpoints of a data set that is trained."""
-    own = CONFIGS[name]
-    return expand(
-        rules.train.output.checkpoint, dataset=name, model=own["models"], seed=own["train"]["seeds"]
-    ) if name in TRAINED else []
-
-
-def training_threads(wildcards):
-    return threads_for(CONFIGS[wildcards.dataset]["train"]["threads"])
-
-
 MODEL = f"{DATASET}/models/{{model}}/seed-{{seed}}"
 TRAINED_MODEL = f"{RESULTS}/{{trained_on}}/models/{{model}}/seed-{{seed}}"
 SCORED = f"{DATASET}/trained_on/{{trained_on}}/models/{{model}}/seed-{{seed}}"
@@ -71,11 +18,11 @@ rule train:
         config=f"{MODEL}/config.yaml",
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.train.log",
+    group:
+        "training"
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
-    group:
-        "training"
     resources:
         gpu=gpu,
         mem_mb=mem_mb("train"),
@@ -102,11 +49,11 @@ rule evaluate:
         predictions=f"{MODEL}/predictions.parquet",
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.evaluate.log",
+    group:
+        "training"
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
-    group:
-        "training"
     resources:
         gpu=gpu,
         mem_mb=mem_mb("evaluate"),
