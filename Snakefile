@@ -36,12 +36,14 @@ for name in CONFIGS:
         input:
             features(name),
             targets(name),
+            kept_segments(CONFIGS[name]["videos"]["collection"]),
 
 
 rule features:
     input:
         [features(name) for name in CONFIGS],
         expand([*rules.index.output, *rules.failures.output], dataset=CONFIGS),
+        [kept_segments(collection) for collection in ENCODERS_OF],  # Snakemake keeps temporary files that a target needs
 
 
 rule all:
@@ -49,6 +51,7 @@ rule all:
     input:
         [features(name) for name in CONFIGS],
         [targets(name) for name in CONFIGS],
+        [kept_segments(collection) for collection in ENCODERS_OF],
 
 
 onstart:

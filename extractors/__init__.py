@@ -120,6 +120,11 @@ ENCODERS = {
 }
 
 
+def is_file(weights: str) -> bool:
+    """Whether `weights` is a path, and not a hub tag or `random`."""
+    return weights.endswith((".safetensors", ".pt", ".pth")) or "/" in weights
+
+
 def major_minor(package: str) -> str:
     """The part of an installed package's version that can change a number beyond rounding."""
     return ".".join(version(package).split("+")[0].split(".")[:2])
@@ -134,7 +139,7 @@ def encoder_spec(name: str) -> EncoderSpec:
 
 def is_hub_tag(weights: str) -> bool:
     """Whether weights are neither random nor a file, so that they are downloaded on first use."""
-    return weights != "random" and "/" not in weights and not weights.endswith((".safetensors", ".pt", ".pth"))
+    return weights != "random" and not is_file(weights)
 
 
 def fetch_weights(name: str, weights: str) -> Path:

@@ -1,11 +1,10 @@
 """Annotations and videos to tables: which question belongs to which file, and which videos make a shard."""
 
+import errno
 import hashlib
 import json
 import logging
-import os
 import re
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, wr
 
 FIRST_FEW = 5
 KIND = ["split", "part", "scenario", "type"]
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # ELOOP: a link that leads to itself
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,8 @@ def build_manifest(config: dict) -> None:
     questions.parquet: the columns of `read_annotations`, and answer_id (-1 if the answer has no number). absent.tsv:
     how many questions of each kind each missing video costs. manifest.json: the shards that hold the data set's videos,
     each with the digest of its list, and digests of what the questions decide. videos.parquet: video_id, path, size
-    (bytes), mtime_ns, shard, row (in the shard). Raises AVQAError naming file, record and field.
+    (bytes), mtime_ns, the same of the audio file, shard, row (in the shard). Raises AVQAError naming file, record and
+    field.
     """
     questions = read_questions(config)
     for line in compare(read_card(config["card"]), questions) if "card" in config else ():
@@ -43,9 +44,10 @@ def build_manifest(config: dict) -> None:
     absent = questions["video_id"].isin(missing)
     if missing and not config["allow_missing"]:
         raise AVQAError(
-            f"{config['videos']['folder']}: {len(missing)} videos that {int(absent.sum())} questions need are "
-            f"missing, the first: {', '.join(missing[:FIRST_FEW])}; put them there, or set allow_missing: true to "
-            "leave their questions out"
+            f"{config['videos']['folder']}: {len(missing)} videos that {int(absent.sum())} questions need are missing"
+            f"{' or lack their audio file' if config['videos'].get('audio_pattern') else ''}, the first: "
+            f"{', '.join(missing[:FIRST_FEW])}; put them there, or set allow_missing: true to leave "
+            "their questions out"
         )
     if absent.all():
         raise AVQAError(f"{config['videos']['folder']}: none of the videos that the annotations name is there")
@@ -129,32 +131,45 @@ def _summarize(questions: pd.DataFrame, videos: int, shards: int, missing: int) 
 
 
 def find_videos(ids: Iterable[str], videos: dict) -> tuple[list[Video], list[str]]:
-    """The files of the given ids, and the ids without a file. An id that ends in _flip and has no file is the mirrored
-    video of the id before it. Raises AVQAError for links out and special files."""
-    folder = Path(videos["folder"])
-    root = folder.resolve()
+    """The files of the given ids, and the ids that lack a file. An id that ends in _flip and has no file is the
+    mirrored video of the id before it. Raises AVQAError for links out and special files."""
+    patterns = (videos["pattern"], videos.get("audio_pattern"))
     found, missing = [], []
     for video_id in ids:
-        path, info = _file_of(video_id, videos)
-        if info is None:
+        for name in dict.fromkeys((video_id, video_id.removesuffix(FLIP))):
+            files = [_find(videos, pattern.format(video_id=name)) if pattern else ("", 0, 0) for pattern in patterns]
+            if None not in files:
+                break
+        if None in files:
             missing.append(video_id)
-            continue
-        if not videos["follow_links"] and not path.resolve().is_relative_to(root):
-            raise AVQAError(f"{path}: is a link that leaves {folder}; set videos.follow_links: true if that is meant")
-        if not stat.S_ISREG(info.st_mode):
-            raise AVQAError(f"{path}: is not a regular file; videos.folder must hold the videos themselves")
-        found.append(Video(video_id, str(path), info.st_size, info.st_mtime_ns))
+        else:
+            found.append(Video(video_id, *files[0], *files[1]))
     return found, missing
 
 
-def _file_of(video_id: str, videos: dict) -> tuple[Path, os.stat_result | None]:
-    for name in dict.fromkeys((video_id, video_id.removesuffix(FLIP))):
-        path = Path(videos["folder"], videos["pattern"].format(video_id=name))
-        try:
-            return path, path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-    return path, None
+def _find(videos: dict, name: str) -> tuple[str, int, int] | None:
+    """Path, size and time of a file in the folder of videos; None if it is not there, or a link that leads nowhere."""
+    folder = Path(videos["folder"])
+    path = folder / name
+    state = _state(path)
+    if state is None:
+        return None
+    if not videos["follow_links"] and not path.resolve().is_relative_to(folder.resolve()):
+        raise AVQAError(f"{path}: is a link that leaves {folder}; set videos.follow_links: true if that is meant")
+    if not path.is_file():
+        raise AVQAError(f"{path}: is not a regular file; videos.folder must hold the files themselves")
+    return str(path), *state
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size (bytes) and modification time (ns) of a file; None if it is not there."""
+    try:
+        info = path.stat()
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return None
+        raise
+    return info.st_size, info.st_mtime_ns
 
 
 def update_shards(collection: Path, found: list[Video], shard_size: int) -> dict[str, list[Video]]:
@@ -183,11 +198,8 @@ def _as_it_is(video: Video, now: dict[str, Video]) -> Video:
     """A listed video with its file's present size and time; another data set's videos are looked up too."""
     if video.video_id in now:
         return now[video.video_id]
-    try:
-        info = Path(video.path).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return video._replace(size=0, mtime_ns=0)
-    return video._replace(size=info.st_size, mtime_ns=info.st_mtime_ns)
+    files = [(path, *((path and _state(Path(path))) or (0, 0))) for path in (video.path, video.audio_path)]
+    return Video(video.video_id, *files[0], *files[1])
 
 
 def index_answers(questions: pd.DataFrame, answers: list[str] | None = None) -> pd.Series:

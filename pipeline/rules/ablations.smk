@@ -5,7 +5,7 @@ from pipeline.ablations import read_grid
 try:
     GRIDS = {name: read_grid(CONFIGS[name]) for name in TRAINED}
 except AVQAError as error:
-    raise WorkflowError(str(error))
+    sys.exit(str(error))
 TABLES = list(dict.fromkeys(table for grid in GRIDS.values() for table in grid["table"]))
 ABLATED = f"{DATASET}/ablations/table~{{table}}/row~{{row}}/seed-{{seed}}"
 
@@ -33,7 +33,7 @@ rule ablation:
     params:
         settings=ablation_settings,
         questions=BOTH,
-        text=text_flags,
+        text=text_settings,
         folder=lambda wildcards, output: Path(output.scores).parent,
     shell:
         f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}} --out {{params.folder:q}}"

@@ -20,6 +20,7 @@ from pipeline.config import (
     is_trained,
     scores_dir,
     videos_fingerprint,
+    weights_fingerprint,
 )
 from pipeline.errors import AVQAError
 from pipeline.gpu import devices
@@ -31,7 +32,7 @@ from pipeline.storage.lock import lock_file
 try:
     CONFIGS = check_configs(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
 except AVQAError as error:
-    raise WorkflowError(str(error))
+    sys.exit(str(error))  # an exception would be shown with lines of this file
 
 RESULTS = next(iter(CONFIGS.values()))["results"]
 DATASET = f"{RESULTS}/{{dataset}}"  # questions, index, models, scores
@@ -263,13 +264,19 @@ for name in CONFIGS if not workflow.is_main_process else ():
 KEPT = ".kept_segments"  # lists the segments files that a user has asked for by name
 
 
+def kept_segments(collection):
+    """The segments files that a user has requested by name and not removed since."""
+    listed = Path(RESULTS, collection, KEPT)
+    names = listed.read_text().split("\n") if listed.exists() else []
+    return [name for name in names if name and Path(name).exists()]
+
+
 def remove_leftovers():
     """What an interrupted run could not remove: half-written files, and segments that all encoders have read."""
     for name in (*ENCODERS_OF, *CONFIGS):
         remove_abandoned(f"{RESULTS}/{name}")
     for collection, encoders in ENCODERS_OF.items():
-        kept = Path(RESULTS, collection, KEPT)
-        kept = kept.read_text().split("\n") if kept.exists() else []
+        kept = kept_segments(collection)
         for segments in Path(SEGMENTS.format(collection=collection)).glob("*/*.h5"):
             done = all(Path(RESULTS, collection, "features", name, segments.name).exists() for name in encoders)
             if done and str(segments) not in kept and not workflow.storage_settings.notemp:

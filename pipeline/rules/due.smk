@@ -18,7 +18,15 @@ def state_of_videos(wildcards):
     try:
         return fingerprint(collection_of(wildcards))
     except OSError as error:
-        raise WorkflowError(f"videos.folder: {error}; see README.md for what goes there")
+        sys.exit(f"videos.folder: {error}; see README.md for what goes there")
+
+
+def state_of_weights(field, entry):
+    """What makes features due when a weights file is replaced."""
+    try:
+        return weights_fingerprint(entry)
+    except OSError as error:
+        sys.exit(f"{field}.weights: {entry['weights']}: {error.strerror}; give a file, a hub tag, or random")
 
 
 def manifest_before(wildcards):
@@ -52,8 +60,9 @@ def features_file(wildcards, encoder, shard):
 
 def extraction_settings(wildcards):
     """What decides an encoder's features."""
-    flags_of_encoder = weights_flags(ENCODERS_OF[wildcards.collection][wildcards.encoder])
-    return f"{flags_of_encoder} {flags(**decode_settings(wildcards.collection))}"
+    entry = ENCODERS_OF[wildcards.collection][wildcards.encoder]
+    state = state_of_weights(f"encoders.{wildcards.encoder}", entry)
+    return " ".join([weights_flags(entry), state, flags(**decode_settings(wildcards.collection))])
 
 
 def is_made(wildcards, encoder, shard):
@@ -93,7 +102,7 @@ def weights_first(wildcards):
 
 def text_weights_first(wildcards):
     tag = CONFIGS[wildcards.dataset]["text"]["weights"]
-    params = [text_flags(wildcards), from_manifest("texts")(wildcards)]
+    params = [text_settings(wildcards), from_manifest("texts")(wildcards)]
     if not is_hub_tag(tag) or is_current(text_file(wildcards), [], params):
         return []
     return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
@@ -119,6 +128,11 @@ def is_read(wildcards, use, encoder):
 
 def text_flags(wildcards):
     return weights_flags(CONFIGS[wildcards.dataset]["text"])
+
+
+def text_settings(wildcards):
+    """What decides the features of texts."""
+    return f"{text_flags(wildcards)} {state_of_weights('text', CONFIGS[wildcards.dataset]['text'])}"
 
 
 def index_settings(wildcards):
@@ -177,7 +191,7 @@ def is_trained_already(wildcards, trained_on):
     """Whether a model is there and up to date."""
     of = Wildcards(fromdict={"dataset": trained_on, "model": wildcards.model, "seed": wildcards.seed})
     made = scores_dir(CONFIGS[trained_on], trained_on, of.model, of.seed) / "config.yaml"
-    params = [training_settings(of), TRAINING(of), text_flags(of)]
+    params = [training_settings(of), TRAINING(of), text_settings(of)]
     read = all(is_read(of, "training", encoder) for encoder in encoders_read(of))
     return read and is_current(str(made), extracted("training")(of), params)
 
@@ -186,7 +200,7 @@ def is_scored_already(wildcards, trained_on):
     """Whether the scores of a model on a data set are there and up to date."""
     folder = scores_dir(CONFIGS[wildcards.dataset], trained_on, wildcards.model, wildcards.seed)
     model = scores_dir(CONFIGS[trained_on], trained_on, wildcards.model, wildcards.seed) / "config.yaml"
-    inputs, params = [*extracted("all")(wildcards), model], [TEST(wildcards), text_flags(wildcards)]
+    inputs, params = [*extracted("all")(wildcards), model], [TEST(wildcards), text_settings(wildcards)]
     read = all(is_read(wildcards, "all", encoder) for encoder in encoders_read(wildcards))
     return (
         read and is_trained_already(wildcards, trained_on) and is_current(str(folder / "scores.json"), inputs, params)
@@ -246,7 +260,7 @@ def read_by_first_model(wildcards):
 def index_if_not_ablated(wildcards):
     made, inputs = f"{ABLATED}/scores.json".format(**wildcards), read_by_first_model(wildcards)
     read = all(is_read(wildcards, "all", Path(name).name) for name in inputs)
-    params = [ablation_settings(wildcards), BOTH(wildcards), text_flags(wildcards)]
+    params = [ablation_settings(wildcards), BOTH(wildcards), text_settings(wildcards)]
     return [] if read and is_current(made, inputs, params) else f"{RESULTS}/{wildcards.dataset}/features.h5"
 
 

@@ -30,7 +30,7 @@ rule train:
     params:
         settings=training_settings,
         questions=TRAINING,
-        text=text_flags,
+        text=text_settings,
         folder=lambda wildcards, output: Path(output.checkpoint).parent,
     shell:
         f"avqa train --config {{params.settings:q}} --model {{wildcards.model}} --seed {{wildcards.seed}}"
@@ -60,7 +60,7 @@ rule evaluate:
         runtime=runtime("evaluate"),
     params:
         questions=TEST,
-        text=text_flags,
+        text=text_settings,
         folder=lambda wildcards, input: Path(input.checkpoint).parent,
     shell:
         f"avqa evaluate {{params.folder:q}} --split test {LOG}"
@@ -88,7 +88,7 @@ rule score:
         runtime=runtime("evaluate"),
     params:
         questions=TEST,
-        text=text_flags,
+        text=text_settings,
         trained=lambda wildcards, input: Path(input.checkpoint).parent,
         dataset=lambda wildcards, input: f"{RESULTS}/{wildcards.dataset}",
         folder=lambda wildcards, output: Path(output.scores).parent,
