@@ -57,4 +57,4 @@ def _lines(command: list[str]) -> list[str]:
     if not shutil.which(command[0]):
         return []
     done = subprocess.run(command, capture_output=True, text=True)
-    return [line for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
