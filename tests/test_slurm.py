@@ -111,7 +111,9 @@ def test_jobs_that_are_cancelled_or_lack_memory_and_a_coordinator_that_is_killed
     third = start(place, "third.log")
     assert third.wait(60 * MINUTES) == 0, (place / "third.log").read_text()
     logs = (place / "first.log").read_text() + (place / "third.log").read_text()
-    assert "OUT_OF_MEMORY" in logs and "Trying to restart job" in logs
+    assert "SLURM status is: 'CANCELLED'" in logs and "Trying to restart job" in logs
+    tries = [path.read_text() for path in (place / ".snakemake" / "slurm_logs").glob("rule_text/*/*.log")]
+    assert any("exceeded memory limit" in text for text in tries), "the first try had too little memory"
     assert (place / "results" / "tiny" / "summary.txt").exists()
     assert (
         place / "results" / "tiny" / "models" / "pooled" / "seed-0" / "checkpoint.safetensors"
