@@ -29,15 +29,26 @@ def state_of_weights(field, entry):
         sys.exit(f"{field}.weights: {entry['weights']}: {error.strerror}; give a file, a hub tag, or random")
 
 
+MANIFEST_SECTIONS = ["results", "dataset", "videos", "annotations", "format", "card", "answers", "video_ids"]
+MANIFEST_SECTIONS += ["trained_on", "allow_missing", "shard_size"]
+
+
+def manifest_settings(wildcards):
+    return settings(*MANIFEST_SECTIONS)(wildcards)
+
+
 def manifest_before(wildcards):
     """The manifest of the data set before this one with the same collection, if this run makes both: in the
     configuration's order, so that the shards of a collection are the same in every run."""
-    asked = set(workflow.dag_settings.targets)
+    asked, params = set(workflow.dag_settings.targets), [state_of_videos(wildcards), manifest_settings(wildcards)]
     if asked and asked <= CONFIGS.keys():
         asked |= {trained_on for name in asked for trained_on in CONFIGS[name]["trained_on"]}
     wanted = [name for name in CONFIGS if name in asked or not asked <= CONFIGS.keys() or not asked]
     names = [name for name in wanted if CONFIGS[name]["videos"]["collection"] == collection_of(wildcards)]
-    if not workflow.is_main_process or wildcards.dataset not in names or wildcards.dataset == names[0]:
+    made = f"{RESULTS}/{wildcards.dataset}/manifest.json"
+    if not workflow.is_main_process or wildcards.dataset not in names[1:]:
+        return []
+    if is_current(made, annotations(wildcards), params):
         return []
     return f"{RESULTS}/{names[names.index(wildcards.dataset) - 1]}/manifest.json"
 

@@ -40,18 +40,6 @@ checkpoint manifest:
         "../../envs/manifest.yaml"
     params:
         videos=state_of_videos,
-        settings=settings(
-            "results",
-            "dataset",
-            "videos",
-            "annotations",
-            "format",
-            "card",
-            "answers",
-            "video_ids",
-            "trained_on",
-            "allow_missing",
-            "shard_size",
-        ),
+        settings=manifest_settings,
     shell:
         f"avqa manifest --config {{params.settings:q}} {LOG}"
