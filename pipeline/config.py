@@ -66,6 +66,7 @@ def _schema(config: object, sections: tuple[str, ...]) -> dict:
     properties["models"]["properties"] = {name: entry_schema(name, models[name]) for name in models}
     properties["format"]["enum"] = list(FORMATS)
     properties["encoders"]["propertyNames"] = properties["text"]["properties"]["encoder"] = {"enum": list(ENCODERS)}
+    properties["text"]["properties"]["others"]["propertyNames"] = {"enum": list(ENCODERS)}
     return schema
 
 
@@ -76,10 +77,10 @@ def _contradictions(config: dict) -> Iterator[str]:
         for output in entry.get("outputs", ()):
             if output not in ENCODERS[name].outputs:
                 yield f"encoders.{name}.outputs: has no {output}; it has {', '.join(ENCODERS[name].outputs)}"
-    text = config.get("text")
-    texts = ENCODERS[text["encoder"]].text_outputs if text else {}
-    if text and not texts:
-        yield f"text.encoder: {text['encoder']} reads no text; use one of the CLIP encoders"
+    texts = text_encoders(config)
+    for name in texts:
+        if not ENCODERS[name].text_outputs:
+            yield f"text: {name} reads no text; use one of the CLIP encoders"
     for name, entry in models.items():
         try:
             settings = entry_settings(entry)
@@ -95,10 +96,22 @@ def _contradictions(config: dict) -> Iterator[str]:
                 pretraining_entry(entry, stage)
             except ValueError as error:
                 yield f"models.{name}: pretrain.settings: {error}"
-        for lacking in settings.texts.keys() - texts.keys() - set(TOKENS) if text else ():
-            yield f"text.encoder: gives no {lacking}, which models.{name} reads"
+        encoder = entry.get("text", next(iter(texts), None))
+        if texts and encoder not in texts:
+            yield f"models.{name}.text: {encoder} is not among the text encoders, {', '.join(texts)}; see text.others"
+        elif texts:
+            for lacking in settings.texts.keys() - ENCODERS[encoder].text_outputs.keys() - set(TOKENS):
+                yield f"text: {encoder} gives no {lacking}, which models.{name} reads"
     if models and config.get("annotations") and (lacking := {"train", "val", "test"} - config["annotations"].keys()):
         yield f"annotations: training needs the splits train, val and test; {', '.join(sorted(lacking))} missing"
+
+
+def text_encoders(config: dict) -> dict[str, dict]:
+    """The settings of each text encoder by name, that of `text.encoder` first."""
+    if "text" not in config:
+        return {}
+    own = {name: value for name, value in config["text"].items() if name not in ("encoder", "others")}
+    return {config["text"]["encoder"]: own, **config["text"].get("others", {})}
 
 
 def kept_features(config: dict) -> list[str]:

@@ -34,11 +34,13 @@ rule ablation:
     threads: config["train"]["threads"]
     resources:
         gpu=1,
+        workers=config["train"]["workers"],
     params:
         settings=ablation_settings,
         folder=subpath(output.scores, parent=True),
     shell:
-        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}} --out {{params.folder:q}}"
+        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}}"
+        f" --workers {{resources.workers}} --out {{params.folder:q}}"
         f" && avqa evaluate {{params.folder:q}}) {LOG}"
 
 

@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 from pipeline.ablations import changed_entry
-from pipeline.config import check_config, collection_dir, dataset_dir, training, videos_fingerprint
+from pipeline.config import check_config, collection_dir, dataset_dir, text_encoders, training, videos_fingerprint
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import remove_abandoned, write_if_changed
 from pipeline.storage.lock import lock_file
@@ -27,7 +27,7 @@ CONFIG = f"{DATASET}/config.yaml"
 
 wildcard_constraints:
     shard=r"\d{5}",
-    encoder="|".join(config["encoders"]),
+    encoder="|".join({**config["encoders"], **text_encoders(config)}),
     model="|".join(map(re.escape, config["models"])),
     seed=r"\d+",
 
