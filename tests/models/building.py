@@ -3,7 +3,8 @@
 import torch
 
 from pipeline.models.av_master.model import AVMaster
-from pipeline.models.base import Batch
+from pipeline.models.base import Batch, example_batch
+from pipeline.models.settings import TOKENS
 
 DIMS = ("audio_dim", "visual_dim", "text_dim")
 
@@ -23,3 +24,17 @@ def batch_of(audio, visual, words, sentence, neg_audio=None, neg_visual=None, *,
     answer = None if answer is None else torch.as_tensor(answer)
     features = {"audio": audio, "visual": visual}
     return Batch(features, {"words": words, "sentence": sentence}, negatives, videos, answer)
+
+
+def filled_batch(model, size, seed=0):
+    """Random numbers in the shapes and the type of a model, each token and answer within its range."""
+    generator, dtype = torch.Generator().manual_seed(seed), next(model.parameters()).dtype
+    batch = example_batch(model, size)
+    for tensors in (batch.features, batch.texts):
+        for name, x in tensors.items():
+            if name in TOKENS:
+                tensors[name] = torch.randint(0, model.num_tokens, x.shape, generator=generator)
+            else:
+                tensors[name] = torch.randn(x.shape, generator=generator, dtype=dtype)
+    batch.answer = torch.randint(0, model.num_answers, (size,), generator=generator)
+    return batch
