@@ -118,13 +118,14 @@ def failures(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
+    from pipeline.ablations import changed_entry
     from pipeline.train import train
 
     config = load_config(args.config, "dataset", "models", "train")
     name = args.model or next(iter(config["models"]))
     if args.settings:
-        config["models"][name] |= json.loads(args.settings)
-        check_config(config, "--settings")
+        config["models"][name] = changed_entry(config["models"][name], json.loads(args.settings))
+        check_config(config, "--settings", ("dataset", "models", "train"))
     train(config, name, args.seed, args.out)
 
 
@@ -154,7 +155,8 @@ def report(args: argparse.Namespace) -> None:
 def ablations(args: argparse.Namespace) -> None:
     from pipeline.ablations import write_table
 
-    print(write_table(load_config(args.config, "dataset", "models", "train"), args.table))
+    config = load_config(args.config, "dataset", "models", "train")
+    print(write_table(config, args.model or next(iter(config["models"])), args.table))
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -263,6 +265,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command(ablations, "Put the scores of one table of a model's paper beside the paper's.")
     sub.add_argument("--config", required=True)
+    sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
     sub.add_argument("--table", required=True, help="a name in manifests/<architecture>_tables.csv")
 
     sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")

@@ -14,7 +14,7 @@ from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel
 from pipeline.storage.atomic import atomic
-from pipeline.train import build_model, frozen, load_data, predict
+from pipeline.train import build_model, frozen, load_data, of_one_model, predict
 
 # The nine types in the order of the papers' tables.
 TYPES = (
@@ -70,9 +70,10 @@ def load_trained(folder: Path) -> tuple[dict, AVQAModel, QuestionData]:
         state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
     except FileNotFoundError as error:
         raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
-    config, name = trained["config"], trained["model"]
+    name = trained["model"]
+    config = trained["config"] = of_one_model(trained["config"], name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = load_data(config, name, device)
+    data = load_data(config, name, device, trained.get("vocabulary"))
     if data.answers != trained["answers"]:
         raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
     model = build_model(config["models"][name], data).to(device)

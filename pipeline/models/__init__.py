@@ -21,6 +21,8 @@ MODELS = {
     "pooled": ("pipeline.models.pooled:PooledSettings", "pipeline.models.pooled:Pooled"),
 }
 
+ENTRY = ("architecture", "seconds", "train")  # what an entry of `models` has besides features and the model's settings
+
 
 def settings_class(name: str) -> type[ModelSettings]:
     """The settings of a registered model."""
@@ -34,7 +36,7 @@ def model_class(name: str) -> "type[AVQAModel]":
 
 def entry_schema(name: str, entry: object) -> dict:
     """The JSON schema of `models.<name>` in a configuration: `architecture` (the name itself where that is a model),
-    the features to read, `seconds`, and the model's settings."""
+    the features to read, `seconds`, `train`, and the model's settings."""
     architecture = entry.get("architecture", name) if isinstance(entry, dict) else name
     properties: dict[str, dict] = {"architecture": {"description": "Which model it is", "enum": list(MODELS)}}
     schema = {"type": "object", "properties": properties, "required": []}
@@ -57,13 +59,18 @@ def entry_schema(name: str, entry: object) -> dict:
         "type": "integer",
         "minimum": 1,
     }
+    properties["train"] = {
+        "description": "How it is trained, where this differs from the section `train`",
+        "unevaluatedProperties": False,
+        "$ref": "#/$defs/training",
+    }
     return schema | {"properties": properties | settings.schema(), "additionalProperties": False}
 
 
 def entry_settings(entry: dict) -> ModelSettings:
     """The settings in an entry of `models`. Raises ValueError naming a wrong one."""
     settings = settings_class(entry["architecture"])
-    other = {"architecture", "seconds", *settings.features}
+    other = {*ENTRY, *settings.features}
     return settings.from_dict({name: value for name, value in entry.items() if name not in other})
 
 
