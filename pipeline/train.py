@@ -252,9 +252,7 @@ def start_from(model: AVQAModel, checkpoint: Path) -> None:
     log.info(f"starting from {checkpoint}: {len(fitting)} of the model's {len(own)} tensors")
 
 
-def load_data(
-    config: dict, model_name: str, device: torch.device, vocabulary: list[str] | None = None
-) -> QuestionData:
+def load_data(config: dict, model_name: str, device: torch.device, vocabulary: list[str] | None = None) -> QuestionData:
     """The data set as the model reads it, with the given numbers of words (default: those of its training)."""
     entry, schedule = config["models"][model_name], config["train"]
     reads = settings_class(entry["architecture"])

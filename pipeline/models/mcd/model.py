@@ -161,12 +161,12 @@ class Aggregator(nn.Module):
         if self.weighs:
             self.query, self.key = (Linear(width, width, bias=False) for _ in range(2))
             self.question = (  # ζ₁
-                Attention(width, 2 * width if twice else width) if self.reads_words else Linear(width, width, bias=False)
+                Attention(width, 2 * width if twice else width)
+                if self.reads_words
+                else Linear(width, width, bias=False)
             )
 
-    def forward(
-        self, question: Tensor, states: Tensor, frames: Tensor, means: Tensor, videos: Tensor | None
-    ) -> Tensor:
+    def forward(self, question: Tensor, states: Tensor, frames: Tensor, means: Tensor, videos: Tensor | None) -> Tensor:
         """f_q B,D; the states after its words B,L,…; S sequences of k frames B,S,k,D and their means over all time
         B,S,D (V,… with `videos`) -> f̂_jq B,S,D"""
         values, kept = F.relu(self.value(frames)), frames.shape[2] // 2
@@ -183,7 +183,9 @@ class Aggregator(nn.Module):
 
     def weights(self, question: Tensor, states: Tensor, frames: Tensor, means: Tensor) -> Tensor:
         """Of ζ₂ over the frames: B,S,k"""
-        asked = question[:, None] + (self.question(means, states) if self.reads_words else self.question(question)[:, None])
+        asked = question[:, None] + (
+            self.question(means, states) if self.reads_words else self.question(question)[:, None]
+        )
         # One query per sequence: W_kᵀ W_q f̄_q is made once, and no frame passes W_k.
         scores = frames @ (self.query(asked) @ self.key.weight).unsqueeze(-1)
         return (scores.squeeze(-1) * frames.shape[-1] ** -0.5).softmax(-1)
