@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # import takes whenever a configuration is checked.
 MODELS = {
     "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
+    "avaf_net": ("pipeline.models.avaf_net.config:AVAFNetSettings", "pipeline.models.avaf_net.model:AVAFNet"),
+    "mcd": ("pipeline.models.mcd.config:MCDSettings", "pipeline.models.mcd.model:MCD"),
     "pooled": ("pipeline.models.pooled:PooledSettings", "pipeline.models.pooled:Pooled"),
 }
 
