@@ -19,6 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.errors import AVQAError
 from pipeline.models.settings import ModelSettings
 
+PAPER_TOKENS = 93  # words in MUSIC-AVQA's training questions, padding among them
+
 
 @dataclass
 class Batch:
@@ -47,19 +49,32 @@ class AVQAModel(nn.Module, ABC):
     """A model for audio-visual question answering.
 
     settings: an instance of the class's Settings. shapes: the shape of one sample of each feature and text, such as
-    {"audio": (60, 128), "sentence": (768,)}. num_answers: how many answers there are to choose from."""
+    {"audio": (60, 128), "sentence": (768,)}. num_answers: how many answers there are to choose from. num_tokens: how
+    many words there are, for a model that reads questions as `tokens` (numbers of words; 0 is padding)."""
 
     Settings: ClassVar[type[ModelSettings]]
 
-    def __init__(self, settings: ModelSettings, shapes: dict[str, tuple[int, ...]], num_answers: int):
+    def __init__(
+        self,
+        settings: ModelSettings,
+        shapes: dict[str, tuple[int, ...]],
+        num_answers: int,
+        num_tokens: int | None = None,
+    ):
         super().__init__()
-        self.settings, self.shapes, self.num_answers = settings, shapes, num_answers
+        self.settings, self.shapes, self.num_answers, self.num_tokens = settings, shapes, num_answers, num_tokens
 
     @classmethod
     def in_paper_setting(cls, seconds: int | None = None, num_answers: int = 42, **settings: Any) -> AVQAModel:
         """The model for features of the paper's shapes, for `seconds` if they are given. Raises ValueError."""
         features = {name: (seconds or shape[0], *shape[1:]) for name, shape in cls.Settings.features.items()}
-        return cls(cls.Settings.from_dict(settings), features | cls.Settings.texts, num_answers)
+        extra = {"num_tokens": PAPER_TOKENS} if "tokens" in cls.Settings.texts else {}
+        return cls(cls.Settings.from_dict(settings), features | cls.Settings.texts, num_answers, **extra)
+
+    def twin(self) -> AVQAModel:
+        """A new model like this one, with weights of its own."""
+        extra = {} if self.num_tokens is None else {"num_tokens": self.num_tokens}
+        return type(self)(self.settings, self.shapes, self.num_answers, **extra)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:
@@ -97,7 +112,7 @@ class AVQAModel(nn.Module, ABC):
     @torch.no_grad()
     def report(self) -> str:
         """Parameters and FLOPs of a forward pass over one sample, by part, as text."""
-        twin = type(self)(self.settings, self.shapes, self.num_answers).eval()
+        twin = self.twin().eval()
         twin(example_batch(twin))  # what is computed from weights alone is not counted
         counter = FlopCounterMode(display=False)
         with counter:
@@ -117,5 +132,7 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 def example_batch(model: AVQAModel, size: int = 1) -> Batch:
     """Zeros in the shapes that a model is built for."""
     zeros = {name: torch.zeros(size, *shape) for name, shape in model.shapes.items()}
+    if "tokens" in zeros:
+        zeros["tokens"] = zeros["tokens"].long()
     features = {name: zeros[name] for name in model.Settings.features}
     return Batch(features, {name: zeros[name] for name in model.Settings.texts})
