@@ -18,6 +18,9 @@ MODELS = {
     "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
     "avaf_net": ("pipeline.models.avaf_net.config:AVAFNetSettings", "pipeline.models.avaf_net.model:AVAFNet"),
     "mcd": ("pipeline.models.mcd.config:MCDSettings", "pipeline.models.mcd.model:MCD"),
+    "avst": ("pipeline.models.avst:AVSTSettings", "pipeline.models.avst:AVST"),
+    "tspm": ("pipeline.models.tspm:TSPMSettings", "pipeline.models.tspm:TSPM"),
+    "qa_tiger": ("pipeline.models.qa_tiger:QATigerSettings", "pipeline.models.qa_tiger:QATiger"),
     "pooled": ("pipeline.models.pooled:PooledSettings", "pipeline.models.pooled:Pooled"),
 }
 
