@@ -138,7 +138,9 @@ def main() -> None:
         os.sync()
         size = 2 * args.batch * args.steps * np.prod(settings.features["patch"])
         limit_memory(size, args.memory)
-        print(f"{args.model}, batch {args.batch}, {args.threads} threads, load {os.getloadavg()[0]:.1f}; patch features")
+        print(
+            f"{args.model}, batch {args.batch}, {args.threads} threads, load {os.getloadavg()[0]:.1f}; patch features"
+        )
         print(f"{size / 1e9:.2f} GB, of which {args.memory:.0%} may be kept in memory", flush=True)
         entry = {name: ENCODERS[name] for name in settings.features} | json.loads(args.settings)
         for workers in args.workers:
