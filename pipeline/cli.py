@@ -281,6 +281,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--checkpoint", help="published weights, .safetensors or .pt")
     sub.add_argument("--model", help="of the checkpoint: name under models: in the configuration")
     sub.add_argument("--config", help="of the checkpoint: configuration with the data set and the features")
+    sub.add_argument("--dataset", help="of the checkpoint: which data set of a configuration with several")
     sub.add_argument("--split", default="test")
     sub.add_argument("--questions-of", help="folder in results of another data set, whose questions are asked in place")
     sub.add_argument("--out", help="folder for the scores (default: DIR)")

@@ -24,7 +24,7 @@ from pipeline.models import fast, model_class
 from pipeline.report import write_report
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
-from pipeline.storage.shard_list import Video, write_shard_list
+from pipeline.storage.shard_list import Video, digest, write_shard_list
 from pipeline.train import Trainer, train
 
 SECONDS, VIDEOS, SHARD = 3, 40, 16
@@ -34,9 +34,16 @@ TEXTS = {"words": (77, 8), "sentence": (8,)}
 ENCODER = {"encoder": "clip_vit_b32", "weights": "random (seed 0)", "weights_sha256": "0" * 64, "pretrained": False}
 
 
-def write_features(folder, encoder, name, values, status, source="s"):
+def shard_lists():
+    names = [f"v{n}" for n in range(VIDEOS)]
+    parts = [names[start : start + SHARD] for start in range(0, VIDEOS, SHARD)]
+    return {f"{k:05d}": [Video(name, f"{name}.mp4", 1, 1) for name in part] for k, part in enumerate(parts)}
+
+
+def write_features(folder, encoder, name, values, status):
     for k, start in enumerate(range(0, VIDEOS, SHARD)):
         rows = slice(start, min(start + SHARD, VIDEOS))
+        source = digest(shard_lists()[f"{k:05d}"])
         datasets = {f"{encoder}/{name}": DatasetSpec(values.shape[1:], "float16")}
         datasets |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
         attributes = {"kind": "features", "collection": "c", "shard": f"{k:05d}", "source": source, "config": {}}
@@ -60,9 +67,8 @@ def make_features(folder, collection):
     status[3] = 1
     write_features(collection, "clip_vit_b32", "cls", visual, status)
     write_features(collection, "vggish", "embedding", audio, status)
-    for k, start in enumerate(range(0, VIDEOS, SHARD)):
-        videos = [Video(f"v{n}", f"v{n}.mp4", 1, 1) for n in range(start, min(start + SHARD, VIDEOS))]
-        write_shard_list(collection / "shards" / f"{k:05d}.tsv", videos)
+    for name, videos in shard_lists().items():
+        write_shard_list(collection / "shards" / f"{name}.tsv", videos)
     texts = ["Is it playing?", "Is it loud?"]
     datasets = {"words": DatasetSpec((77, 8), "float16"), "sentence": DatasetSpec((8,), "float16")}
     datasets["length"] = DatasetSpec((), "int32")
@@ -84,8 +90,10 @@ def make_features(folder, collection):
         }
     )
     table.to_parquet(folder / "questions.parquet", index=False)
-    (folder / "shards.txt").write_text("00000\n00001\n00002\n")
-    (collection / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
+    shards = {name: digest(videos) for name, videos in shard_lists().items()}
+    (folder / "manifest.json").write_text(json.dumps({"videos": VIDEOS, "shards": shards}))
+    (folder / "missing.tsv").write_text("video_id\treason\n")
+    (folder / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
     return visual, audio
 
 
