@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # import takes whenever a configuration is checked.
 MODELS = {
     "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
+    "pstp_net": ("pipeline.models.pstp_net:PSTPNetSettings", "pipeline.models.pstp_net:PSTPNet"),
     "avst": ("pipeline.models.avst:AVSTSettings", "pipeline.models.avst:AVST"),
     "tspm": ("pipeline.models.tspm:TSPMSettings", "pipeline.models.tspm:TSPM"),
     "qa_tiger": ("pipeline.models.qa_tiger:QATigerSettings", "pipeline.models.qa_tiger:QATiger"),
