@@ -104,8 +104,8 @@ class SelectPatches(nn.Module):
 
 
 class Tokens:
-    """Rows B,n,D that are fused. Many of the release's are equal: with `merge`, such rows are kept once, with the number
-    of their copies. Dropout takes each copy by itself, so that training does not merge."""
+    """Rows B,n,D that are fused. Many of the release's are equal: with `merge`, such rows are kept once, with the
+    number of their copies. Dropout takes each copy by itself, so that training does not merge."""
 
     def __init__(self, merge: bool):
         self.merge = merge
