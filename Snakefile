@@ -31,7 +31,7 @@ rule features:
     input:
         rules.index.output,
         rules.index.input.features,
-        rules.text.output,
+        rules.index.input.text,
         rules.failures.output,
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -12,10 +13,11 @@ import yaml
 from extractors import ENCODERS
 from pipeline.data.formats import FORMATS
 from pipeline.errors import AVQAError
-from pipeline.models import entry_schema, entry_settings
-from pipeline.models.settings import StrictValidator
+from pipeline.models import entry_schema, entry_settings, settings_class
+from pipeline.models.settings import TOKENS, StrictValidator
 
 ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
+OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with a given seed depends on
 SCHEMA = ROOT / "config" / "schema.yaml"
 
 
@@ -64,21 +66,21 @@ def _schema(config: object, sections: tuple[str, ...]) -> dict:
     properties["models"]["properties"] = {name: entry_schema(name, models[name]) for name in models}
     properties["format"]["enum"] = list(FORMATS)
     properties["encoders"]["propertyNames"] = properties["text"]["properties"]["encoder"] = {"enum": list(ENCODERS)}
+    properties["text"]["properties"]["others"]["propertyNames"] = {"enum": list(ENCODERS)}
     return schema
 
 
 def _contradictions(config: dict) -> Iterator[str]:
     """Mistakes that no single field shows; each line begins with the field."""
-    encoders, models = config.get("encoders", {}), config.get("models", {})
-    kept = {name: entry.get("outputs", list(ENCODERS[name].outputs)) for name, entry in encoders.items()}
-    for name, outputs in kept.items():
-        for output in outputs:
+    encoders, models, kept = config.get("encoders", {}), config.get("models", {}), kept_features(config)
+    for name, entry in encoders.items():
+        for output in entry.get("outputs", ()):
             if output not in ENCODERS[name].outputs:
                 yield f"encoders.{name}.outputs: has no {output}; it has {', '.join(ENCODERS[name].outputs)}"
-    text = config.get("text")
-    texts = ENCODERS[text["encoder"]].text_outputs if text else {}
-    if text and not texts:
-        yield f"text.encoder: {text['encoder']} reads no text; use one of the CLIP encoders"
+    texts = text_encoders(config)
+    for name in texts:
+        if not ENCODERS[name].text_outputs:
+            yield f"text: {name} reads no text; use one of the CLIP encoders"
     for name, entry in models.items():
         try:
             settings = entry_settings(entry)
@@ -86,14 +88,68 @@ def _contradictions(config: dict) -> Iterator[str]:
             yield f"models.{name}: {error}"
             continue
         for feature in settings.features if encoders else ():
-            encoder, output = entry[feature].split("/")
-            if output not in kept.get(encoder, ()):
-                known = ", ".join(f"{e}/{o}" for e, outputs in kept.items() for o in outputs)
+            if entry[feature] not in kept:
+                known = ", ".join(kept)
                 yield f"models.{name}.{feature}: {entry[feature]} is not kept by any encoder; these are: {known}"
-        for lacking in settings.texts.keys() - texts.keys() if text else ():
-            yield f"text.encoder: gives no {lacking}, which models.{name} reads"
+        if stage := training(config, name)["pretrain"]:
+            try:
+                pretraining_entry(entry, stage)
+            except ValueError as error:
+                yield f"models.{name}: pretrain.settings: {error}"
+        encoder = entry.get("text", next(iter(texts), None))
+        if texts and encoder not in texts:
+            yield f"models.{name}.text: {encoder} is not among the text encoders, {', '.join(texts)}; see text.others"
+        elif texts:
+            for lacking in settings.texts.keys() - ENCODERS[encoder].text_outputs.keys() - set(TOKENS):
+                yield f"text: {encoder} gives no {lacking}, which models.{name} reads"
     if models and config.get("annotations") and (lacking := {"train", "val", "test"} - config["annotations"].keys()):
         yield f"annotations: training needs the splits train, val and test; {', '.join(sorted(lacking))} missing"
+
+
+def text_encoders(config: dict) -> dict[str, dict]:
+    """The settings of each text encoder by name, that of `text.encoder` first."""
+    if "text" not in config:
+        return {}
+    own = {name: value for name, value in config["text"].items() if name not in ("encoder", "others")}
+    return {config["text"]["encoder"]: own, **config["text"].get("others", {})}
+
+
+def kept_features(config: dict) -> list[str]:
+    """The features that models can read, encoder/output."""
+    encoders = config.get("encoders", {}).items()
+    return [f"{name}/{output}" for name, entry in encoders for output in entry.get("outputs", ENCODERS[name].outputs)]
+
+
+def training(config: dict, name: str) -> dict:
+    """How a model is trained: the schedule, and under `pretrain` that of the training before it, or None.
+
+    A value is the one that `models.<name>.train` has, else the section `train`, else the model's release, else what is
+    usual. Of a pretraining, each of these has its `pretrain` first. A complete schedule stays as it is.
+    """
+    entry = config["models"][name]
+    release = settings_class(entry["architecture"]).recipe
+    layers = [_usual_schedule(), release, config.get("train", {}), entry.get("train", {})]
+    stages = [layer["pretrain"] for layer in layers if "pretrain" in layer]
+    schedule: dict = {}
+    stage: dict = {}
+    for layer in layers:
+        own = {key: value for key, value in layer.items() if key not in (*OF_ALL_MODELS, "pretrain")}
+        schedule |= own
+        stage |= own | (layer.get("pretrain") or {})
+    return schedule | {"pretrain": {"settings": {}, **stage} if stages and stages[-1] is not None else None}
+
+
+def pretraining_entry(entry: dict, stage: dict) -> dict:
+    """The entry of a model as its pretraining has it. Raises ValueError naming a wrong setting."""
+    changed = entry | stage["settings"]
+    entry_settings(changed)
+    return changed
+
+
+@cache
+def _usual_schedule() -> dict:
+    schedule = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))["$defs"]["schedule"]["properties"]
+    return {name: value["usually"] for name, value in schedule.items()}
 
 
 def dataset_dir(config: dict) -> Path:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import AVQAError
-from pipeline.models.settings import ModelSettings
+from pipeline.models.settings import TOKENS, ModelSettings
 
 PAPER_TOKENS = 93  # words in MUSIC-AVQA's training questions, padding among them
 
@@ -29,7 +29,7 @@ class Batch:
     In evaluation each video is held once: `features` then has V rows, and question b is about row videos[b]."""
 
     features: dict[str, Tensor]  # B, T, …; with `videos` V, T, …
-    texts: dict[str, Tensor]  # B, …
+    texts: dict[str, Tensor]  # B, …; int64 for TOKENS
     negatives: dict[str, Tensor] | None = None  # like features: of another question's video
     videos: Tensor | None = None  # B int64
     answer: Tensor | None = None  # B int64; -1 where the answer never occurs in training
@@ -38,6 +38,11 @@ class Batch:
     def per_question(self, x: Tensor) -> Tensor:
         """What is per video, per question: x[videos]."""
         return select_rows(x, self.videos)
+
+
+def reads_tokens(settings: type[ModelSettings]) -> bool:
+    """Whether a model of these settings reads words by their numbers."""
+    return any(name in settings.texts for name in TOKENS)
 
 
 def select_rows(x: Tensor, rows: Tensor | None) -> Tensor:
@@ -49,8 +54,8 @@ class AVQAModel(nn.Module, ABC):
     """A model for audio-visual question answering.
 
     settings: an instance of the class's Settings. shapes: the shape of one sample of each feature and text, such as
-    {"audio": (60, 128), "sentence": (768,)}. num_answers: how many answers there are to choose from. num_tokens: how
-    many words there are, for a model that reads questions as `tokens` (numbers of words; 0 is padding)."""
+    {"audio": (60, 128), "sentence": (768,)}. num_answers: how many answers there are to choose from. num_tokens: the
+    size of the vocabulary, padding included; given to a model that reads TOKENS, and to no other."""
 
     Settings: ClassVar[type[ModelSettings]]
 
@@ -59,6 +64,7 @@ class AVQAModel(nn.Module, ABC):
         settings: ModelSettings,
         shapes: dict[str, tuple[int, ...]],
         num_answers: int,
+        *,
         num_tokens: int | None = None,
     ):
         super().__init__()
@@ -66,15 +72,17 @@ class AVQAModel(nn.Module, ABC):
 
     @classmethod
     def in_paper_setting(cls, seconds: int | None = None, num_answers: int = 42, **settings: Any) -> AVQAModel:
-        """The model for features of the paper's shapes, for `seconds` if they are given. Raises ValueError."""
+        """The model for features of the paper's shapes, for `seconds` if they are given, and for the vocabulary of
+        MUSIC-AVQA if it reads tokens. Raises ValueError."""
         features = {name: (seconds or shape[0], *shape[1:]) for name, shape in cls.Settings.features.items()}
-        extra = {"num_tokens": PAPER_TOKENS} if "tokens" in cls.Settings.texts else {}
-        return cls(cls.Settings.from_dict(settings), features | cls.Settings.texts, num_answers, **extra)
+        shapes, vocabulary = features | cls.Settings.texts, {"num_tokens": PAPER_TOKENS}
+        own = cls.Settings.from_dict(settings)
+        return cls(own, shapes, num_answers, **(vocabulary if reads_tokens(cls.Settings) else {}))
 
     def twin(self) -> AVQAModel:
-        """A new model like this one, with weights of its own."""
-        extra = {} if self.num_tokens is None else {"num_tokens": self.num_tokens}
-        return type(self)(self.settings, self.shapes, self.num_answers, **extra)
+        """A new model of the same settings and sizes, with fresh weights."""
+        vocabulary = {} if self.num_tokens is None else {"num_tokens": self.num_tokens}
+        return type(self)(self.settings, self.shapes, self.num_answers, **vocabulary)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:
@@ -131,8 +139,7 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 
 def example_batch(model: AVQAModel, size: int = 1) -> Batch:
     """Zeros in the shapes that a model is built for."""
-    zeros = {name: torch.zeros(size, *shape) for name, shape in model.shapes.items()}
-    if "tokens" in zeros:
-        zeros["tokens"] = zeros["tokens"].long()
+    shapes = model.shapes.items()
+    zeros = {name: torch.zeros(size, *shape, dtype=torch.int64 if name in TOKENS else None) for name, shape in shapes}
     features = {name: zeros[name] for name in model.Settings.features}
     return Batch(features, {name: zeros[name] for name in model.Settings.texts})

@@ -1,4 +1,4 @@
-# The tables of the first model's paper: a model for each row of the grid and each seed, then a table beside the paper's.
+# The tables of the models' papers: a model for each row of a grid and each seed, then a table beside the paper's.
 
 from snakemake.utils import Paramspace
 
@@ -8,9 +8,16 @@ try:
     GRID = read_grid(config)
 except AVQAError as error:
     raise WorkflowError(str(error))
-FIRST_MODEL = dict([next(iter(config["models"].items()))])
-ROWS = Paramspace(GRID[["table", "row"]])
+ROWS = Paramspace(GRID[["entry", "table", "row"]])
 ABLATED = f"{DATASET}/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}"
+TABLES = GRID[["entry", "table"]].drop_duplicates().itertuples(index=False, name=None)
+TABLES = {f"{entry}_{table}": (entry, table) for entry, table in TABLES}
+
+
+wildcard_constraints:
+    entry="|".join(map(re.escape, config["models"])),
+    table=r"\w+",
+    row=r"\d+",
 
 
 rule ablation:
@@ -27,38 +34,55 @@ rule ablation:
     threads: config["train"]["threads"]
     resources:
         gpu=1,
+        workers=config["train"]["workers"],
     params:
         settings=ablation_settings,
         folder=subpath(output.scores, parent=True),
     shell:
-        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}} --out {{params.folder:q}}"
+        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}}"
+        f" --workers {{resources.workers}} --out {{params.folder:q}}"
         f" && avqa evaluate {{params.folder:q}}) {LOG}"
 
 
-for table in GRID["table"].unique():
+def ablated(entry, table):
+    """The scores that a table is made of."""
+    rows = GRID[(GRID["entry"] == entry) & (GRID["table"] == table)]
+    instances = Paramspace(rows[["entry", "table", "row"]]).instance_patterns
+    return expand(
+        f"{DATASET}/ablations/{{instance}}/seed-{{seed}}/scores.json", instance=instances, seed=config["train"]["seeds"]
+    )
+
+
+rule ablation_table:
+    input:
+        lambda wildcards: ablated(wildcards.entry, wildcards.table),
+    output:
+        f"{DATASET}/ablations/{{entry}}/{{table}}.csv",
+    log:
+        f"{DATASET}/logs/ablations/{{entry}}/{{table}}.log",
+    conda:
+        "../../envs/torch.yaml"
+    params:
+        settings=lambda wildcards: settings(
+            "results",
+            "dataset",
+            "encoders",
+            models={wildcards.entry: config["models"][wildcards.entry]},
+            train={"seeds": config["train"]["seeds"]},
+        )(wildcards),
+    shell:
+        f"avqa ablations --config {{params.settings:q}} --table {{wildcards.table}} {LOG}"
+
+
+for target, (entry, table) in TABLES.items():
 
     rule:
         name:
-            f"ablations_{table}"
+            f"ablations_{target}"
         input:
-            expand(
-                f"{DATASET}/ablations/{{instance}}/seed-{{seed}}/scores.json",
-                instance=Paramspace(GRID.loc[GRID["table"] == table, ["table", "row"]]).instance_patterns,
-                seed=config["train"]["seeds"],
-            ),
-        output:
-            f"{DATASET}/ablations/{table}.csv",
-        log:
-            f"{DATASET}/logs/ablations/{table}.log",
-        conda:
-            "../../envs/torch.yaml"
-        params:
-            settings=settings("results", "dataset", models=FIRST_MODEL, train={"seeds": config["train"]["seeds"]}),
-            table=table,
-        shell:
-            f"avqa ablations --config {{params.settings:q}} --table {{params.table}} {LOG}"
+            f"{DATASET}/ablations/{entry}/{table}.csv",
 
 
 rule ablations:
     input:
-        expand(f"{DATASET}/ablations/{{table}}.csv", table=GRID["table"].unique()),
+        [f"{DATASET}/ablations/{entry}/{table}.csv" for entry, table in TABLES.values()],

@@ -9,7 +9,8 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from pipeline.config import check_config, collection_dir, dataset_dir, videos_fingerprint
+from pipeline.ablations import changed_entry
+from pipeline.config import check_config, collection_dir, dataset_dir, text_encoders, training, videos_fingerprint
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import remove_abandoned, write_if_changed
 from pipeline.storage.lock import lock_file
@@ -26,7 +27,7 @@ CONFIG = f"{DATASET}/config.yaml"
 
 wildcard_constraints:
     shard=r"\d{5}",
-    encoder="|".join(config["encoders"]),
+    encoder="|".join({**config["encoders"], **text_encoders(config)}),
     model="|".join(map(re.escape, config["models"])),
     seed=r"\d+",
 
@@ -84,19 +85,21 @@ def shards(wildcards):
 
 def training_settings(wildcards):
     """Which other models and seeds there are, and the number of threads, is no reason to train again."""
-    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
-    models = {wildcards.model: config["models"][wildcards.model]}
-    return settings("results", "dataset", models=models, train=schedule)(wildcards)
+    return run_settings(wildcards.model, config["models"][wildcards.model])
 
 
 def ablation_settings(wildcards):
-    """The first model of the configuration, with what the row of a table changes in it."""
-    chosen = (GRID["table"] == wildcards.table) & (GRID["row"] == int(wildcards.row))
-    changes = json.loads(GRID.loc[chosen, "settings"].item())
-    model = next(iter(config["models"]))
-    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
-    models = {model: config["models"][model] | changes}
-    return settings("results", "dataset", models=models, train=schedule)(wildcards)
+    """The model of a table, with what the row of the table changes in it."""
+    row = GRID.set_index(["table", "row"]).loc[(wildcards.table, int(wildcards.row))]
+    entry = config["models"][row["entry"]]
+    return run_settings(row["entry"], changed_entry(entry, json.loads(row["settings"])))
+
+
+def run_settings(model, entry):
+    """What a run with a given seed depends on: the model, and its complete schedule."""
+    schedule = training(config | {"models": {model: entry}}, model)
+    entry = {name: value for name, value in entry.items() if name != "train"}
+    return settings("results", "dataset", models={model: entry}, train=schedule)(None)
 
 
 def start_run():

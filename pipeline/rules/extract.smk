@@ -23,15 +23,17 @@ rule text:
     input:
         questions,
     output:
-        f"{DATASET}/text/{config['text']['encoder']}.h5",
+        f"{DATASET}/text/{{encoder}}.h5",
     log:
-        f"{DATASET}/logs/text.log",
+        f"{DATASET}/logs/text/{{encoder}}.log",
     conda:
         "../../envs/torch.yaml"
     threads: 8
     resources:
         gpu=1,
     params:
-        flags(dataset=config["dataset"], **config["text"]),
+        lambda wildcards: flags(
+            dataset=config["dataset"], encoder=wildcards.encoder, **text_encoders(config)[wildcards.encoder]
+        ),
     shell:
         f"avqa text {{input:q}} --out {{output:q}} {{params}} {LOG}"

@@ -7,7 +7,7 @@ rule index:
         features=lambda wildcards: expand(
             f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5", encoder=config["encoders"], shard=shards(wildcards)
         ),
-        text=rules.text.output,
+        text=expand(rules.text.output, encoder=text_encoders(config)),
     output:
         f"{DATASET}/features.h5",
     log:

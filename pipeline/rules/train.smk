@@ -16,12 +16,13 @@ rule train:
     threads: config["train"]["threads"]
     resources:
         gpu=1,
+        workers=config["train"]["workers"],
     params:
         settings=training_settings,
         folder=subpath(output.checkpoint, parent=True),
     shell:
         f"avqa train --config {{params.settings:q}} --model {{wildcards.model}} --seed {{wildcards.seed}}"
-        f" --out {{params.folder:q}} {LOG}"
+        f" --workers {{resources.workers}} --out {{params.folder:q}} {LOG}"
 
 
 rule evaluate:

@@ -19,8 +19,8 @@ FORMATS = {
 def read_annotations(path: str | Path, split: str, format: str = "music_avqa") -> pd.DataFrame:
     """One annotation file, JSON (a list of objects) or CSV with a header, as rows of questions.parquet.
 
-    Columns: split, question_id (text or missing), video_id, question, scenario, type, answer, choices (a list of
-    texts, or missing). Raises AVQAError naming file, record and field.
+    Columns: split, question_id (text or missing), video_id, question, scenario, type, answer, choices and keywords
+    (lists of texts, or missing). Raises AVQAError naming file, record and field.
     """
     path = Path(path)
     parse = import_module(FORMATS[format]).parse

@@ -20,6 +20,7 @@ class Question(NamedTuple):
     type: str  # what is asked for: Counting, Location, …
     question_id: str | None = None
     choices: list[str] | None = None  # the answers to choose from, where each question has its own
+    keywords: list[str] | None = None  # what its template was filled with, where it was made from one
 
 
 @dataclass(frozen=True)
