@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # import takes whenever a configuration is checked.
 MODELS = {
     "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
+    "pstp_net": ("pipeline.models.pstp_net:PSTPNetSettings", "pipeline.models.pstp_net:PSTPNet"),
     "avaf_net": ("pipeline.models.avaf_net.config:AVAFNetSettings", "pipeline.models.avaf_net.model:AVAFNet"),
     "mcd": ("pipeline.models.mcd.config:MCDSettings", "pipeline.models.mcd.model:MCD"),
     "avst": ("pipeline.models.avst:AVSTSettings", "pipeline.models.avst:AVST"),

@@ -57,9 +57,9 @@ class SelfLayer(Layer):
         self.own, self.norm = MultiHeadAttention(width, 1, dropout), nn.LayerNorm(width)
         self.feed_forward = FeedForward(width, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """B,N,D -> B,N,D"""
-        return self.feed_forward(self.norm(add_dropped(x, self.own(x, x), self.rate)))
+    def forward(self, x: Tensor, copies: Tensor | None = None) -> Tensor:
+        """B,N,D -> B,N,D. `copies` B,N says how often each row is there; the results of equal rows are equal."""
+        return self.feed_forward(self.norm(add_dropped(x, self.own(x, x, copies), self.rate)))
 
 
 class QueryLayer(Layer):

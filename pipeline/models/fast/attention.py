@@ -90,9 +90,9 @@ class MultiHeadAttention(nn.Module):
         """Of dropout of the weights: 0 outside training."""
         return self.dropout if self.training else 0.0
 
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """x B,N,D attends to memory B,M,D -> B,N,D"""
-        if fast.enabled and self.has_few_queries(x, memory):
+    def forward(self, x: Tensor, memory: Tensor, copies: Tensor | None = None) -> Tensor:
+        """x B,N,D attends to memory B,M,D -> B,N,D. `copies` B,M says how often each row of the memory counts."""
+        if copies is None and fast.enabled and self.has_few_queries(x, memory):
             return self.out_proj(self.mix_memory(self.weights_by_head(x, memory), memory))
         width = x.shape[-1]
         (of_query, of_memory), (query_bias, memory_bias) = (
@@ -100,7 +100,8 @@ class MultiHeadAttention(nn.Module):
         )
         query, keys_values = linear(x, of_query, query_bias), linear(memory, of_memory, memory_bias)
         heads = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (query, *keys_values.chunk(2, -1)))
-        values = F.scaled_dot_product_attention(*heads, dropout_p=self.rate)
+        mask = None if copies is None else copies.log()[:, None, None]
+        values = F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=self.rate)
         return self.out_proj(values.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, memory: Tensor) -> Tensor:
