@@ -41,14 +41,18 @@ def batch_for(model, size=B, seed=0):
 
 
 def affine(w, name, x):
-    return [sum(a * b for a, b in zip(row, x)) + bias for row, bias in zip(w[f"{name}.weight"], w[f"{name}.bias"])]
+    return [
+        sum(a * b for a, b in zip(row, x, strict=True)) + bias
+        for row, bias in zip(w[f"{name}.weight"], w[f"{name}.bias"], strict=False)
+    ]
 
 
 def layer_norm(w, name, x):
     mean = sum(x) / len(x)
     variance = sum((v - mean) ** 2 for v in x) / len(x)
     return [
-        (v - mean) / math.sqrt(variance + 1e-5) * g + b for v, g, b in zip(x, w[f"{name}.weight"], w[f"{name}.bias"])
+        (v - mean) / math.sqrt(variance + 1e-5) * g + b
+        for v, g, b in zip(x, w[f"{name}.weight"], w[f"{name}.bias"], strict=True)
     ]
 
 
@@ -58,7 +62,7 @@ def softmax(x):
 
 
 def dot(x, y):
-    return sum(a * b for a, b in zip(x, y))
+    return sum(a * b for a, b in zip(x, y, strict=True))
 
 
 def cosine(x, y):
@@ -66,7 +70,7 @@ def cosine(x, y):
 
 
 def mean(rows):
-    return [sum(column) / len(rows) for column in zip(*rows)]
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
 
 def attend(w, name, x, memory, heads):
@@ -78,17 +82,19 @@ def attend(w, name, x, memory, heads):
         for h in range(heads):
             at = slice(h * size, (h + 1) * size)
             weights = softmax([dot(query[at], key[at]) / math.sqrt(size) for key in keys])
-            joined += [sum(weight * value[at][i] for weight, value in zip(weights, values)) for i in range(size)]
+            joined += [
+                sum(weight * value[at][i] for weight, value in zip(weights, values, strict=True)) for i in range(size)
+            ]
         out.append(affine(w, f"{name}.out", joined))
     return out
 
 
 def block(w, name, x, memory, heads):
     out = []
-    for row, attended in zip(x, attend(w, f"{name}.attention", x, memory, heads)):
-        z = layer_norm(w, f"{name}.norm1", [a + b for a, b in zip(row, attended)])
+    for row, attended in zip(x, attend(w, f"{name}.attention", x, memory, heads), strict=True):
+        z = layer_norm(w, f"{name}.norm1", [a + b for a, b in zip(row, attended, strict=True)])
         refined = affine(w, f"{name}.linear2", [max(v, 0) for v in affine(w, f"{name}.linear1", z)])
-        out.append(layer_norm(w, f"{name}.norm2", [a + b for a, b in zip(z, refined)]))
+        out.append(layer_norm(w, f"{name}.norm2", [a + b for a, b in zip(z, refined, strict=True)]))
     return out
 
 
@@ -101,7 +107,7 @@ def restated(model, batch, n):
     padding = batch.texts["words"][n].tolist()[length:]
     if "fc_text.weight" in w:
         words, sentence = [affine(w, "fc_text", x) for x in words], affine(w, "fc_text", sentence)
-    frames = [[cls, *rows] if s.cls_token else rows for cls, rows in zip(visual, patch)]
+    frames = [[cls, *rows] if s.cls_token else rows for cls, rows in zip(visual, patch, strict=True)]
     a = [affine(w, "fc_audio", x) for x in audio]
     p = [[affine(w, "fc_tokens", x) for x in frame] for frame in frames]
     p2, a2 = [x for frame in p for x in frame], a
@@ -115,11 +121,14 @@ def restated(model, batch, n):
     weights = [1, 1] if s.without else softmax(affine(w, "fusion.weigh", sentence))
     if s.without == ("avcm",):
         weights = softmax(affine(w, "fusion.weigh", sentence))
-    fused = [affine(w, "fusion.fc", [weights[0] * v for v in x] + [weights[1] * v for v in y]) for x, y in zip(p3, a3)]
+    fused = [
+        affine(w, "fusion.fc", [weights[0] * v for v in x] + [weights[1] * v for v in y])
+        for x, y in zip(p3, a3, strict=True)
+    ]
     share = [1 / length] * length
     if s.pooling == "attention" and len(fused) > 1:
         share = softmax([affine(w, "pool.3", [max(v, 0) for v in affine(w, "pool.0", x)])[0] for x in fused])
-    pooled = [sum(weight * row[i] for weight, row in zip(share, fused)) for i in range(len(fused[0]))]
+    pooled = [sum(weight * row[i] for weight, row in zip(share, fused, strict=True)) for i in range(len(fused[0]))]
     assert len(padding) + len(words) == len(batch.texts["words"][n])
     per_frame = len(frames[0])
     p2 = [p2[i : i + per_frame] for i in range(0, len(p2), per_frame)]
@@ -128,19 +137,22 @@ def restated(model, batch, n):
 
 def restated_vocal(kind, tokens, audio):
     if kind == "gate":
-        return [v * a for v, a in zip(mean(tokens), audio)]
+        return [v * a for v, a in zip(mean(tokens), audio, strict=True)]
     if kind == "product":
         weights = [dot(x, audio) / len(tokens) for x in tokens]
     else:
         weights = softmax([cosine(x, audio) for x in tokens])
-    return [sum(weight * x[i] for weight, x in zip(weights, tokens)) for i in range(len(audio))]
+    return [sum(weight * x[i] for weight, x in zip(weights, tokens, strict=True)) for i in range(len(audio))]
 
 
 def restated_temporal(samples, kind):
     """Eqs. 1 to 3: the mean over i and the batch. samples: (P, A) of each."""
     total = 0
     for tokens, audio in samples:
-        visual, voices = [mean(x) for x in tokens], [restated_vocal(kind, x, a) for x, a in zip(tokens, audio)]
+        visual, voices = (
+            [mean(x) for x in tokens],
+            [restated_vocal(kind, x, a) for x, a in zip(tokens, audio, strict=True)],
+        )
         seconds = range(len(audio))
         for i in seconds:
             for j in seconds:
@@ -154,7 +166,7 @@ def restated_spatial(samples, threshold, temperature, others=False):
     """Eqs. 6 to 8 for one anchor per second: the mean over seconds and the batch. samples: (P', anchors) of each."""
     total = 0
     for n, (tokens, anchors) in enumerate(samples):
-        for t, (frame, anchor) in enumerate(zip(tokens, anchors)):
+        for t, (frame, anchor) in enumerate(zip(tokens, anchors, strict=True)):
             p = softmax([cosine(anchor, x) for x in frame])
             above = sum(math.exp(v / temperature) for v in p if v > threshold)
             below = sum(math.exp(v / temperature) for v in p if v <= threshold)
@@ -195,7 +207,7 @@ def test_equals_its_equations(changed, quick):
     samples = [restated(model, batch, n) for n in range(B)]
     logits = torch.tensor([sample[0] for sample in samples], dtype=torch.float64)
     torch.testing.assert_close(model.scores(output), logits)
-    log_shares = [math.log(softmax(row)[answer]) for row, answer in zip(logits.tolist(), batch.answer)]
+    log_shares = [math.log(softmax(row)[answer]) for row, answer in zip(logits.tolist(), batch.answer, strict=True)]
     expected = {"answer": -mean([[x] for x in log_shares])[0]}
     if s.alpha:
         expected["temporal"] = restated_temporal([(p, a) for _, p, a, *_ in samples], s.vocal)

@@ -7,17 +7,17 @@ Audio and the tokens of frames attend to the question's words (AVCM), the words 
 made from the question mix the two modalities (QOAF). Two losses align the modalities in time (TACL) and audio and
 question with the right tokens in space (SACL).
 
-Shapes: B samples, T seconds, N tokens per frame, M words, D = `width`. What the paper leaves open, and the reading here;
-APL is Object-Aware Adaptive-Positivity Learning (Li et al., AAAI 2024), whose spatial loss the paper uses:
+Shapes: B samples, T seconds, N tokens per frame, M words, D = `width`. The table has what the paper leaves open, and the
+reading here; APL is Object-Aware Adaptive-Positivity Learning (Li et al., AAAI 2024), whose spatial loss the paper uses.
 
 | the paper | the reading |
 |---|---|
-| "512-D features" of CLIP-ViT | ViT-B/32 after the projection, CLS and 49 patches: N = 50, so that 1/N is near φ = 0.019 |
+| "512-D features" of CLIP-ViT | ViT-B/32 after the projection, CLS and 49 patches: N = 50, 1/N near φ = 0.019 |
 | T; "a fixed number of frames" per segment | T = 60 with one frame per second ("1 fps") |
 | words and sentence, "the [CLS] token" | CLIP's text rows up to the end of text, not further; the end-of-text row |
 | no projection of words and sentence | none, unless `width` is not theirs |
 | MultiHead, FFN | as in APL: z = LN(x + att), LN(z + W₂ relu(W₁ z)); 4 heads, hidden width 2048, dropout 0.1 |
-| "interaction matrix … average it" | `vocal`: the mean of a second's tokens, weighted by their similarity to its audio |
+| "interaction matrix … average it" | `vocal`: a second's tokens, weighted by their similarity to its audio |
 | sim (Eqs. 1, 2) | cosine, as in Eq. 6 |
 | L_d, "the L1 distance" | the absolute difference of two numbers |
 | Eqs. 1 and 2 are of the sample at time i | the mean over i and the batch |
@@ -95,10 +95,8 @@ class Fusion(nn.Module):
             tokens, audio = tokens.mean(1, keepdim=True), audio.mean(1, keepdim=True)
         else:
             tokens, audio = self.of_tokens(words, tokens, rate), self.of_audio(words, audio, rate)  # Eqs. 10, 11
-        if self.weigh is None:
-            weights = torch.ones_like(sentence[:, :2])
-        else:
-            weights = self.weigh(sentence).softmax(-1)  # Eq. 12
+        equal = torch.ones(len(sentence), 2, dtype=sentence.dtype, device=sentence.device)
+        weights = equal if self.weigh is None else self.weigh(sentence).softmax(-1)  # Eq. 12
         first, second = weights[:, None].unsqueeze(-1).unbind(2)
         return self.fc(torch.cat([first * tokens, second * audio], -1)), weights  # Eq. 13
 
