@@ -30,13 +30,6 @@ def small(seconds=T, patches=N, words=M, text=D, **changed):
     return model
 
 
-def batch_for(model, size=B, seed=0):
-    batch = filled_batch(model, size, seed)
-    generator = torch.Generator().manual_seed(seed)
-    batch.texts["length"] = torch.randint(2, model.shapes["words"][0] + 1, (size,), generator=generator)
-    return batch
-
-
 # The equations, number by number.
 
 
@@ -127,7 +120,7 @@ def restated(model, batch, n):
     ]
     share = [1 / length] * length
     if s.pooling == "attention" and len(fused) > 1:
-        share = softmax([affine(w, "pool.3", [max(v, 0) for v in affine(w, "pool.0", x)])[0] for x in fused])
+        share = softmax([dot(w["pool.3.weight"][0], [max(v, 0) for v in affine(w, "pool.0", x)]) for x in fused])
     pooled = [sum(weight * row[i] for weight, row in zip(share, fused, strict=True)) for i in range(len(fused[0]))]
     assert len(padding) + len(words) == len(batch.texts["words"][n])
     per_frame = len(frames[0])
@@ -200,7 +193,7 @@ VARIANTS = [
 @pytest.mark.parametrize("changed", VARIANTS, ids=str)
 def test_equals_its_equations(changed, quick):
     model = small(**changed)
-    batch, s = batch_for(model), model.settings
+    batch, s = filled_batch(model, B), model.settings
     with fast.switched(quick):
         output = model(batch)
         total, terms = model.loss(output, batch)
@@ -258,11 +251,11 @@ def test_dropped_attention_weights_do_not_sum_to_one(form, monkeypatch):
 
 def test_padding_batch_mates_and_order_change_no_answer():
     model = small()
-    batch = batch_for(model)
+    batch = filled_batch(model, B)
     batch.texts["length"] = torch.tensor([3, 7, 5])
     expected = model.scores(model(batch))
     for n in range(B):  # alone, the question's own length decides how many words are read
-        alone = batch_for(model)
+        alone = filled_batch(model, B)
         alone.features = {name: x[n : n + 1] for name, x in batch.features.items()}
         alone.texts = {name: x[n : n + 1] for name, x in batch.texts.items()}
         torch.testing.assert_close(model.scores(model(alone)), expected[n : n + 1])
@@ -277,7 +270,7 @@ def test_padding_batch_mates_and_order_change_no_answer():
 
 
 def test_a_length_of_zero_is_all_rows():
-    model, batch = small(), batch_for(small())
+    model, batch = small(), filled_batch(small(), B)
     batch.texts["length"] = torch.zeros(B, dtype=torch.int64)
     found = model.scores(model(batch))
     batch.texts["length"] += M
@@ -350,7 +343,7 @@ def test_vocalization_prefers_the_token_that_sounds_like_the_audio():
 def test_gradients(changed):
     """Numeric differences of the whole loss by inputs and by one matrix of each kind."""
     model = small(2, 2, 3, threshold=0.3, **changed)
-    batch = batch_for(model, 2)
+    batch = filled_batch(model, 2)
     names = ["fc_tokens.weight", "mine_tokens.attention.query.weight", "fusion.of_tokens.attention.value.bias"]
     names += ["fusion.weigh.weight", "fc_audio.bias"]
     parameters = dict(model.named_parameters())
@@ -368,7 +361,7 @@ def test_gradients(changed):
 @pytest.mark.parametrize("changed", VARIANTS, ids=str)
 def test_each_variant_trains_all_its_parameters(changed):
     model = small(**changed).train()
-    batch = batch_for(model)
+    batch = filled_batch(model, B)
     model.loss(model(batch), batch)[0].backward()
     still = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert not still and all(p.grad.isfinite().all() for p in model.parameters())
@@ -382,10 +375,10 @@ def test_each_variant_trains_all_its_parameters(changed):
 def test_what_each_row_of_table_3_leaves_of_the_question(without, reads_words, reads_sentence):
     """Nothing in "w/o all": only so can it be at the paper's 26.70 %, below a model that reads the question only."""
     model = small(without=without)
-    batch = batch_for(model)
+    batch = filled_batch(model, B)
     expected = model.scores(model(batch))
     for name, reads in (("words", reads_words), ("sentence", reads_sentence)):
-        changed = batch_for(model)
+        changed = filled_batch(model, B)
         changed.texts[name] = changed.texts[name] + torch.randn(changed.texts[name].shape)
         assert torch.allclose(model.scores(model(changed)), expected) is not reads
 
@@ -395,7 +388,7 @@ def test_weights_are_a_choice_between_the_modalities():
     with torch.no_grad():
         model.fusion.weigh.weight.zero_()
         model.fusion.weigh.bias.copy_(torch.tensor([50.0, -50.0]))
-    batch = batch_for(model)
+    batch = filled_batch(model, B)
     output = model(batch)
     torch.testing.assert_close(output.weights, torch.tensor([[1.0, 0.0]]).double().expand(B, 2))
     expected = model.scores(output)
@@ -449,7 +442,7 @@ def test_learns_what_the_question_alone_does_not_say():
     model = restarted(small(width=16, alpha=0.05, beta=0.05).float())
 
     def draw(seed, size=32):
-        batch = batch_for(model, size, seed)
+        batch = filled_batch(model, size, seed)
         which, signs = (batch.answer % 2)[:, None], torch.randn(size, 2, generator=torch.Generator().manual_seed(seed))
         batch.texts["words"][:, 1, 0] = 4.0 * which[:, 0] - 2.0
         batch.texts["sentence"] = batch.texts["words"][:, 1]

@@ -7,8 +7,9 @@ Audio and the tokens of frames attend to the question's words (AVCM), the words 
 made from the question mix the two modalities (QOAF). Two losses align the modalities in time (TACL) and audio and
 question with the right tokens in space (SACL).
 
-Shapes: B samples, T seconds, N tokens per frame, M words, D = `width`. The table has what the paper leaves open, and the
-reading here; APL is Object-Aware Adaptive-Positivity Learning (Li et al., AAAI 2024), whose spatial loss the paper uses.
+Shapes: B samples, T seconds, N tokens per frame, M words, D = `width`. The table has what the paper leaves open, and
+the reading here. APL is Object-Aware Adaptive-Positivity Learning (Li et al., AAAI 2024), the source of the spatial
+loss.
 
 | the paper | the reading |
 |---|---|
@@ -117,8 +118,8 @@ class AVAFNet(AVQAModel):
         self.fusion = Fusion(settings)
         self.pool = None
         if settings.pooling == "attention":
-            hidden, rate = nn.Linear(width, width), nn.Dropout(settings.dropout)
-            self.pool = nn.Sequential(hidden, nn.ReLU(), rate, nn.Linear(width, 1))
+            hidden, score = nn.Linear(width, width), nn.Linear(width, 1, bias=False)
+            self.pool = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(settings.dropout), score)
         self.answers = nn.Linear(width, num_answers)
 
     def forward(self, batch: Batch) -> Output:
