@@ -1,7 +1,8 @@
-# Videos and questions in, aligned features, a trained model and its scores out.
+# Videos and questions in, aligned features, trained models and their scores out.
 #
-#     snakemake --cores 8                                              the demo
+#     snakemake --cores 8                                             the demo
 #     snakemake --cores 8 --configfile config/music_avqa.yaml         a real data set
+#     snakemake --cores 8 music_avqa_r --configfile config/mine.yaml  one data set of several
 
 import sys
 
@@ -11,7 +12,7 @@ min_version("9.0")
 sys.path.insert(0, workflow.basedir)
 
 # Not unconditionally: Snakemake would merge the demo's settings into those of --configfile.
-if "dataset" not in config:
+if "dataset" not in config and "datasets" not in config:
 
     configfile: f"{workflow.basedir}/config/config.yaml"
 
@@ -26,20 +27,30 @@ include: "pipeline/rules/report.smk"
 include: "pipeline/rules/ablations.smk"
 
 
-# Shards are asked for by name, or Snakemake would not miss one that was removed once features.h5 is there.
+def targets(name):
+    """What is made of a data set. Checkpoints are named, or Snakemake would not miss one that is lost."""
+    made = [*rules.index.output, *rules.failures.output, *rules.report.output]
+    return expand(made, dataset=name) + checkpoint_files(name)
+
+
+for name in CONFIGS:
+
+    rule:
+        name:
+            name
+        input:
+            targets(name),
+
+
 rule features:
     input:
-        rules.index.output,
-        rules.index.input.features,
-        rules.text.output,
-        rules.failures.output,
+        expand([*rules.index.output, *rules.failures.output], dataset=CONFIGS),
 
 
 rule all:
     default_target: True
     input:
-        rules.features.input,
-        rules.report.output,
+        [targets(name) for name in CONFIGS],
 
 
 onstart:
@@ -48,5 +59,4 @@ onstart:
 
 onsuccess:
     remove_leftovers()
-    if Path(rules.report.output.summary).exists():
-        print(Path(rules.report.output.summary).read_text())
+    print_summaries()

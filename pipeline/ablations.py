@@ -71,7 +71,7 @@ def write_table(config: dict, model: str, table: str) -> str:
     folder, seeds = dataset_dir(config) / "ablations", config["train"]["seeds"]
     lines = []
     for row in grid.to_dict("records"):
-        place = folder / f"entry~{model}" / f"table~{table}" / f"row~{row['row']}"
+        place = folder / model / f"table~{table}" / f"row~{row['row']}"
         runs = [_scores(place / f"seed-{seed}") for seed in seeds]
         line = {"row": row["label"]}
         for column, scenario in SCENARIOS.items():

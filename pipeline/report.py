@@ -29,7 +29,7 @@ def write_report(config: dict) -> str:
     scores = {name: _read_scores(folder, name, config["train"]["seeds"]) for name in config["models"]}
     table = _table(scores)
     pretrained = all(e["pretrained"] for runs in scores.values() for s in runs for e in s["encoders"].values())
-    with open(collection_dir(config) / "failures.tsv", encoding="utf-8") as file:
+    with open(folder / "failures.tsv", encoding="utf-8") as file:
         failures = [line.rstrip("\n").split("\t") for line in file][1:]
 
     note = "" if pretrained else RANDOM_WEIGHTS
@@ -38,9 +38,7 @@ def write_report(config: dict) -> str:
             f"Test accuracy in %, {len(config['train']['seeds'])} seed(s), data set {config['dataset']}",
             table.to_string(),
             *([note] if note else []),
-            f"{len(failures)} videos failed: {collection_dir(config) / 'failures.tsv'}"
-            if failures
-            else "no video failed",
+            f"{len(failures)} videos failed: {folder / 'failures.tsv'}" if failures else "no video failed",
             "scores:   " + ", ".join(f"{folder / 'models' / name}/seed-*/scores.json" for name in scores),
             "features: "
             + ", ".join(f"{collection_dir(config) / 'features' / name}/*.h5" for name in config["encoders"]),

@@ -222,7 +222,7 @@ def test_a_table_of_the_paper(config, folder, tmp_path, table):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     grid = pd.read_csv(GRID).query("table == @table")
     for row in grid.to_dict("records"):
-        out = folder / "ablations" / "entry~av_master" / f"table~{table}" / f"row~{row['row']}" / "seed-0"
+        out = folder / "ablations" / "av_master" / f"table~{table}" / f"row~{row['row']}" / "seed-0"
         given = ["--config", str(tmp_path / "c.yaml"), "--settings", row["settings"], "--out", str(out)]
         assert main(["train", *given]) == 0 and main(["evaluate", str(out)]) == 0
         changed = yaml.safe_load((out / "config.yaml").read_text())["config"]["models"]["av_master"]

@@ -104,7 +104,7 @@ def test_everything_comes_out(place):
         assert (features["status"][:] == 0).all()
     assert not (collection / "segments").exists() or not list((collection / "segments").iterdir())
     assert not [p for p in place.rglob("results/**/.*") if p.name != ".run.lock"], "nothing half-written is left"
-    for log in ("synthesize", "manifest", "text", "index", "av_master/seed-0.train"):
+    for log in ("synthesize", "manifest", "text/clip_vit_b32", "index", "av_master/seed-0.train"):
         assert (results / "logs" / f"{log}.log").exists()
     for log in ("decode/00000", "vggish/00001", "failures"):
         assert (collection / "logs" / f"{log}.log").exists()

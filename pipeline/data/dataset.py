@@ -21,12 +21,16 @@ from pipeline.storage.read_ahead import read_ahead
 class QuestionData:
     """The questions of a data set with the features of their videos and texts.
 
-    `features` maps a model's names to features ("encoder/output"), and `texts` its names of texts to their shapes in
-    the model's paper: outputs of the text encoder, and TOKENS with their shortest length. Of features it reads the
-    first `seconds`, and of these, where `reads` has the feature, the seconds that it says. `vocabulary` numbers the words (default: that of the training
-    questions). `workers` threads read batches ahead, which changes no batch. Questions about videos that could not
-    be decoded are left out of training. Raises AVQAError naming what is missing, or if the features' rows are not the
-    questions' videos.
+    features: a model's names to features ("encoder/output"). texts: its names of texts to their shapes in the model's
+        paper: outputs of the text encoder, and TOKENS, which are at least as long.
+    seconds: features are read up to this second (default: all).
+    reads: of these seconds, those that are read, by the model's name of a feature (default: all).
+    vocabulary: the words by their numbers (default: those of the training questions).
+    workers: threads that read batches ahead, which changes no batch.
+    text_encoder: whose text outputs are read (default: the first one's).
+
+    Questions about videos that could not be decoded are left out of training. Raises AVQAError naming what is missing,
+    or if the features' rows are not the questions' videos.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class QuestionData:
         reads: Mapping[str, slice] | None = None,
         vocabulary: list[str] | None = None,
         workers: int = 1,
+        text_encoder: str | None = None,
     ):
         folder = Path(folder)
         self.path = folder / "features.h5"
@@ -48,14 +53,17 @@ class QuestionData:
         for name in features.values():
             if name not in self.index.names:
                 raise AVQAError(f"{self.path}: has no {name}; it has {', '.join(self.index.names)}")
-        encoders = dict.fromkeys((*(name.split("/")[0] for name in features.values()), "text"))
+        text = f"text_{text_encoder}" if text_encoder else "text"
+        if text not in self.index.provenance:
+            raise AVQAError(f"{self.path}: has no texts of {text_encoder}; run the workflow again")
+        encoders = dict.fromkeys((*(name.split("/")[0] for name in features.values()), text))
         self.provenance = {name: self.index.provenance[name] for name in encoders}
         self.features = {
             name: Features(self.index, path, device, self._seconds(path, seconds, (reads or {}).get(name)))
             for name, path in features.items()
         }
         encoded = [name for name in texts if name not in TOKENS]
-        self.texts = {name: Features(self.index, f"text/{name}", device) for name in encoded}
+        self.texts = {name: Features(self.index, f"{text}/{name}", device) for name in encoded}
         self.questions = self._read_questions(folder / "questions.parquet")
         self.vocabulary: list[str] | None = None
         self._number_words({name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
@@ -157,5 +165,5 @@ class QuestionData:
         training = self.questions_in("train")
         for features in self.features.values():
             features.standardize(training["video_row"].unique())
-        for features in self.texts.values():
+        for features in (texts for texts in self.texts.values() if texts.shape):  # but for the number of tokens
             features.standardize(training["text_row"].unique())

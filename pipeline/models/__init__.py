@@ -7,7 +7,7 @@ and the command line follow from these.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pipeline.models.settings import ModelSettings
+from pipeline.models.settings import TOKENS, ModelSettings
 
 if TYPE_CHECKING:
     from pipeline.models.base import AVQAModel
@@ -18,10 +18,18 @@ MODELS = {
     "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
     "avaf_net": ("pipeline.models.avaf_net.config:AVAFNetSettings", "pipeline.models.avaf_net.model:AVAFNet"),
     "mcd": ("pipeline.models.mcd.config:MCDSettings", "pipeline.models.mcd.model:MCD"),
+    "avst": ("pipeline.models.avst:AVSTSettings", "pipeline.models.avst:AVST"),
+    "tspm": ("pipeline.models.tspm:TSPMSettings", "pipeline.models.tspm:TSPM"),
+    "qa_tiger": ("pipeline.models.qa_tiger:QATigerSettings", "pipeline.models.qa_tiger:QATiger"),
     "pooled": ("pipeline.models.pooled:PooledSettings", "pipeline.models.pooled:Pooled"),
 }
 
-ENTRY = ("architecture", "seconds", "train")  # what an entry of `models` has besides features and the model's settings
+ENTRY = (
+    "architecture",
+    "seconds",
+    "text",
+    "train",
+)  # what an entry of `models` has besides features and the model's settings
 
 
 def settings_class(name: str) -> type[ModelSettings]:
@@ -36,7 +44,7 @@ def model_class(name: str) -> "type[AVQAModel]":
 
 def entry_schema(name: str, entry: object) -> dict:
     """The JSON schema of `models.<name>` in a configuration: `architecture` (the name itself where that is a model),
-    the features to read, `seconds`, `train`, and the model's settings."""
+    the features to read, `seconds`, `text`, `train`, and the model's settings."""
     architecture = entry.get("architecture", name) if isinstance(entry, dict) else name
     properties: dict[str, dict] = {"architecture": {"description": "Which model it is", "enum": list(MODELS)}}
     schema = {"type": "object", "properties": properties, "required": []}
@@ -59,6 +67,11 @@ def entry_schema(name: str, entry: object) -> dict:
         "type": "integer",
         "minimum": 1,
     }
+    if any(name not in TOKENS for name in settings.texts):
+        properties["text"] = {
+            "description": "Which of the text encoders it reads (default: text.encoder)",
+            "type": "string",
+        }
     properties["train"] = {
         "description": "How it is trained, where this differs from the section `train`",
         "unevaluatedProperties": False,

@@ -21,7 +21,7 @@ from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.settings import TOKENS, ModelSettings
 
-PAPER_TOKENS = 93  # words of its training questions and the padding
+PAPER_TOKENS = 93  # words in MUSIC-AVQA's training questions, padding among them
 
 
 @dataclass

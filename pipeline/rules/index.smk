@@ -1,13 +1,17 @@
-# Shards to one logical file, features.h5.
+# Shards to one logical file, features.h5, and the list of what is missing.
 
 
 rule index:
     input:
         questions=questions,
-        features=lambda wildcards: expand(
-            f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5", encoder=config["encoders"], shard=shards(wildcards)
+        extracted=lambda wildcards: expand(
+            f"{DATASET}/extracted/all/{{encoder}}",
+            dataset=wildcards.dataset,
+            encoder=CONFIGS[wildcards.dataset]["encoders"],
         ),
-        text=rules.text.output,
+        text=lambda wildcards: expand(
+            rules.text.output, dataset=wildcards.dataset, encoder=text_encoders(CONFIGS[wildcards.dataset])
+        ),
     output:
         f"{DATASET}/features.h5",
     log:
@@ -15,6 +19,39 @@ rule index:
     conda:
         "../../envs/media.yaml"
     params:
-        settings("results", "dataset", "videos", "encoders", "text"),
+        settings=lambda wildcards: settings(
+            "results",
+            "dataset",
+            "videos",
+            "trained_on",
+            encoders={name: {"weights": ""} for name in CONFIGS[wildcards.dataset]["encoders"]},
+            text={
+                "encoder": CONFIGS[wildcards.dataset]["text"]["encoder"],
+                "weights": "",
+                "others": {name: {"weights": ""} for name in CONFIGS[wildcards.dataset]["text"]["others"]},
+            },
+        )(wildcards),
+        videos=from_manifest("shards", "video_ids"),
     shell:
-        f"avqa index --config {{params:q}} {LOG}"
+        f"avqa index --config {{params.settings:q}} {LOG}"
+
+
+rule failures:
+    input:
+        questions=questions,
+        extracted=lambda wildcards: [
+            ancient(f"{RESULTS}/{wildcards.dataset}/extracted/all/{encoder}")
+            for encoder in CONFIGS[wildcards.dataset]["encoders"]
+        ],
+    output:
+        failures=f"{DATASET}/failures.tsv",
+        missing=f"{DATASET}/missing.tsv",
+    log:
+        f"{DATASET}/logs/failures.log",
+    conda:
+        "../../envs/media.yaml"
+    params:
+        settings=settings("results", "dataset", "videos", "trained_on", "max_failed_fraction", "decode"),
+        videos=from_manifest("shards", "training", "test"),
+    shell:
+        f"avqa failures --config {{params.settings:q}} {LOG}"

@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 
@@ -25,9 +26,9 @@ OPEN_FILES = 16  # shards that are open at a time; systems allow a process about
 class FeatureIndex:
     """A data set's features, read from their shards, a bounded number of files open at a time. Safe with threads.
 
-    `video_id`, `num_segments`, `has_audio` and `status` are arrays over the V videos; `names` lists the features
-    ("encoder/output", and "text/words", "text/sentence" over the Q texts). Raises AVQAError if the file or one of its
-    shards is missing.
+    `video_id`, `num_segments`, `has_audio` and `status` are arrays over the V videos; `names` lists the features:
+    "encoder/output", and over the Q texts "text_<encoder>/words", "text_<encoder>/sentence" and so on ("text/…" are
+    those of the first text encoder). Raises AVQAError if the file or one of its shards is missing.
     """
 
     def __init__(self, path: str | Path):
@@ -53,7 +54,7 @@ class FeatureIndex:
         attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.attrs.items() if k != "files"}
         self.provenance[name] = attributes
         self.files[name] = [self.path.parent / str(file) for file in group.attrs["files"]]
-        self.names |= {f"{name}/{k}": item.shape for k, item in group.items() if item.is_virtual}
+        self.names |= {f"{name}/{k}": item.shape for k, item in group.items() if item.dtype.kind in "fi"}
 
     def read(
         self, name: str, rows: Iterable[int] | None = None, seconds: slice | None = None, out: np.ndarray | None = None
@@ -82,8 +83,8 @@ class FeatureIndex:
 
     def shape(self, name: str, seconds: slice | None = None) -> tuple[int, ...]:
         """Of one row of a feature, or of the given seconds of one."""
-        first, *others = self.names[name][1:]
-        return (first if seconds is None else len(range(first)[seconds]), *others)
+        whole = self.names[name][1:]
+        return whole if seconds is None else (len(range(whole[0])[seconds]), *whole[1:])
 
     def prefetch(self, name: str, rows: np.ndarray, seconds: slice | None = None) -> None:
         """Have the system fetch rows that will be read next, all at the same time and without waiting for them. HDF5
@@ -100,16 +101,16 @@ class FeatureIndex:
     def _by_shard(self, name: str, rows: np.ndarray) -> Iterator[tuple[Path, str, np.ndarray, np.ndarray]]:
         """The file of each shard that has some of the rows, the dataset's name in it, which of `rows` these are, and
         where they are in the shard."""
-        group = name.split("/")[0]
-        is_text = group == "text"
+        group, _, output = name.partition("/")
+        is_text = group.partition("_")[0] == "text"
         shards = np.zeros_like(rows) if is_text else self.shard[rows]
         places = rows if is_text else self.row[rows]
         for shard in np.unique(shards):
             at = np.flatnonzero(shards == shard)
-            yield self.files[group][shard], name.removeprefix("text/") if is_text else name, at, places[at]
+            yield self.files[group][shard], output if is_text else name, at, places[at]
 
     def _row_name(self, name: str, row: int) -> str:
-        return repr(self.texts[row]) if name.startswith("text/") else f"video {self.video_id[row]}"
+        return repr(self.texts[row]) if name.startswith("text") else f"video {self.video_id[row]}"
 
     def _opened(self, path: Path) -> h5py.File:
         if path not in self._open:
@@ -130,7 +131,7 @@ def _runs(at: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int]]:
     """Parts of two lists, begin … end - 1, in which both count up by one: each is one call of HDF5."""
     breaks = np.flatnonzero((np.diff(at) != 1) | (np.diff(places) != 1)) + 1
     edges = [0, *breaks.tolist(), len(at)]
-    return zip(edges[:-1], edges[1:], strict=True)
+    return pairwise(edges)
 
 
 def _byte_ranges(dataset: h5py.Dataset, row: int, seconds: slice | None) -> Iterator[tuple[int, int]]:

@@ -1,10 +1,15 @@
 """Small models and batches for the tests."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from pipeline.models.av_master.model import AVMaster
-from pipeline.models.base import Batch, example_batch
-from pipeline.models.settings import TOKENS
+from pipeline.models.base import AVQAModel, Batch, example_batch
+from pipeline.models.settings import TOKENS, ModelSettings, setting
 
 DIMS = ("audio_dim", "visual_dim", "text_dim")
 
@@ -24,6 +29,60 @@ def batch_of(audio, visual, words, sentence, neg_audio=None, neg_visual=None, *,
     answer = None if answer is None else torch.as_tensor(answer)
     features = {"audio": audio, "visual": visual}
     return Batch(features, {"words": words, "sentence": sentence}, negatives, videos, answer)
+
+
+@dataclass
+class TokenSettings(ModelSettings):
+    features: ClassVar = {"visual": (60, 512)}
+    texts: ClassVar = {"tokens": (14,), "type": (2,)}
+
+    every: int = setting(1, "Seconds between those that are read", minimum=1)
+    answer_weight: float = setting(1.0, "Weight of the answer's loss", minimum=0)
+
+    def reads(self):
+        return {"visual": slice(None, None, self.every)}
+
+
+class TokenModel(AVQAModel):
+    """A model that reads words by their numbers and only some seconds; it has an answer's loss and another one."""
+
+    Settings = TokenSettings
+
+    def __init__(self, settings, shapes, num_answers, *, num_tokens):
+        super().__init__(settings, shapes, num_answers, num_tokens=num_tokens)
+        self.words = nn.EmbeddingBag(num_tokens, 4)
+        self.visual, self.answers = nn.Linear(shapes["visual"][-1], 4), nn.Linear(8, num_answers)
+
+    def forward(self, batch):
+        assert batch.features["visual"].shape[1:] == self.shapes["visual"]
+        visual = self.visual(batch.per_question(batch.features["visual"].float().mean(1)))
+        self.pulled = visual.square().mean()
+        return self.answers(torch.cat([visual, self.words(batch.texts["tokens"])], 1))
+
+    def loss(self, output, batch):
+        return self.settings.answer_weight * F.cross_entropy(output, batch.answer) + 0.1 * self.pulled, {}
+
+    def scores(self, output):
+        return output
+
+    @classmethod
+    def load_released(cls, state_dict, **settings):
+        missing = {"table", "projection", "bias", "head", "head_bias"} - state_dict.keys()
+        if missing:
+            raise ValueError(f"lacks {min(missing)}")
+        size, answers = state_dict["projection"].shape[1], len(state_dict["head"])
+        shapes = {"visual": (60, size), "tokens": (14,), "type": (2,)}
+        model = cls(TokenSettings.from_dict(settings), shapes, answers, num_tokens=len(state_dict["table"]))
+        names = ["words.weight", "visual.weight", "visual.bias", "answers.weight", "answers.bias"]
+        order = ["table", "projection", "bias", "head", "head_bias"]
+        model.load_state_dict({ours: state_dict[theirs] for ours, theirs in zip(names, order, strict=True)})
+        return model
+
+    def released_state_dict(self):
+        state = self.state_dict()
+        order = {"table": "words.weight", "projection": "visual.weight", "bias": "visual.bias",
+                 "head": "answers.weight", "head_bias": "answers.bias"}  # fmt: skip
+        return {theirs: state[ours] for theirs, ours in order.items()}
 
 
 def filled_batch(model, size, seed=0):

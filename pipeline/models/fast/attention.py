@@ -1,4 +1,5 @@
-"""Attention with a single head, for which consecutive matrices can be multiplied beforehand."""
+"""Attention by fewer products: with a single head consecutive matrices are multiplied beforehand; with few queries
+the projections of keys and values move to the queries."""
 
 from __future__ import annotations
 
@@ -68,3 +69,68 @@ class OneHeadAttention(Attention):
         scores = torch.baddbmm((source @ offset)[:, None], x, key.mT, beta=scale, alpha=scale)
         weights = scores.softmax(-1)
         return torch.baddbmm(self.out.bias, drop(weights, dropout), values), weights
+
+
+class MultiHeadAttention(nn.Module):
+    """Equals nn.MultiheadAttention with batch_first=True: the same parameters, names and initialisation.
+
+    Where queries are few, the projections of keys and values move from the memory, which has many rows, to the queries
+    and the results: q·(W x) = (Wᵀ q)·x for each head, and Σ w (W x) = W Σ w x."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * width, width)))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = Linear(width, width)
+        nn.init.zeros_(self.out_proj.bias)
+
+    @property
+    def rate(self) -> float:
+        """Of dropout of the weights: 0 outside training."""
+        return self.dropout if self.training else 0.0
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """x B,N,D attends to memory B,M,D -> B,N,D"""
+        if fast.enabled and self.has_few_queries(x, memory):
+            return self.out_proj(self.mix_memory(self.weights_by_head(x, memory), memory))
+        width = x.shape[-1]
+        (of_query, of_memory), (query_bias, memory_bias) = (
+            p.split([width, 2 * width]) for p in (self.in_proj_weight, self.in_proj_bias)
+        )
+        query, keys_values = linear(x, of_query, query_bias), linear(memory, of_memory, memory_bias)
+        heads = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (query, *keys_values.chunk(2, -1)))
+        values = F.scaled_dot_product_attention(*heads, dropout_p=self.rate)
+        return self.out_proj(values.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, memory: Tensor) -> Tensor:
+        """The mean over the heads of the attention of x B,N,D on memory B,M,D: B,N,M. In training after dropout, as
+        nn.MultiheadAttention returns them."""
+        return self.weights_by_head(x, memory).mean(1)
+
+    def has_few_queries(self, x: Tensor, memory: Tensor) -> bool:
+        """Whether moving the projections at least halves the multiply-adds in front of the output layer."""
+        queries, rows, width = x.shape[1], memory.shape[1], x.shape[2]
+        return 2 * queries * (width + self.heads * rows) < rows * (width + queries)
+
+    def weights_by_head(self, x: Tensor, memory: Tensor) -> Tensor:
+        """B,H,N,M. The keys' bias is left out: it adds the same to all scores of a softmax."""
+        width = x.shape[-1]
+        query = linear(x, self.in_proj_weight[:width], self.in_proj_bias[:width]).unflatten(-1, (self.heads, -1))
+        if fast.enabled and self.has_few_queries(x, memory):
+            of_keys = self.in_proj_weight[width : 2 * width].unflatten(0, (self.heads, -1))
+            moved = torch.einsum("bnhe,hed->bhnd", query, of_keys)
+            scores = (moved.flatten(1, 2) @ memory.mT).unflatten(1, (self.heads, -1))
+        else:
+            key = linear(memory, self.in_proj_weight[width : 2 * width]).unflatten(-1, (self.heads, -1))
+            scores = torch.einsum("bnhe,bmhe->bhnm", query, key)
+        return drop((scores * (width // self.heads) ** -0.5).softmax(-1), self.rate)
+
+    def mix_memory(self, weights: Tensor, memory: Tensor) -> Tensor:
+        """The values B,N,D of weights B,H,N,M. They do not sum to 1 after dropout, so that the bias is weighed too."""
+        width = memory.shape[-1]
+        of_values = self.in_proj_weight[2 * width :].unflatten(0, (self.heads, -1))
+        bias = self.in_proj_bias[2 * width :].unflatten(0, (self.heads, -1))
+        mixed = (weights.flatten(1, 2) @ memory).unflatten(1, (self.heads, -1))
+        values = torch.einsum("bhnd,hed->bnhe", mixed, of_values)
+        return torch.addcmul(values, weights.sum(-1).mT[..., None], bias).flatten(2)

@@ -1,0 +1,56 @@
+"""Layers that several models share, against PyTorch's own."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from pipeline.models import fast
+from pipeline.models.fast.attention import MultiHeadAttention
+
+
+def both(width, heads):
+    ours = MultiHeadAttention(width, heads).double()
+    theirs = nn.MultiheadAttention(width, heads, batch_first=True).double()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 40), st.sampled_from([1, 2, 4]), st.integers(0, 99))
+def test_attention_equals_pytorchs(batch, queries, rows, heads, seed):
+    """Outputs, weights and gradients, with few queries and with many."""
+    torch.manual_seed(seed)
+    ours, theirs = both(8, heads)
+    x = torch.randn(batch, queries, 8, dtype=torch.float64, requires_grad=True)
+    memory = torch.randn(batch, rows, 8, dtype=torch.float64, requires_grad=True)
+    expected, weights = theirs(x, memory, memory)
+    direction = torch.randn_like(expected)
+    gradients = torch.autograd.grad((expected * direction).sum(), [x, memory, *theirs.parameters()])
+    for fast_on in (True, False):
+        with fast.switched(fast_on):
+            made = ours(x, memory)
+            torch.testing.assert_close(made, expected)
+            torch.testing.assert_close(ours.weights(x, memory), weights)
+            own = torch.autograd.grad((made * direction).sum(), [x, memory, *ours.parameters()])
+        for a, b in zip(own, gradients, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("queries", "moved"), [(1, True), (30, False)])
+def test_dropout_of_attention_keeps_the_mean(queries, moved):
+    """Dropped weights scale the values, their bias among them; the mean over many draws is the output without."""
+    torch.manual_seed(0)
+    ours, _ = both(8, 2)
+    ours.dropout = 0.5
+    x, memory = torch.randn(1, queries, 8).double(), torch.randn(1, 30, 8).double()
+    assert ours.has_few_queries(x, memory) == moved
+    with torch.no_grad():
+        drawn = ours(x.expand(2000, -1, -1), memory.expand(2000, -1, -1))
+        assert drawn.std(0).min() > 0.01
+        torch.testing.assert_close(drawn.mean(0, keepdim=True), ours.eval()(x, memory), atol=0.06, rtol=0)
+        assert (ours.train().weights(x, memory) == 0).any()
