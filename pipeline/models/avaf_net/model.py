@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from pipeline.models.avaf_net.config import AVAFNetSettings
 from pipeline.models.base import AVQAModel, Batch
-from pipeline.models.fast.cross_attention import CrossAttention
+from pipeline.models.fast.attention import MultiHeadAttention
 from pipeline.models.fast.dropout import add_dropped, drop
 from pipeline.models.fast.linear import Linear
 
@@ -66,13 +66,13 @@ class Block(nn.Module):
     def __init__(self, settings: AVAFNetSettings):
         super().__init__()
         width = settings.width
-        self.attention = CrossAttention(width, settings.heads)
+        self.attention = MultiHeadAttention(width, settings.heads, settings.dropout)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.linear1, self.linear2 = Linear(width, settings.hidden), Linear(settings.hidden, width)
 
     def forward(self, x: Tensor, memory: Tensor, rate: float, mask: Tensor | None = None) -> Tensor:
         """x B,Q,D attends to memory B,K,D where `mask` B,K is true -> B,Q,D"""
-        z = self.norm1(add_dropped(x, self.attention(x, memory, rate, mask), rate))
+        z = self.norm1(add_dropped(x, self.attention(x, memory, mask), rate))
         hidden = drop(F.relu(self.linear1(z)), rate)
         return self.norm2(add_dropped(z, self.linear2(hidden), rate))
 
