@@ -27,10 +27,25 @@ include: "pipeline/rules/report.smk"
 include: "pipeline/rules/ablations.smk"
 
 
+def features(name):
+    """All files of features of a data set. They are requested by name: else Snakemake would not detect that one was
+    removed once features.h5 is there."""
+
+    def files(wildcards):
+        of = Wildcards(fromdict={"dataset": name, "use": "all"})
+        folder = f"{RESULTS}/{collection_of(of)}/features"
+        return expand(f"{folder}/{{encoder}}/{{shard}}.h5", encoder=CONFIGS[name]["encoders"], shard=shards(of))
+
+    return files
+
+
 def targets(name):
-    """What is made of a data set. Checkpoints are named, or Snakemake would not miss one that is lost."""
-    made = [*rules.index.output, *rules.failures.output, *rules.report.output]
-    return expand(made, dataset=name) + checkpoint_files(name)
+    """What is made of a data set. Checkpoints are requested by name for the same reason."""
+    return [
+        *expand([*rules.index.output, *rules.failures.output, *rules.report.output], dataset=name),
+        *expand(rules.text.output, dataset=name, encoder=CONFIGS[name]["text"]["encoder"]),
+        *checkpoint_files(name),
+    ]
 
 
 for name in CONFIGS:
@@ -39,17 +54,20 @@ for name in CONFIGS:
         name:
             name
         input:
+            features(name),
             targets(name),
 
 
 rule features:
     input:
+        [features(name) for name in CONFIGS],
         expand([*rules.index.output, *rules.failures.output], dataset=CONFIGS),
 
 
 rule all:
     default_target: True
     input:
+        [features(name) for name in CONFIGS],
         [targets(name) for name in CONFIGS],
 
 

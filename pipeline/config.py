@@ -157,7 +157,7 @@ def _schema(config: object, sections: tuple[str, ...]) -> dict:
 
 
 def _contradictions(config: dict) -> Iterator[str]:
-    """Mistakes that no single field shows; each line begins with the field."""
+    """Mistakes that only a comparison of fields reveals; each line begins with the field."""
     encoders, models, kept = config.get("encoders", {}), config.get("models", {}), kept_features(config)
     for name, entry in encoders.items():
         for output in entry.get("outputs", ()):

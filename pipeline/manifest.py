@@ -1,4 +1,4 @@
-"""Annotations and videos to tables: which question is about which file, and which videos make a shard."""
+"""Annotations and videos to tables: which question belongs to which file, and which videos make a shard."""
 
 import hashlib
 import json

@@ -21,10 +21,27 @@ def ablated_entry(wildcards):
     return changed_entry(CONFIGS[wildcards.dataset]["models"][wildcards.model], json.loads(changes))
 
 
+def ablation_settings(wildcards):
+    return run_settings(wildcards, wildcards.model, ablated_entry(wildcards))
+
+
+def encoders_of_row(wildcards):
+    return extracted_for(wildcards, "all", ablated_entry(wildcards))
+
+
+BOTH = from_manifest("training", "test")
+
+
+def index_first(wildcards):
+    index, made = f"{RESULTS}/{wildcards.dataset}/features.h5", f"{ABLATED}/scores.json".format(**wildcards)
+    params = [ablation_settings, BOTH, text_settings]
+    return ordered(index, wildcards, made, encoders_of_row(wildcards), params)
+
+
 rule ablation:
     input:
-        features=ancient(f"{DATASET}/features.h5"),
-        extracted=lambda wildcards: extracted_for(wildcards, "all", ablated_entry(wildcards)),
+        features=index_first,
+        extracted=encoders_of_row,
         questions=questions,
     output:
         checkpoint=f"{ABLATED}/checkpoint.safetensors",
@@ -42,8 +59,8 @@ rule ablation:
         mem_mb=mem_mb("train"),
         runtime=runtime("train"),
     params:
-        settings=lambda wildcards: run_settings(wildcards, wildcards.model, ablated_entry(wildcards)),
-        questions=from_manifest("training", "test"),
+        settings=ablation_settings,
+        questions=BOTH,
         text=text_settings,
         workers=workers,
         folder=lambda wildcards, output: Path(output.scores).parent,

@@ -1,4 +1,4 @@
-# The configuration as every rule sees it, and how rules call the pipeline's commands.
+# The configuration as every rule uses it, and how rules call the pipeline's commands.
 
 import functools
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 from snakemake.iocontainers import Wildcards
 from snakemake.settings.types import DeploymentMethod
 
@@ -71,8 +72,26 @@ LOG = "2>&1 | tee {log:q}"
 
 # Params decide what is due again: a file is made again when its inputs are newer or its params differ from those that
 # Snakemake has recorded (profiles/*/config.yaml, rerun-triggers). Two exceptions are used throughout. A param whose
-# function takes `threads` is not recorded; it is for what changes no result. An ancient input must be there first, but
-# makes nothing due by being newer; a param then says what in it matters.
+# function takes `threads` is not recorded; it is for what changes no result. An input that is `ordered` must be there
+# first, but makes nothing due by being newer; a param then says what in it matters.
+
+
+def is_current(path, inputs, params):
+    """Whether a file is up to date by Snakemake's own rules, its inputs being as they are."""
+    asked = workflow.dag_settings
+    if asked.forceall or asked.forcetargets or asked.forcerun or not os.path.exists(path):
+        return False
+    made = os.stat(path).st_mtime
+    if any(os.stat(name).st_mtime > made for name in inputs if os.path.exists(name)):
+        return False
+    recorded = workflow.persistence.params(IOFile(path))
+    return recorded is None or recorded == sorted(map(repr, params))
+
+
+def ordered(path, wildcards, before, inputs, params):
+    """The input `path` of a job that makes the file `before`. It is `ancient` only if nothing else makes that job due:
+    Snakemake does not look for other reasons in what follows a job that is due (DAG.update_needrun, masked)."""
+    return ancient(path) if is_current(before, inputs, [param(wildcards) for param in params]) else path
 
 
 def settings(*sections, **parts):

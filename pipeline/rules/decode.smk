@@ -7,9 +7,9 @@ def inputs_of(collection):
     return "+".join(key.replace("/", "-") for key in sorted(keys))
 
 
-def decode_settings(wildcards):
+def decode_settings(collection):
     """What decides a segment."""
-    own = SETTINGS_OF[wildcards.collection]["decode"]
+    own = SETTINGS_OF[collection]["decode"]
     return {name: value for name, value in own.items() if name not in ("workers", "ahead")}
 
 
@@ -20,21 +20,14 @@ def features_file(wildcards, encoder, shard):
 def extraction_settings(wildcards):
     """What decides an encoder's features."""
     flags_of_encoder = weights_flags(ENCODERS_OF[wildcards.collection][wildcards.encoder])
-    return f"{flags_of_encoder} {flags(**decode_settings(wildcards))}"
+    return f"{flags_of_encoder} {flags(**decode_settings(wildcards.collection))}"
 
 
 def is_made(wildcards, encoder, shard):
-    """Whether features are there and up to date, by Snakemake's own rules: no older than the shard's list, and made
-    with the present settings. Then their segments are of no use, although they are a missing input."""
-    path, listed = features_file(wildcards, encoder, shard), f"{RESULTS}/{wildcards.collection}/shards/{shard}.tsv"
-    asked = workflow.dag_settings
-    if asked.forceall or asked.forcetargets or asked.forcerun or not os.path.exists(path):
-        return False
-    if os.stat(path).st_mtime < os.stat(listed).st_mtime:
-        return False
-    recorded = workflow.persistence.params(path)
-    made_with = extraction_settings(Wildcards(fromdict={"collection": wildcards.collection, "encoder": encoder}))
-    return recorded is None or recorded == [repr(made_with)]
+    """Whether features are there and up to date. Then their segments are of no use, although they are a missing input."""
+    of = Wildcards(fromdict={"collection": wildcards.collection, "encoder": encoder})
+    listed = f"{RESULTS}/{wildcards.collection}/shards/{shard}.tsv"
+    return is_current(features_file(wildcards, encoder, shard), [listed], [extraction_settings(of)])
 
 
 def read_before(wildcards):
@@ -44,7 +37,7 @@ def read_before(wildcards):
     for n in range(int(wildcards.shard) - ahead, -1, -ahead) if workflow.is_main_process else ():
         due = [encoder for encoder in encoders if not is_made(wildcards, encoder, f"{n:05d}")]
         if due:
-            return [ancient(features_file(wildcards, encoder, f"{n:05d}")) for encoder in due]
+            return [features_file(wildcards, encoder, f"{n:05d}") for encoder in due]
     return []
 
 
@@ -63,7 +56,7 @@ rule decode:
         mem_mb=mem_mb("decode"),
         runtime=runtime("decode"),
     params:
-        settings=lambda wildcards: flags(collection=wildcards.collection, **decode_settings(wildcards)),
+        settings=lambda wildcards: flags(collection=wildcards.collection, **decode_settings(wildcards.collection)),
         encoders=lambda wildcards, threads: flags(encoder=list(ENCODERS_OF[wildcards.collection])),
         failures=lambda wildcards, threads: f"{RESULTS}/{wildcards.collection}/failures/{wildcards.shard}.tsv",
     shell:

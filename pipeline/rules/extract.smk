@@ -7,7 +7,7 @@ def segments(wildcards):
     if workflow.is_main_process and is_made(wildcards, wildcards.encoder, wildcards.shard):
         return []
     folder = SEGMENTS.format(collection=wildcards.collection)
-    return ancient(f"{folder}/{inputs_of(wildcards.collection)}/{wildcards.shard}.h5")
+    return f"{folder}/{inputs_of(wildcards.collection)}/{wildcards.shard}.h5"
 
 
 def batch_size(wildcards, threads):

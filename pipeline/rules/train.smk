@@ -27,6 +27,17 @@ def workers(wildcards, threads):
     return CONFIGS[wildcards.dataset]["train"]["workers"]
 
 
+def features_first(use, made, inputs, *params):
+    """features.h5 must be there, but what in it matters to a model is said by `extracted` and by the params."""
+
+    def path(wildcards):
+        index = f"{RESULTS}/{wildcards.dataset}/features.h5"
+        files = [*extracted(use)(wildcards), *expand(inputs, **wildcards)]
+        return ordered(index, wildcards, made.format(**wildcards), files, params)
+
+    return path
+
+
 def checkpoint_files(name):
     """The checkpoints of a data set that is trained."""
     own = CONFIGS[name]
@@ -41,15 +52,21 @@ def training_threads(wildcards):
     return threads_for(CONFIGS[wildcards.dataset]["train"]["threads"])
 
 
+MODEL = f"{DATASET}/models/{{model}}/seed-{{seed}}"
+TRAINED_MODEL = f"{RESULTS}/{{trained_on}}/models/{{model}}/seed-{{seed}}"
+SCORED = f"{DATASET}/trained_on/{{trained_on}}/models/{{model}}/seed-{{seed}}"
+TRAINING, TEST = from_manifest("training"), from_manifest("test")
+
+
 rule train:
     input:
-        features=ancient(f"{DATASET}/features.h5"),
+        features=features_first("training", f"{MODEL}/config.yaml", [], training_settings, TRAINING, text_settings),
         extracted=extracted("training"),
         questions=questions,
     output:
-        checkpoint=f"{DATASET}/models/{{model}}/seed-{{seed}}/checkpoint.safetensors",
-        history=f"{DATASET}/models/{{model}}/seed-{{seed}}/history.csv",
-        config=f"{DATASET}/models/{{model}}/seed-{{seed}}/config.yaml",
+        checkpoint=f"{MODEL}/checkpoint.safetensors",
+        history=f"{MODEL}/history.csv",
+        config=f"{MODEL}/config.yaml",
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.train.log",
     group:
@@ -63,7 +80,7 @@ rule train:
         runtime=runtime("train"),
     params:
         settings=training_settings,
-        questions=from_manifest("training"),
+        questions=TRAINING,
         text=text_settings,
         workers=workers,
         folder=lambda wildcards, output: Path(output.checkpoint).parent,
@@ -76,12 +93,12 @@ rule evaluate:
     input:
         checkpoint=rules.train.output.checkpoint,
         config=rules.train.output.config,
-        features=ancient(f"{DATASET}/features.h5"),
+        features=features_first("all", f"{MODEL}/scores.json", [rules.train.output.config], TEST, text_settings),
         extracted=extracted("all"),
         questions=questions,
     output:
-        scores=f"{DATASET}/models/{{model}}/seed-{{seed}}/scores.json",
-        predictions=f"{DATASET}/models/{{model}}/seed-{{seed}}/predictions.parquet",
+        scores=f"{MODEL}/scores.json",
+        predictions=f"{MODEL}/predictions.parquet",
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.evaluate.log",
     group:
@@ -94,7 +111,7 @@ rule evaluate:
         mem_mb=mem_mb("evaluate"),
         runtime=runtime("evaluate"),
     params:
-        questions=from_manifest("test"),
+        questions=TEST,
         text=text_settings,
         folder=lambda wildcards, input: Path(input.checkpoint).parent,
     shell:
@@ -104,15 +121,14 @@ rule evaluate:
 # The same with the questions of another data set.
 rule score:
     input:
-        checkpoint=f"{RESULTS}/{{trained_on}}/models/{{model}}/seed-{{seed}}/checkpoint.safetensors",
-        config=f"{RESULTS}/{{trained_on}}/models/{{model}}/seed-{{seed}}/config.yaml",
-        trained_with=ancient(f"{RESULTS}/{{trained_on}}/features.h5"),
-        features=ancient(f"{DATASET}/features.h5"),
+        checkpoint=f"{TRAINED_MODEL}/checkpoint.safetensors",
+        config=f"{TRAINED_MODEL}/config.yaml",
+        features=features_first("all", f"{SCORED}/scores.json", [f"{TRAINED_MODEL}/config.yaml"], TEST, text_settings),
         extracted=extracted("all"),
         questions=questions,
     output:
-        scores=f"{DATASET}/trained_on/{{trained_on}}/models/{{model}}/seed-{{seed}}/scores.json",
-        predictions=f"{DATASET}/trained_on/{{trained_on}}/models/{{model}}/seed-{{seed}}/predictions.parquet",
+        scores=f"{SCORED}/scores.json",
+        predictions=f"{SCORED}/predictions.parquet",
     log:
         f"{DATASET}/logs/trained_on/{{trained_on}}/{{model}}/seed-{{seed}}.log",
     conda:
@@ -123,7 +139,7 @@ rule score:
         mem_mb=mem_mb("evaluate"),
         runtime=runtime("evaluate"),
     params:
-        questions=from_manifest("test"),
+        questions=TEST,
         text=text_settings,
         trained=lambda wildcards, input: Path(input.checkpoint).parent,
         dataset=lambda wildcards, input: Path(input.features).parent,
