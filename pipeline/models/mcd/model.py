@@ -160,11 +160,8 @@ class Aggregator(nn.Module):
         self.query = self.key = self.question = None
         if self.weighs:
             self.query, self.key = (Linear(width, width, bias=False) for _ in range(2))
-            self.question = (  # ζ₁
-                Attention(width, 2 * width if twice else width)
-                if self.reads_words
-                else Linear(width, width, bias=False)
-            )
+            words = Attention(width, 2 * width if twice else width)
+            self.question = words if self.reads_words else Linear(width, width, bias=False)  # ζ₁
 
     def forward(self, question: Tensor, states: Tensor, frames: Tensor, means: Tensor, videos: Tensor | None) -> Tensor:
         """f_q B,D; the states after its words B,L,…; S sequences of k frames B,S,k,D and their means over all time
@@ -183,9 +180,8 @@ class Aggregator(nn.Module):
 
     def weights(self, question: Tensor, states: Tensor, frames: Tensor, means: Tensor) -> Tensor:
         """Of ζ₂ over the frames: B,S,k"""
-        asked = question[:, None] + (
-            self.question(means, states) if self.reads_words else self.question(question)[:, None]
-        )
+        found = self.question(means, states) if self.reads_words else self.question(question)[:, None]  # ζ₁
+        asked = question[:, None] + found
         # One query per sequence: W_kᵀ W_q f̄_q is made once, and no frame passes W_k.
         scores = frames @ (self.query(asked) @ self.key.weight).unsqueeze(-1)
         return (scores.squeeze(-1) * frames.shape[-1] ** -0.5).softmax(-1)
@@ -348,8 +344,7 @@ class MCD(AVQAModel):
         return output.logits
 
     def report(self) -> str:
-        with torch.backends.mkldnn.flags(enabled=False):  # whose LSTM the counter does not know
-            return f"{super().report()}\n{CLAIM}"
+        return f"{super().report()}\n{CLAIM}"
 
 
 def contrast(anchors: Tensor, others: Tensor, temperature: float, equal: Tensor | None = None) -> Tensor:
