@@ -18,13 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models import counts, released
-from pipeline.models.base import PAPER_TOKENS, AVQAModel, Batch, select_rows
+from pipeline.models.base import AVQAModel, Batch, select_rows
 from pipeline.models.fast.linear import Linear
 from pipeline.models.layers import QueryLayer
 from pipeline.models.settings import ModelSettings, setting
-
-# What the first stage trains and the second starts from, and the rest of the match head.
-GROUNDING = ("fc_audio1", "fc_audio2", "ground", "match")
 
 
 @dataclass
@@ -32,16 +29,22 @@ class AVSTSettings(ModelSettings):
     """What can be set, and what the model reads.
 
     every: the benchmark has 60 seconds, of which the release reads seconds 0, 6, …, 54.
-    stage: match trains spatial grounding and the match head alone (the release's grounding_gen); answer trains all,
-    starting from these (`start_from`) or from new weights."""
+    stage: match trains spatial grounding and the match head alone (the release's grounding_gen); answer trains all."""
 
-    features: ClassVar = {"audio": (60, 128), "map": (60, 512, 14, 14)}
+    features: ClassVar = {"audio": (10, 128), "map": (10, 512, 14, 14)}
     texts: ClassVar = {"tokens": (14,)}
+    recipe: ClassVar = {
+        "epochs": 80,
+        "pretrain": {"settings": {"stage": "match"}, "epochs": 30, "checkpoint": "last"},
+    }
 
     every: int = setting(6, "Of so many seconds one is read, the first", minimum=1)
     stage: Literal["answer", "match"] = setting("answer", "What is trained")
     match_weight: float = setting(0.5, "λ, weight of the match loss", minimum=0)
     dropout: float = setting(0.1, "In training", minimum=0, exclusiveMaximum=1)
+
+    def reads(self) -> dict[str, slice]:
+        return {name: slice(None, None, self.every) for name in self.features}
 
 
 class Output(NamedTuple):
@@ -77,10 +80,10 @@ class AVST(AVQAModel):
         settings: AVSTSettings,
         shapes: dict[str, tuple[int, ...]],
         num_answers: int,
-        num_tokens: int | None = None,
+        *,
+        num_tokens: int,
     ):
-        num_tokens = PAPER_TOKENS if num_tokens is None else num_tokens
-        super().__init__(settings, shapes, num_answers, num_tokens)
+        super().__init__(settings, shapes, num_answers, num_tokens=num_tokens)
         self.unused: dict[str, Tensor] | None = None  # released tensors without use, by name
         width = self.width = shapes["map"][1]
         if width % 4:
@@ -99,13 +102,13 @@ class AVST(AVQAModel):
 
     def forward(self, batch: Batch) -> Output:
         """audio B,T,…; map B,T,D,…; tokens B,L int64; of negatives the map. The match is computed with negatives."""
-        dtype, every = self.answers.weight.dtype, self.settings.every
-        audio = batch.features["audio"][:, ::every].to(dtype)
+        dtype = self.answers.weight.dtype
+        audio = batch.features["audio"].to(dtype)
         audio = self.fc_audio2(F.relu(self.fc_audio1(audio)))
-        visual = self.attend(audio, batch.features["map"][:, ::every].to(dtype))
+        visual = self.attend(audio, batch.features["map"].to(dtype))
         match = None
         if batch.negatives is not None:
-            other = self.attend(audio, batch.negatives["map"][:, ::every].to(dtype))
+            other = self.attend(audio, batch.negatives["map"].to(dtype))
             match = torch.stack([torch.cat([audio, x], -1) for x in (visual, other)])
             for n, layer in enumerate(self.match):
                 match = layer(F.relu(match) if n else match)
@@ -143,17 +146,6 @@ class AVST(AVQAModel):
     def scores(self, output: Output) -> Tensor:
         return output.answers
 
-    @torch.no_grad()
-    def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Take the grounding and the match head from a model of stage `match`, as the release's second stage does.
-        Raises ValueError if a tensor is missing or its shape does not fit."""
-        for name, parameter in self.named_parameters():
-            if name.split(".")[0] not in GROUNDING:
-                continue
-            if released.shape_of(weights, name) != parameter.shape:
-                raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, not {tuple(weights[name].shape)}")
-            parameter.copy_(weights[name])
-
     @classmethod
     def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVST:
         """A model with the weights of a released checkpoint; sizes follow the tensors. Raises ValueError when a name is
@@ -162,7 +154,7 @@ class AVST(AVQAModel):
         width, audio = released.shape_of(state_dict, "fc_a1.weight")
         tokens = released.shape_of(state_dict, "question_encoder.word2vec.weight")[0]
         answers = released.shape_of(state_dict, "fc_ans.weight")[0]
-        shapes = {"audio": (60, audio), "map": (60, width, 14, 14), "tokens": (14,)}
+        shapes = {"audio": (10, audio), "map": (10, width, 14, 14), "tokens": (14,)}
         model = cls(cls.Settings.from_dict(settings), shapes, answers, num_tokens=tokens)
         model.to(state_dict["fc_ans.weight"].dtype)
         model.unused = released.load(model, model.released_modules(), state_dict, frozen="visual_net.")
@@ -206,7 +198,7 @@ class AVST(AVQAModel):
     def counted(self) -> dict[str, list[counts.Count]]:
         """The released code's layers by the field's convention, for one sample with its negative and without the
         ResNet. thop has a pooled value of S positions cost S + 1 operations, and knows no embeddings."""
-        d, t = self.width, len(range(0, self.shapes["audio"][0], self.settings.every))
+        d, t = self.width, self.shapes["audio"][0]
         positions = self.shapes["map"][2] * self.shapes["map"][3]
         step = 4 * (2 * d * d + 3 * d) + 4 * d  # of the LSTM
         sizes = [(layer.in_features, layer.out_features) for layer in self.match]

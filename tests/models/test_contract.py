@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 import yaml
+from models.building import filled_batch
 
 from pipeline.config import check_config
 from pipeline.errors import AVQAError
@@ -105,7 +106,7 @@ def test_a_configuration_is_checked_without_pytorch():
 SMALL = {
     "av_master": {"width": 8, "heads": 2, "focus_width": 4},
     "pstp_net": {"width": 8, "segments": 3, "top_k": 2},
-    "avst": {"every": 2},
+    "avst": {},
     "tspm": {"width": 8, "top_k": 2},
 }
 
@@ -117,13 +118,7 @@ def test_every_model_keeps_the_contract(name):
     torch.manual_seed(0)
     model = model_class(name).in_paper_setting(3, 5, **SMALL.get(name, {"width": 8}))
     assert isinstance(model.settings, settings_class(name))
-    batch = example_batch(model, 4)
-    for tensors in (batch.features, batch.texts):
-        random = {
-            key: torch.randint_like(x, 93) if key == "tokens" else torch.randn_like(x) for key, x in tensors.items()
-        }
-        tensors.update(random)
-    batch.answer = torch.tensor([0, 1, 2, 4])
+    batch = filled_batch(model, 4)
     if model.needs_negatives:
         batch.negatives = {key: torch.randn_like(x) for key, x in batch.features.items()}
     output = model(batch)
