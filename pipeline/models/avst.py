@@ -18,13 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models import counts, released
-from pipeline.models.base import PAPER_TOKENS, AVQAModel, Batch, select_rows
+from pipeline.models.base import AVQAModel, Batch, select_rows
 from pipeline.models.fast.linear import Linear
 from pipeline.models.layers import QueryLayer
 from pipeline.models.settings import ModelSettings, setting
-
-# What the first stage trains and the second starts from, and the rest of the match head.
-GROUNDING = ("fc_audio1", "fc_audio2", "ground", "match")
 
 
 @dataclass
@@ -32,12 +29,10 @@ class AVSTSettings(ModelSettings):
     """What can be set, and what the model reads.
 
     every: the benchmark has 60 seconds, of which the release reads seconds 0, 6, …, 54.
-    stage: match trains spatial grounding and the match head alone (the release's grounding_gen); answer trains all,
-    starting from these (`start_from`) or from new weights."""
+    stage: match trains spatial grounding and the match head alone (the release's grounding_gen); answer trains all."""
 
-    features: ClassVar = {"audio": (60, 128), "map": (60, 512, 14, 14)}
+    features: ClassVar = {"audio": (10, 128), "map": (10, 512, 14, 14)}
     texts: ClassVar = {"tokens": (14,)}
-    # grounding_gen, then net_grd_avst; both with the learning rate of most.
     recipe: ClassVar = {
         "epochs": 80,
         "pretrain": {"settings": {"stage": "match"}, "epochs": 30, "checkpoint": "last"},
@@ -85,10 +80,10 @@ class AVST(AVQAModel):
         settings: AVSTSettings,
         shapes: dict[str, tuple[int, ...]],
         num_answers: int,
-        num_tokens: int | None = None,
+        *,
+        num_tokens: int,
     ):
-        num_tokens = PAPER_TOKENS if num_tokens is None else num_tokens
-        super().__init__(settings, shapes, num_answers, num_tokens)
+        super().__init__(settings, shapes, num_answers, num_tokens=num_tokens)
         self.unused: dict[str, Tensor] | None = None  # released tensors without use, by name
         width = self.width = shapes["map"][1]
         if width % 4:
@@ -151,17 +146,6 @@ class AVST(AVQAModel):
     def scores(self, output: Output) -> Tensor:
         return output.answers
 
-    @torch.no_grad()
-    def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Take the grounding and the match head from a model of stage `match`, as the release's second stage does.
-        Raises ValueError if a tensor is missing or its shape does not fit."""
-        for name, parameter in self.named_parameters():
-            if name.split(".")[0] not in GROUNDING:
-                continue
-            if released.shape_of(weights, name) != parameter.shape:
-                raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, not {tuple(weights[name].shape)}")
-            parameter.copy_(weights[name])
-
     @classmethod
     def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVST:
         """A model with the weights of a released checkpoint; sizes follow the tensors. Raises ValueError when a name is
@@ -170,7 +154,7 @@ class AVST(AVQAModel):
         width, audio = released.shape_of(state_dict, "fc_a1.weight")
         tokens = released.shape_of(state_dict, "question_encoder.word2vec.weight")[0]
         answers = released.shape_of(state_dict, "fc_ans.weight")[0]
-        shapes = {"audio": (60, audio), "map": (60, width, 14, 14), "tokens": (14,)}
+        shapes = {"audio": (10, audio), "map": (10, width, 14, 14), "tokens": (14,)}
         model = cls(cls.Settings.from_dict(settings), shapes, answers, num_tokens=tokens)
         model.to(state_dict["fc_ans.weight"].dtype)
         model.unused = released.load(model, model.released_modules(), state_dict, frozen="visual_net.")

@@ -59,6 +59,9 @@ class PSTPNetSettings(ModelSettings):
     fusion: Literal["attention", "relu"] = setting("attention", "What comes before the mean over all tokens")
     dropout: float = setting(0.1, "In training", minimum=0, exclusiveMaximum=1)
 
+    def reads(self) -> dict[str, slice]:
+        return {} if self.has("srsm") else {"patch": slice(1)}  # none are used; one is the least that can be read
+
     def has(self, component: str) -> bool:
         """Whether a component takes part in the answer."""
         return self.variant != "released" and component not in self.without
@@ -158,7 +161,7 @@ class PSTPNet(AVQAModel):
 
     def check_sizes(self) -> None:
         """Raises ValueError if there are fewer seconds or patches than are to be chosen from."""
-        s, (seconds, patches, _) = self.settings, self.shapes["patch"]
+        s, seconds, patches = self.settings, self.shapes["audio"][0], self.shapes["patch"][1]
         if s.has("tssm") and seconds < s.segments:
             raise ValueError(f"segments: {seconds} seconds cannot be cut into {s.segments}")
         if s.has("srsm") and patches < s.top_m:
@@ -332,7 +335,7 @@ class PSTPNet(AVQAModel):
     def counted(self) -> dict[str, list[counts.Count]]:
         """The released code's layers by the field's convention, for one sample: what is called is counted, whether it
         is used or not. For the variant `paper`, its own layers by the same convention."""
-        s, d, (t, patches, _) = self.settings, self.settings.width, self.shapes["patch"]
+        s, d, t, patches = self.settings, self.settings.width, self.shapes["audio"][0], self.shapes["patch"][1]
         has = {name: name not in s.without for name in ("tssm", "srsm", "avam", "lgpm")}
         paper, length, words = s.variant == "paper", t // s.segments, self.shapes["words"][0]
         f = s.top_k * length if has["tssm"] else t

@@ -29,15 +29,21 @@ class TSPMSettings(ModelSettings):
     """What can be set, and what the model reads.
 
     variant: paper takes the patches of the chosen seconds, as the paper says and the copy of this model in QA-TIGER's
-    repository does; released takes those of the first k seconds, whatever was chosen."""
+    repository does; released takes those of the first k seconds, whatever was chosen.
+
+    The prompt is a text feature that no encoder here makes yet. Without one in a batch, the question stands in for it;
+    the weights that read it keep their initial values in training in any case."""
 
     features: ClassVar = {"audio": (60, 128), "visual": (60, 768), "patch": (60, 14, 1024)}
-    texts: ClassVar = {"sentence": (768,), "prompt": (768,)}
+    texts: ClassVar = {"sentence": (768,)}
 
     variant: Literal["paper", "released"] = setting("paper", "Whose patches the audio of a chosen second attends to")
     width: int = setting(512, "D", minimum=4, multipleOf=4)
     top_k: int = setting(10, "k, seconds that are chosen", minimum=1)
     dropout: float = setting(0.1, "In training", minimum=0, exclusiveMaximum=1)
+
+    def reads(self) -> dict[str, slice]:
+        return {"patch": slice(self.top_k)} if self.variant == "released" else {}
 
 
 class SelectSeconds(nn.Module):
@@ -71,13 +77,13 @@ class TSPM(AVQAModel):
             Linear(shapes[name][-1], width) for name in ("audio", "visual", "patch", "sentence")
         )
         self.exchange = CrossModalLayer(width, dropout)
-        self.select = SelectSeconds(shapes["prompt"][-1], width, dropout)
+        self.select = SelectSeconds(shapes.get("prompt", shapes["sentence"])[-1], width, dropout)
         self.tokens, self.spatial = SelfLayer(width, dropout), QueryLayer(width, dropout)
         self.grounding = QueryLayer(width, dropout)
         self.fuse, self.answers = Linear(6 * width, width), Linear(width, num_answers)
 
     def forward(self, batch: Batch) -> Tensor:
-        """audio B,T,…; visual B,T,…; patch B,T,P,…; sentence B,…; prompt B,… -> logits B,num_answers"""
+        """audio B,T,…; visual B,T,…; patch B,T,P,…; sentence B,…; perhaps prompt B,… -> logits"""
         dtype, videos = self.fc_audio.weight.dtype, batch.videos
         audio, visual = (layer(batch.features[name].to(dtype))
                          for layer, name in ((self.fc_audio, "audio"), (self.fc_visual, "visual")))  # fmt: skip
@@ -86,7 +92,7 @@ class TSPM(AVQAModel):
         means = self.exchange(torch.cat([audio, visual]), torch.cat([visual, audio])).mean(1)
         mean_audio, mean_visual = (select_rows(half, videos) for half in means.chunk(2))
         # TemporalPerception
-        prompt = batch.texts["prompt"].to(dtype)
+        prompt = batch.texts.get("prompt", batch.texts["sentence"]).to(dtype)
         seconds = self.select(prompt, select_rows(visual, videos), self.settings.top_k)
         row = torch.arange(len(query), device=query.device) if videos is None else videos
         chosen = audio[row[:, None], seconds]
@@ -120,7 +126,7 @@ class TSPM(AVQAModel):
         dims = {name: released.shape_of(state_dict, f"input_{layer}.weight")[1] for name, layer in layers.items()}
         answers, width = released.shape_of(state_dict, "answer_pred_fc.weight")
         inputs = (cls.Settings.features | cls.Settings.texts).items()
-        shapes = {name: (*shape[:-1], dims[name]) for name, shape in inputs}
+        shapes = {name: (*shape[:-1], dims[name]) for name, shape in inputs} | {"prompt": (dims["prompt"],)}
         model = cls(cls.Settings.from_dict({"variant": "released", "width": width} | settings), shapes, answers)
         model.to(state_dict["answer_pred_fc.weight"].dtype)
         model.unused = released.load(model, model.released_modules(), state_dict)
@@ -154,10 +160,17 @@ class TSPM(AVQAModel):
 
     def counted(self) -> dict[str, list[counts.Count]]:
         """The released code's layers by the field's convention, for one sample."""
-        d, k, (t, patches, _) = self.settings.width, self.settings.top_k, self.shapes["patch"]
-        rows = {"audio": t, "visual": t, "patch": t * patches, "sentence": 1, "prompt": 1}
+        d, k, t, (frames, patches, _) = (
+            self.settings.width,
+            self.settings.top_k,
+            self.shapes["audio"][0],
+            self.shapes["patch"],
+        )
+        rows = {"audio": t, "visual": t, "patch": frames * patches, "sentence": 1, "prompt": 1}
+        dims = {name: shape[-1] for name, shape in self.shapes.items()}
+        dims.setdefault("prompt", dims["sentence"])
         return {
-            "input projections": [counts.linear(self.shapes[name][-1], d, n) for name, n in rows.items()],
+            "input projections": [counts.linear(dims[name], d, n) for name, n in rows.items()],
             "audio-visual attention": [counts.norm(d, 2 * t), counts.feed_forward(d, 2 * t)],
             "temporal perception": [counts.feed_forward(d, 1)],
             "spatial perception": [

@@ -37,7 +37,7 @@ def batch_of(case):
 def test_equals_the_released_implementation(golden, released_weights, number):
     case = golden["cases"][number]
     batch = batch_of(case)
-    model = AVST.load_released(released_weights, every=1).eval()
+    model = AVST.load_released(released_weights).eval()
     for fast_on in (True, False):
         with fast.switched(fast_on):
             output = model(batch)
@@ -51,10 +51,7 @@ def test_equals_the_released_implementation(golden, released_weights, number):
 
 
 def test_reads_every_sixth_second():
-    for seconds, expected in ((60, 10), (13, 3)):
-        model = AVST.in_paper_setting(seconds)
-        assert model.shapes["audio"] == (expected, 128) and model.shapes["map"] == (expected, 512, 14, 14)
-    assert range(13)[model.settings.reads()["map"]] == range(0, 13, 6)
+    assert [list(range(60))[seconds] for seconds in AVST.Settings().reads().values()] == 2 * [list(range(0, 60, 6))]
 
 
 def test_released_state_dict_comes_back(released_weights):
@@ -77,8 +74,8 @@ def test_counts():
     model = AVST.in_paper_setting()
     assert round(sum(x.numel() for x in model.released_state_dict().values()) / 1e6, 3) == 10.608
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 3) == 7.917
-    for every, expected in ((6, 0.0611), (1, 0.2089)):
-        total = counts.total([c for part in AVST.in_paper_setting(every=every).counted().values() for c in part])
+    for seconds, expected in ((10, 0.0611), (60, 0.2089)):
+        total = counts.total([c for part in AVST.in_paper_setting(seconds).counted().values() for c in part])
         assert round(total.parameters / 1e6, 3) == 5.768
         assert round(total.macs / 1e9, 4) == expected
     assert "5.768" in model.report()
@@ -112,7 +109,7 @@ def test_grounding_equals_its_plain_restatement(videos, seconds, side, seed):
 
 def small(**choices):
     shapes = {"audio": (4, 6), "map": (4, 8, 2, 2), "tokens": (3,)}
-    return AVST(AVST.Settings.from_dict({"every": 2, "dropout": 0.0} | choices), shapes, 5, num_tokens=7)
+    return AVST(AVST.Settings.from_dict({"dropout": 0.0} | choices), shapes, 5, num_tokens=7)
 
 
 def random_batch(size):
@@ -120,21 +117,15 @@ def random_batch(size):
     return Batch(features, {"tokens": torch.randint(7, (size, 3))}, negatives, answer=torch.randint(5, (size,)))
 
 
-def test_the_match_stage_trains_the_grounding_and_the_second_starts_from_it():
+def test_the_match_stage_trains_the_grounding_alone():
     torch.manual_seed(0)
-    first, second = small(stage="match"), small()
-    batch = random_batch(3)
-    loss, terms = first.loss(first(batch), batch)
-    assert list(terms) == ["match"] and first.needs_negatives
+    model, batch = small(stage="match"), random_batch(3)
+    loss, terms = model.loss(model(batch), batch)
+    assert list(terms) == ["match"] and model.needs_negatives
     loss.backward()
-    trained = {name for name, p in first.named_parameters() if p.grad is not None}
-    assert {name.split(".")[0] for name in trained} == {"fc_audio1", "fc_audio2", "ground", "match"}
-    before = {name: p.clone() for name, p in second.named_parameters()}
-    second.start_from(first.state_dict())
-    for name, parameter in second.named_parameters():
-        assert torch.equal(parameter, dict(first.named_parameters())[name] if name in trained else before[name])
-    with pytest.raises(ValueError, match=r"lacks fc_audio1.weight"):
-        second.start_from({})
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {"fc_audio1", "fc_audio2", "ground", "match"}
+    assert not small(match_weight=0.0).needs_negatives
 
 
 def test_the_match_is_learned():

@@ -106,7 +106,7 @@ def test_a_configuration_is_checked_without_pytorch():
 SMALL = {
     "av_master": {"width": 8, "heads": 2, "focus_width": 4},
     "pstp_net": {"width": 8, "segments": 3, "top_k": 2},
-    "avst": {"every": 2},
+    "avst": {},
     "tspm": {"width": 8, "top_k": 2},
 }
 

@@ -68,14 +68,14 @@ def test_a_new_model_starts_as_the_released_one(golden):
 
 
 def test_counts():
-    """The reference page: 12.306 M constructed, 11.515 M can change the answer; by thop 6.001 M and
-    0.614 GMACs, and the released code has 1.151 in all."""
+    """The reference page: 12.306 M constructed, 11.515 M can change the answer; by thop 6.001 M, and 0.614 GMACs, which
+    is our 0.6145 cut after three digits. All matrix products of the released code are 1.151 GMACs."""
     model = TSPM.in_paper_setting()
     assert round(sum(x.numel() for x in model.released_state_dict().values()) / 1e6, 3) == 12.306
     out = sum(p.numel() for p in model.select.attention.out_proj.parameters())  # only the weights are used
     assert round((sum(p.numel() for p in model.parameters()) - out) / 1e6, 3) == 11.515
     total = counts.total([count for part in model.counted().values() for count in part])
-    assert (round(total.parameters / 1e6, 3), round(total.macs / 1e9, 3)) == (6.001, 0.614)
+    assert (round(total.parameters / 1e6, 3), round(total.macs / 1e9, 4)) == (6.001, 0.6145)
     assert counts.executed(model).macs < 0.9e9
     assert "6.001" in model.report()
 
