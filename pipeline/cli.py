@@ -212,7 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--sha256", help="expected sha256 of the weights file")
         sub.add_argument("--seed", type=int, default=0, help="seed of random weights")
         sub.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-        sub.add_argument("--batch-size", type=int, default=32)
+        sub.add_argument("--batch-size", type=int, help="seconds or texts that are encoded together")
         sub.add_argument("--out", required=True)
 
     sub = command(synthesize, "Make the demo's clips and questions.")

@@ -12,6 +12,7 @@ import jsonschema
 import yaml
 
 from extractors import ENCODERS
+from extractors import text_encoders as known_text_encoders
 from pipeline.cards import apply_card
 from pipeline.data.formats import FORMATS
 from pipeline.errors import AVQAError
@@ -19,15 +20,12 @@ from pipeline.models import entry_schema, entry_settings, settings_class
 from pipeline.models.settings import TOKENS, StrictValidator
 
 ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
+EVERY_TEXT = {"length", "prompt"}  # what models read of any text encoder, beside its outputs
 OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with a given seed depends on
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
-OF_A_RUN = (
-    "models",
-    "train",
-    "text",
-    "encoders",
-)  # settings that a data set shares with those that its models are from
+OF_A_RUN = ("models", "train", "text", "encoders")  # settings that a data set shares with those its models are from
+PROTOCOLS = ROOT / "manifests" / "protocols.yaml"
 
 
 def load_config(source: str | Path, *sections: str, dataset: str | None = None) -> dict:
@@ -126,9 +124,14 @@ def _as_results(config: dict, section: str) -> object:
 
 
 def check_config(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
-    """One data set's configuration with defaults filled in. Raises AVQAError naming `source` and every wrong field."""
+    """One data set's configuration with its card, its protocol and defaults filled in.
+
+    Raises AVQAError naming `source` and every wrong field.
+    """
     if isinstance(config, dict):
         apply_card(config)
+    if isinstance(config, dict) and isinstance(config.get("protocol"), str):
+        _fill_below(config, read_protocols().get(config["protocol"], {}))
     errors = sorted(
         _Validator(_schema(config, sections)).iter_errors(config), key=lambda e: [*map(str, e.absolute_path)]
     )
@@ -141,6 +144,20 @@ def check_config(config: object, source: str | Path = "configuration", sections:
     return config
 
 
+def read_protocols() -> dict[str, dict]:
+    """Name of a published model's protocol -> the sections of a configuration that it stands for."""
+    return yaml.safe_load(PROTOCOLS.read_text(encoding="utf-8"))
+
+
+def _fill_below(settings: dict, defaults: dict) -> None:
+    """Add what `settings` lacks, at every depth."""
+    for name, value in defaults.items():
+        if isinstance(value, dict) and isinstance(settings.setdefault(name, {}), dict):
+            _fill_below(settings[name], value)
+        else:
+            settings.setdefault(name, value)
+
+
 def _schema(config: object, sections: tuple[str, ...]) -> dict:
     """config/schema.yaml, and what follows from the registries of encoders, formats and models."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
@@ -151,6 +168,7 @@ def _schema(config: object, sections: tuple[str, ...]) -> dict:
     properties = schema["properties"]
     properties["models"]["properties"] = {name: entry_schema(name, models[name]) for name in models}
     properties["format"]["enum"] = list(FORMATS)
+    properties["protocol"]["enum"] = list(read_protocols())
     properties["encoders"]["propertyNames"] = properties["text"]["properties"]["encoder"] = {"enum": list(ENCODERS)}
     properties["text"]["properties"]["others"]["propertyNames"] = {"enum": list(ENCODERS)}
     return schema
@@ -166,7 +184,7 @@ def _contradictions(config: dict) -> Iterator[str]:
     texts = text_encoders(config)
     for name in texts:
         if not ENCODERS[name].text_outputs:
-            yield f"text: {name} reads no text; use one of the CLIP encoders"
+            yield f"text: {name} reads no text; use one of {known_text_encoders()}"
     for name, entry in models.items():
         try:
             settings = entry_settings(entry)
@@ -186,7 +204,7 @@ def _contradictions(config: dict) -> Iterator[str]:
         if texts and encoder not in texts:
             yield f"models.{name}.text: {encoder} is not among the text encoders, {', '.join(texts)}; see text.others"
         elif texts:
-            for lacking in settings.texts.keys() - set(TOKENS) - ENCODERS[encoder].text_outputs.keys() - {"length"}:
+            for lacking in settings.texts.keys() - set(TOKENS) - ENCODERS[encoder].text_outputs.keys() - EVERY_TEXT:
                 yield f"text: {encoder} gives no {lacking}, which models.{name} reads"
     annotations = config.get("annotations")
     if isinstance(annotations, str) and not Path(annotations).suffix:
@@ -213,7 +231,11 @@ def text_encoders(config: dict) -> dict[str, dict]:
 def kept_features(config: dict) -> list[str]:
     """The features that models can read, encoder/output."""
     encoders = config.get("encoders", {}).items()
-    return [f"{name}/{output}" for name, entry in encoders for output in entry.get("outputs", ENCODERS[name].outputs)]
+    return [
+        f"{name}/{output}"
+        for name, entry in encoders
+        for output in entry.get("outputs", ENCODERS[name].default_outputs)
+    ]
 
 
 def training(config: dict, name: str) -> dict:

@@ -37,11 +37,19 @@ class AVSTSettings(ModelSettings):
 
     features: ClassVar = {"audio": (60, 128), "map": (60, 512, 14, 14)}
     texts: ClassVar = {"tokens": (14,)}
+    # grounding_gen, then net_grd_avst; both with the learning rate of most.
+    recipe: ClassVar = {
+        "epochs": 80,
+        "pretrain": {"settings": {"stage": "match"}, "epochs": 30, "checkpoint": "last"},
+    }
 
     every: int = setting(6, "Of so many seconds one is read, the first", minimum=1)
     stage: Literal["answer", "match"] = setting("answer", "What is trained")
     match_weight: float = setting(0.5, "λ, weight of the match loss", minimum=0)
     dropout: float = setting(0.1, "In training", minimum=0, exclusiveMaximum=1)
+
+    def reads(self) -> dict[str, slice]:
+        return {name: slice(None, None, self.every) for name in self.features}
 
 
 class Output(NamedTuple):
@@ -99,13 +107,13 @@ class AVST(AVQAModel):
 
     def forward(self, batch: Batch) -> Output:
         """audio B,T,…; map B,T,D,…; tokens B,L int64; of negatives the map. The match is computed with negatives."""
-        dtype, every = self.answers.weight.dtype, self.settings.every
-        audio = batch.features["audio"][:, ::every].to(dtype)
+        dtype = self.answers.weight.dtype
+        audio = batch.features["audio"].to(dtype)
         audio = self.fc_audio2(F.relu(self.fc_audio1(audio)))
-        visual = self.attend(audio, batch.features["map"][:, ::every].to(dtype))
+        visual = self.attend(audio, batch.features["map"].to(dtype))
         match = None
         if batch.negatives is not None:
-            other = self.attend(audio, batch.negatives["map"][:, ::every].to(dtype))
+            other = self.attend(audio, batch.negatives["map"].to(dtype))
             match = torch.stack([torch.cat([audio, x], -1) for x in (visual, other)])
             for n, layer in enumerate(self.match):
                 match = layer(F.relu(match) if n else match)
@@ -206,7 +214,7 @@ class AVST(AVQAModel):
     def counted(self) -> dict[str, list[counts.Count]]:
         """The released code's layers by the field's convention, for one sample with its negative and without the
         ResNet. thop has a pooled value of S positions cost S + 1 operations, and knows no embeddings."""
-        d, t = self.width, len(range(0, self.shapes["audio"][0], self.settings.every))
+        d, t = self.width, self.shapes["audio"][0]
         positions = self.shapes["map"][2] * self.shapes["map"][3]
         step = 4 * (2 * d * d + 3 * d) + 4 * d  # of the LSTM
         sizes = [(layer.in_features, layer.out_features) for layer in self.match]

@@ -66,7 +66,6 @@ class AVQAModel(nn.Module, ABC):
         settings: ModelSettings,
         shapes: dict[str, tuple[int, ...]],
         num_answers: int,
-        *,
         num_tokens: int | None = None,
     ):
         super().__init__()
@@ -74,11 +73,14 @@ class AVQAModel(nn.Module, ABC):
 
     @classmethod
     def in_paper_setting(cls, seconds: int | None = None, num_answers: int = 42, **settings: Any) -> AVQAModel:
-        """The model for features of the paper's shapes, for `seconds` if they are given, and for the vocabulary of
-        MUSIC-AVQA if it reads tokens. Raises ValueError."""
-        features = {name: (seconds or shape[0], *shape[1:]) for name, shape in cls.Settings.features.items()}
-        shapes, vocabulary = features | cls.Settings.texts, {"num_tokens": PAPER_TOKENS}
+        """The model for features of the paper's shapes, for `seconds` if they are given, of which it is given those that
+        its settings read; and for the vocabulary of MUSIC-AVQA if it reads tokens. Raises ValueError."""
         own = cls.Settings.from_dict(settings)
+        part = {name: own.reads().get(name, slice(None)) for name in own.features}
+        features = {
+            name: (len(range(seconds or shape[0])[part[name]]), *shape[1:]) for name, shape in own.features.items()
+        }
+        shapes, vocabulary = features | own.texts, {"num_tokens": PAPER_TOKENS}
         return cls(own, shapes, num_answers, **(vocabulary if reads_tokens(cls.Settings) else {}))
 
     def twin(self) -> AVQAModel:
