@@ -20,7 +20,6 @@ from pipeline.models import entry_schema, entry_settings, settings_class
 from pipeline.models.settings import TOKENS, StrictValidator
 
 ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
-EVERY_TEXT = {"length", "prompt"}  # what models read of any text encoder, beside its outputs
 OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with a given seed depends on
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
@@ -204,7 +203,7 @@ def _contradictions(config: dict) -> Iterator[str]:
         if texts and encoder not in texts:
             yield f"models.{name}.text: {encoder} is not among the text encoders, {', '.join(texts)}; see text.others"
         elif texts:
-            for lacking in settings.texts.keys() - set(TOKENS) - ENCODERS[encoder].text_outputs.keys() - EVERY_TEXT:
+            for lacking in settings.texts.keys() - set(TOKENS) - ENCODERS[encoder].text_outputs.keys() - {"length"}:
                 yield f"text: {encoder} gives no {lacking}, which models.{name} reads"
     annotations = config.get("annotations")
     if isinstance(annotations, str) and not Path(annotations).suffix:

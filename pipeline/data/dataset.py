@@ -17,9 +17,6 @@ from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
 from pipeline.storage.read_ahead import read_ahead
 
-# TSPM's declarative prompts are hand-written for each template of its questions; here a question is its own prompt.
-SAME_AS = {"prompt": "sentence"}
-
 
 class QuestionData:
     """The questions of a data set with the features of their videos and texts.
@@ -65,8 +62,8 @@ class QuestionData:
             name: Features(self.index, path, device, self._seconds(path, seconds, (reads or {}).get(name)))
             for name, path in features.items()
         }
-        encoded = {name: SAME_AS.get(name, name) for name in texts if name not in TOKENS}
-        self.texts = {name: Features(self.index, f"{text}/{output}", device) for name, output in encoded.items()}
+        encoded = [name for name in texts if name not in TOKENS]
+        self.texts = {name: Features(self.index, f"{text}/{name}", device) for name in encoded}
         self.questions = self._read_questions(folder / "questions.parquet")
         self.vocabulary: list[str] | None = None
         self._number_words({name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
