@@ -17,8 +17,8 @@ PUBLISHED = Path(__file__).parent.parent / "manifests" / "published_counts.csv"
 UNITS = {"M parameters": 1e6, "GMACs": 1e9, "GFLOPs": 0.5e9}
 HEAD = """# What the papers print that needs no training
 
-Written by `avqa reproduction`; not to be edited. *Ours* is by the field's counter (thop) where there is released code to
-count, else this code's own count. A number is reproduced if it is the paper's when rounded as the paper rounds it.
+Written by `avqa reproduction`; not to be edited. *Ours* is by the field's counter (thop) where there is released code
+to count, else this code's own count. A number is reproduced if it is the paper's when rounded as the paper rounds it.
 """
 
 
