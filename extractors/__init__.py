@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -199,6 +200,24 @@ def encoder_spec(name: str) -> EncoderSpec:
 def text_encoders() -> str:
     """The names of the encoders that have text outputs, for messages."""
     return ", ".join(name for name, spec in ENCODERS.items() if spec.text_outputs)
+
+
+def is_hub_tag(weights: str) -> bool:
+    """Whether weights are neither random nor a file, so that they are downloaded on first use."""
+    return weights != "random" and "/" not in weights and not weights.endswith((".safetensors", ".pt", ".pth"))
+
+
+def fetch_weights(name: str, weights: str) -> Path:
+    """Download what a hub tag names, unless it is in the library's cache; returns the file. Builds no network.
+
+    Raises EncoderError for an unknown tag, and where a download is impossible.
+    """
+    spec = encoder_spec(name)
+    module, _, attribute = spec.loader.partition(":")
+    kind = getattr(import_module(module), attribute)
+    encoder = kind.__new__(kind)
+    encoder.spec = spec
+    return encoder.fetch(weights)
 
 
 def load_encoder(

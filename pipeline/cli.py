@@ -200,6 +200,28 @@ def verify(args: argparse.Namespace) -> None:
     log.info(f"{config['dataset']}: every file of features is whole")
 
 
+def plan(args: argparse.Namespace) -> None:
+    from pipeline.plan import plan
+
+    config = _config(args, "dataset", "videos", "annotations", "encoders", "text", "models")
+    print(plan(config, args.calibrate))
+
+
+def doctor(args: argparse.Namespace) -> None:
+    from pipeline.doctor import examine, format_findings
+
+    findings = examine(_config(args, "dataset", "videos", "encoders", "text"))
+    print(format_findings(findings))
+    if missing := [item.name for item in findings if not item.well]:
+        raise AVQAError(f"missing: {', '.join(missing)}")
+
+
+def weights(args: argparse.Namespace) -> None:
+    from extractors import fetch_weights
+
+    print(fetch_weights(args.encoder, args.weights))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line: a subcommand a stage."""
     parser = argparse.ArgumentParser(prog="avqa", description=__doc__.splitlines()[0])
@@ -214,7 +236,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def add_config(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--config", required=True)
-        sub.add_argument("--dataset", help="which data set of a configuration with several")
+        sub.add_argument("--dataset", help="which data set of a configuration with several (default: the first)")
 
     def add_weights(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--encoder", required=True, choices=list(ENCODERS))
@@ -316,4 +338,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")
     add_config(sub)
+
+    sub = command(plan, "Jobs, hours, temporary disk and bytes that a data set will take.")
+    add_config(sub)
+    sub.add_argument("--calibrate", action=argparse.BooleanOptionalAction, default=True, help="measure the rates here")
+
+    sub = command(doctor, "What this machine lacks for a configuration, and the command that mends it.")
+    add_config(sub)
+
+    sub = command(weights, "Download the weights of an encoder, where they are not in the cache yet.")
+    sub.add_argument("--encoder", required=True, choices=list(ENCODERS))
+    sub.add_argument("--weights", required=True, help="a hub tag")
     return parser

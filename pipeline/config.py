@@ -1,4 +1,4 @@
-"""Configuration: one YAML file with one data set or several, checked against config/schema.yaml, whose defaults it gets."""
+"""Configuration: a YAML file with one data set or several, checked against config/schema.yaml, defaults filled in."""
 
 import copy
 import hashlib
@@ -31,8 +31,8 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
     """Read and check the configuration of one data set.
 
     `source` is a file, or the JSON text of the sections that a rule passes on. `dataset` says which data set of a file
-    with several. Only the given sections must be there (default: all that the schema requires). Raises AVQAError naming
-    the file and the field.
+    with several (default: the first). Only the given sections must be there (default: all that the schema requires).
+    Raises AVQAError naming the file and the field.
     """
     if str(source).startswith("{"):
         return check_config(json.loads(str(source)), "--config", sections)
@@ -47,8 +47,6 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AVQAError(f"{source}: not YAML: {error}") from error
     configs = check_configs(config, source, sections)
-    if dataset is None and len(configs) > 1:
-        raise AVQAError(f"{source}: has several data sets; choose one with --dataset: {', '.join(configs)}")
     if dataset is not None and dataset not in configs:
         raise AVQAError(f"{source}: has no data set {dataset}; it has {', '.join(configs)}")
     return configs[dataset or next(iter(configs))]
@@ -97,10 +95,10 @@ def _conflicts(configs: dict[str, dict]) -> Iterator[str]:
         other = first.setdefault(collection, name)
         for section in OF_A_COLLECTION:
             if _as_results(config, section) != _as_results(configs[other], section):
-                yield f"{name}.{section}: differs from that of {other}, which has the same collection {collection}"
-        for encoder in config.get("encoders", {}).keys() & configs[other].get("encoders", {}).keys():
-            if config["encoders"][encoder] != configs[other]["encoders"][encoder]:
-                yield f"{name}.encoders.{encoder}: differs from that of {other}, which has the same collection {collection}"
+                yield f"{name}.{section}: differs from that of {other}, whose collection is {collection} too"
+        for encoder, entry in config.get("encoders", {}).items():
+            if configs[other].get("encoders", {}).get(encoder, entry) != entry:
+                yield f"{name}.encoders.{encoder}: differs from that of {other}, whose collection is {collection} too"
         if config["results"] != configs[next(iter(configs))]["results"]:
             yield f"{name}.results: must be the same for all data sets"
         yield from _conflicts_with_trained(name, configs)
@@ -113,7 +111,7 @@ def _conflicts_with_trained(name: str, configs: dict[str, dict]) -> Iterator[str
         elif trained != name and not is_trained(configs[trained]):
             yield f"{name}.trained_on: {trained} is not trained on itself, so there are no models"
         elif differing := [part for part in OF_A_RUN if configs[name].get(part) != configs[trained].get(part)]:
-            yield f"{name}.trained_on: {', '.join(differing)} must be the same as in {trained}; make them common settings"
+            yield f"{name}.trained_on: {', '.join(differing)} must be as in {trained}; make them common settings"
 
 
 def _as_results(config: dict, section: str) -> object:

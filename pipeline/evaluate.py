@@ -125,7 +125,11 @@ def predictions(data: QuestionData, rows: np.ndarray, scores: np.ndarray, answer
     """predictions.parquet: the questions in `rows` with what the model answered, N, answers `scores`."""
     kept = ["question_id", "video_id", "question", "scenario", "type", "part", "answer", "failed"]
     table = data.questions.loc[rows].reindex(columns=kept)
-    table["prediction"] = np.array(answers)[scores.argmax(-1)]
+    best = scores.argmax(-1)
+    if data.choices is None:
+        table["prediction"] = np.array(answers)[best]
+    else:
+        table["prediction"] = [data.questions.at[row, "choices"][n] for row, n in zip(rows, best, strict=True)]
     table["confidence"] = torch.from_numpy(scores).softmax(-1).amax(-1).numpy()
     table["correct"] = table["prediction"] == table["answer"]
     return table

@@ -34,12 +34,12 @@ def build_index(dataset: str | Path, collection: str | Path, encoders: Sequence[
     manifest = read_manifest(dataset)
     shards = list(manifest["shards"])
     wanted = set(pd.read_parquet(dataset / "questions.parquet", columns=["video_id"])["video_id"])
+    places = _Places(collection / "shards", manifest["shards"], wanted)
     if len(wanted) != manifest["videos"]:
         raise AVQAError(
             f"{dataset / 'questions.parquet'}: is about {len(wanted)} videos, manifest.json says {manifest['videos']}; "
             "run the workflow again"
         )
-    places = _Places(collection / "shards", manifest["shards"], wanted)
     out = dataset / "features.h5"
     # In memory first: the file is small, and HDF5 may crash when its disk is full.
     with h5py.File(out, "w", libver="latest", driver="core", backing_store=False) as index:

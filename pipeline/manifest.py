@@ -43,9 +43,9 @@ def build_manifest(config: dict) -> None:
     absent = questions["video_id"].isin(missing)
     if missing and not config["allow_missing"]:
         raise AVQAError(
-            f"{config['videos']['folder']}: {len(missing)} videos that {int(absent.sum())} questions ask about are "
-            f"missing, the first: {', '.join(missing[:FIRST_FEW])}; put them there, or set allow_missing: true to leave "
-            "their questions out"
+            f"{config['videos']['folder']}: {len(missing)} videos that {int(absent.sum())} questions need are "
+            f"missing, the first: {', '.join(missing[:FIRST_FEW])}; put them there, or set allow_missing: true to "
+            "leave their questions out"
         )
     if absent.all():
         raise AVQAError(f"{config['videos']['folder']}: none of the videos that the annotations name is there")

@@ -30,6 +30,7 @@ from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.models import entry_settings, fast, model_class, settings_class
 from pipeline.models.base import AVQAModel, Batch
+from pipeline.models.choices import MultipleChoice
 from pipeline.storage.atomic import atomic, write_if_changed
 from pipeline.storage.lock import exclusive
 
@@ -239,9 +240,13 @@ class Trainer:
 
 def build_model(entry: dict, data: QuestionData) -> AVQAModel:
     """The model of an entry of `models`, for features of the data's shapes. Raises AVQAError."""
+    architecture, settings = model_class(entry["architecture"]), entry_settings(entry)
     vocabulary = {} if data.vocabulary is None else {"num_tokens": len(data.vocabulary)}
     try:
-        return model_class(entry["architecture"])(entry_settings(entry), data.shapes, len(data.answers), **vocabulary)
+        if data.choices is not None:
+            model = architecture(settings, data.shapes, data.options.dim, **vocabulary)
+            return MultipleChoice(model, len(data.answers))
+        return architecture(settings, data.shapes, len(data.answers), **vocabulary)
     except ValueError as error:
         raise AVQAError(f"models: {entry['architecture']} cannot be built: {error}") from error
 

@@ -34,19 +34,22 @@ TEXTS = {"words": (77, 8), "sentence": (8,)}
 ENCODER = {"encoder": "clip_vit_b32", "weights": "random (seed 0)", "weights_sha256": "0" * 64, "pretrained": False}
 
 
-def shard_lists():
-    names = [f"v{n}" for n in range(VIDEOS)]
-    parts = [names[start : start + SHARD] for start in range(0, VIDEOS, SHARD)]
-    return {f"{k:05d}": [Video(name, f"{name}.mp4", 1, 1) for name in part] for k, part in enumerate(parts)}
+def listed(k):
+    return [Video(f"v{n}", f"v{n}.mp4", 1, 1) for n in range(k * SHARD, min((k + 1) * SHARD, VIDEOS))]
 
 
 def write_features(folder, encoder, name, values, status):
     for k, start in enumerate(range(0, VIDEOS, SHARD)):
         rows = slice(start, min(start + SHARD, VIDEOS))
-        source = digest(shard_lists()[f"{k:05d}"])
         datasets = {f"{encoder}/{name}": DatasetSpec(values.shape[1:], "float16")}
         datasets |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
-        attributes = {"kind": "features", "collection": "c", "shard": f"{k:05d}", "source": source, "config": {}}
+        attributes = {
+            "kind": "features",
+            "collection": "c",
+            "shard": f"{k:05d}",
+            "source": digest(listed(k)),
+            "config": {},
+        }
         attributes |= ENCODER | {"encoder": encoder}
         ids = {"video_id": [f"v{n}" for n in range(*rows.indices(VIDEOS))]}
         path = folder / "features" / encoder / f"{k:05d}.h5"
@@ -67,8 +70,9 @@ def make_features(folder, collection):
     status[3] = 1
     write_features(collection, "clip_vit_b32", "cls", visual, status)
     write_features(collection, "vggish", "embedding", audio, status)
-    for name, videos in shard_lists().items():
-        write_shard_list(collection / "shards" / f"{name}.tsv", videos)
+    shards = range(-(-VIDEOS // SHARD))
+    for k in shards:
+        write_shard_list(collection / "shards" / f"{k:05d}.tsv", listed(k))
     texts = ["Is it playing?", "Is it loud?"]
     datasets = {"words": DatasetSpec((77, 8), "float16"), "sentence": DatasetSpec((8,), "float16")}
     datasets["length"] = DatasetSpec((), "int32")
@@ -79,6 +83,7 @@ def make_features(folder, collection):
             writer.write(n, {"words": words, "sentence": words[4], "length": 5})
     table = pd.DataFrame(
         {
+            "part": None,
             "split": ["train"] * 24 + ["val"] * 8 + ["test"] * 8,
             "question_id": [str(n) for n in range(VIDEOS)],
             "video_id": [f"v{n}" for n in range(VIDEOS)],
@@ -90,9 +95,8 @@ def make_features(folder, collection):
         }
     )
     table.to_parquet(folder / "questions.parquet", index=False)
-    shards = {name: digest(videos) for name, videos in shard_lists().items()}
-    (folder / "manifest.json").write_text(json.dumps({"videos": VIDEOS, "shards": shards}))
-    (folder / "missing.tsv").write_text("video_id\treason\n")
+    manifest = {"videos": VIDEOS, "shards": {f"{k:05d}": digest(listed(k)) for k in shards}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
     return visual, audio
 

@@ -25,23 +25,25 @@ def ablation_settings(wildcards):
     return run_settings(wildcards, wildcards.model, ablated_entry(wildcards))
 
 
-def encoders_of_row(wildcards):
-    return extracted_for(wildcards, "all", ablated_entry(wildcards))
-
-
 BOTH = from_manifest("training", "test")
 
 
-def index_first(wildcards):
-    index, made = f"{RESULTS}/{wildcards.dataset}/features.h5", f"{ABLATED}/scores.json".format(**wildcards)
-    params = [ablation_settings, BOTH, text_settings]
-    return ordered(index, wildcards, made, encoders_of_row(wildcards), params)
+def read_by_row(wildcards):
+    """That the encoders which the row's model reads have read all."""
+    return extracted_for(wildcards, "all", ablated_entry(wildcards))
+
+
+def index_if_not_ablated(wildcards):
+    made, inputs = f"{ABLATED}/scores.json".format(**wildcards), read_by_row(wildcards)
+    read = all(is_read(wildcards, "all", Path(name).name) for name in inputs)
+    params = [ablation_settings(wildcards), BOTH(wildcards), text_settings(wildcards)]
+    return [] if read and is_current(made, inputs, params) else f"{RESULTS}/{wildcards.dataset}/features.h5"
 
 
 rule ablation:
     input:
-        features=index_first,
-        extracted=encoders_of_row,
+        features=index_if_not_ablated,
+        extracted=read_by_row,
         questions=questions,
     output:
         checkpoint=f"{ABLATED}/checkpoint.safetensors",

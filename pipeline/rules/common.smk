@@ -13,7 +13,7 @@ from snakemake.io import IOFile
 from snakemake.iocontainers import Wildcards
 from snakemake.settings.types import DeploymentMethod
 
-from extractors import ENCODERS
+from extractors import ENCODERS, is_hub_tag
 from pipeline.config import (
     annotation_files,
     check_configs,
@@ -26,6 +26,7 @@ from pipeline.config import (
 from pipeline.errors import AVQAError
 from pipeline.gpu import devices
 from pipeline.models import entry_settings
+from pipeline.scheduler import Node, check_requests, jobs_of, slurm_nodes
 from pipeline.storage.atomic import remove_abandoned, write_if_changed
 from pipeline.storage.lock import lock_file
 
@@ -71,9 +72,10 @@ LOG = "2>&1 | tee {log:q}"
 
 
 # Params decide what is due again: a file is made again when its inputs are newer or its params differ from those that
-# Snakemake has recorded (profiles/*/config.yaml, rerun-triggers). Two exceptions are used throughout. A param whose
-# function takes `threads` is not recorded; it is for what changes no result. An input that is `ordered` must be there
-# first, but makes nothing due by being newer; a param then says what in it matters.
+# Snakemake has recorded (profiles/*/config.yaml, rerun-triggers). A param whose function takes `threads` is not
+# recorded; it is for what changes no result. Some inputs must be there first, but are no reason to run by being newer;
+# a param says what in them matters. A job has such an input only if it is due. (`ancient` is not enough: Snakemake looks
+# for no other reasons in what follows a job that is due, see `masked` in DAG.update_needrun.)
 
 
 def is_current(path, inputs, params):
@@ -86,12 +88,6 @@ def is_current(path, inputs, params):
         return False
     recorded = workflow.persistence.params(IOFile(path))
     return recorded is None or recorded == sorted(map(repr, params))
-
-
-def ordered(path, wildcards, before, inputs, params):
-    """The input `path` of a job that makes the file `before`. It is `ancient` only if nothing else makes that job due:
-    Snakemake does not look for other reasons in what follows a job that is due (DAG.update_needrun, masked)."""
-    return ancient(path) if is_current(before, inputs, [param(wildcards) for param in params]) else path
 
 
 def settings(*sections, **parts):
@@ -158,9 +154,18 @@ REQUESTS = {
 }
 
 
+@functools.cache
+def nodes():
+    """The kinds of nodes of the Slurm cluster that jobs go to; none elsewhere. Jobs come to the same answer."""
+    if workflow.executor_plugin is None or not workflow.executor_plugin.name.startswith("slurm"):
+        return []
+    partition = (workflow.resource_settings.default_resources or {}).get("slurm_partition")
+    return slurm_nodes(getattr(partition, "value", partition))
+
+
 def threads_for(wanted):
-    """Threads for a job; on a cluster no more than its largest node has."""
-    return wanted
+    """Threads for a job; on Slurm no more than its largest node has."""
+    return min([wanted, max((node.cpus for node in nodes()), default=wanted)])
 
 
 def mem_mb(kind):
@@ -172,17 +177,39 @@ def runtime(kind):
 
 
 # On this machine: the GPUs that there are, each for one job at a time, unless `--resources gpu=` says otherwise. On a
-# cluster every job that can use a GPU asks for one; profiles/slurm says how to ask for none.
+# cluster every job that can use a GPU asks for one, unless Slurm has none.
 GPUS = len(devices())
 
 
 def gpu(wildcards):
-    return 1 if GPUS or not workflow.local_exec else 0
+    found = max(node.gpus for node in nodes()) if nodes() else GPUS if workflow.local_exec else 1
+    return min(found, 1)
 
 
 def extraction_threads(wildcards):
     """Beside a GPU the processors are for decoding the next shards."""
     return threads_for(2 if gpu(wildcards) else 8)
+
+
+def check_cluster():
+    """Before anything is submitted to Slurm: that there are nodes for it, and that no jobs of an earlier run, whose own
+    Snakemake was killed, are still writing the same files."""
+    earlier = jobs_of(os.getcwd(), workflow.executor_settings.jobname_prefix)
+    if earlier:
+        raise WorkflowError(
+            f"jobs of an earlier run in this folder are still in the queue; wait for them to end, or end them with\n"
+            f"    scancel {' '.join(earlier)}"
+        )
+    wanted = {"decode": max(own["decode"]["workers"] for own in CONFIGS.values()), "extract": extraction_threads({})}
+    wanted |= {"text": wanted["extract"], "train": max(own["train"]["threads"] for own in CONFIGS.values())}
+    requests = {
+        name: Node(threads_for(cpus), REQUESTS[name]["mem_mb"], gpu({}) if name != "decode" else 0)
+        for name, cpus in wanted.items()
+    }
+    try:
+        check_requests(requests, nodes())
+    except AVQAError as error:
+        raise WorkflowError(str(error))
 
 
 def start_run():
@@ -196,6 +223,8 @@ def start_run():
             RUN_LOCKS.append(lock_file(f"{RESULTS}/{name}/.run.lock"))
         except BlockingIOError:
             raise WorkflowError(f"{RESULTS}/{name}: another run is at work here; wait for it to end, or stop it first")
+    if nodes() and workflow.executor_plugin.name == "slurm":
+        check_cluster()
     if workflow.local_exec and "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", GPUS)
     for name in CONFIGS:

@@ -10,14 +10,49 @@ def segments(wildcards):
     return f"{folder}/{inputs_of(wildcards.collection)}/{wildcards.shard}.h5"
 
 
+def weights_first(wildcards):
+    """Weights are downloaded before jobs start: nodes of a cluster have no internet."""
+    tag = ENCODERS_OF[wildcards.collection][wildcards.encoder]["weights"]
+    if not is_hub_tag(tag) or is_made(wildcards, wildcards.encoder, wildcards.shard):
+        return []
+    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
+
+
+def text_weights_first(wildcards):
+    tag = text_settings_of(wildcards)["weights"]
+    params = [one_text_encoder(wildcards), from_manifest("texts")(wildcards)]
+    made = f"{RESULTS}/{wildcards.dataset}/text/{wildcards.encoder}.h5"
+    if not is_hub_tag(tag) or is_current(made, [], params):
+        return []
+    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
+
+
+rule weights:
+    output:
+        f"{RESULTS}/weights/{{encoder}}/{{tag}}",
+    log:
+        f"{RESULTS}/weights/logs/{{encoder}}-{{tag}}.log",
+    wildcard_constraints:
+        tag="[^/]+",
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "avqa weights --encoder {wildcards.encoder} --weights {wildcards.tag:q} > {output:q} 2> {log:q}"
+
+
+localrules:
+    weights,
+
+
 def batch_size(wildcards, threads):
-    return flags(batch_size=ENCODERS_OF[wildcards.collection][wildcards.encoder]["batch_size"])
+    return flags(batch_size=ENCODERS_OF[wildcards.collection][wildcards.encoder].get("batch_size"))
 
 
 rule extract:
     input:
         shard=f"{COLLECTION}/shards/{{shard}}.tsv",
         segments=segments,
+        weights=weights_first,
     output:
         f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
     log:
@@ -57,10 +92,23 @@ rule extracted:
         lambda wildcards: json.dumps(shards(wildcards)),
 
 
+def is_read(wildcards, use, encoder):
+    """Whether an encoder has read the shards of a data set, and does not have to read any again."""
+    own = {"dataset": wildcards.dataset, "use": use, "collection": collection_of(wildcards), "encoder": encoder}
+    of = Wildcards(fromdict=own)
+    files = [features_file(of, encoder, shard) for shard in shards(of)]
+    made = f"{RESULTS}/{wildcards.dataset}/extracted/{use}/{encoder}"
+    return is_current(made, files, [json.dumps(shards(of))]) and all(is_made(of, encoder, n) for n in shards(of))
+
+
 def text_settings(wildcards):
     """What decides the text features that a job reads."""
     encoders = text_encoders(CONFIGS[wildcards.dataset]).items()
     return " ".join(weights_flags({"encoder": name, **entry}) for name, entry in encoders)
+
+
+def one_text_encoder(wildcards):
+    return weights_flags({"encoder": wildcards.encoder, **text_settings_of(wildcards)})
 
 
 def text_settings_of(wildcards):
@@ -70,7 +118,8 @@ def text_settings_of(wildcards):
 
 rule text:
     input:
-        questions,
+        questions=questions,
+        weights=text_weights_first,
     output:
         f"{DATASET}/text/{{encoder}}.h5",
     log:
@@ -83,9 +132,9 @@ rule text:
         mem_mb=mem_mb("text"),
         runtime=runtime("text"),
     params:
-        settings=lambda wildcards: weights_flags({"encoder": wildcards.encoder, **text_settings_of(wildcards)}),
+        settings=one_text_encoder,
         texts=from_manifest("texts"),
-        batch_size=lambda wildcards, threads: flags(batch_size=text_settings_of(wildcards)["batch_size"]),
+        batch_size=lambda wildcards, threads: flags(batch_size=text_settings_of(wildcards).get("batch_size")),
     shell:
-        "avqa text {input:q} --out {output:q} --dataset {wildcards.dataset} {params.settings} {params.batch_size}"
+        "avqa text {input.questions:q} --out {output:q} --dataset {wildcards.dataset} {params.settings} {params.batch_size}"
         f" {LOG}"

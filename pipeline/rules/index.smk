@@ -31,15 +31,15 @@ def text_files(wildcards):
 def failures_first(wildcards):
     """Too many failed videos stop the run before training; the table alone is no reason to make the index again."""
     folder, inputs = f"{RESULTS}/{wildcards.dataset}", [*read_by_all(wildcards), *text_files(wildcards)]
-    params = [index_settings, from_manifest("shards", "video_ids")]
-    return ordered(f"{folder}/failures.tsv", wildcards, f"{folder}/features.h5", inputs, params)
+    params = [index_settings(wildcards), from_manifest("shards", "video_ids")(wildcards)]
+    return [] if is_current(f"{folder}/features.h5", inputs, params) else f"{folder}/failures.tsv"
 
 
 def decoded_first(wildcards):
-    """The tables of failures are there when the encoders have read all."""
-    before, params = f"{RESULTS}/{wildcards.dataset}/failures.tsv", [failures_settings, decoded_with]
+    """The tables of failures are there when the encoders have read all; a list that is up to date needs nothing."""
+    made, params = f"{RESULTS}/{wildcards.dataset}/failures.tsv", [failures_settings, decoded_with]
     params.append(from_manifest("shards", "training", "test"))
-    return [ordered(path, wildcards, before, [], params) for path in read_by_all(wildcards)]
+    return [] if is_current(made, [], [param(wildcards) for param in params]) else read_by_all(wildcards)
 
 
 rule index:

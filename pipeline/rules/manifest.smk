@@ -24,6 +24,9 @@ def state_of_videos(wildcards):
 
 if SYNTHESIZE:
 
+    localrules:
+        synthesize,
+
     rule synthesize:
         output:
             sorted({path for each in CONFIGS.values() for _, _, path in annotation_files(each)}),
@@ -40,7 +43,6 @@ if SYNTHESIZE:
 
 # One at a time and in the configuration's order, so that the shards of a collection are the same in every run.
 localrules:
-    synthesize,
     manifest,
 
 
@@ -56,7 +58,7 @@ checkpoint manifest:
     priority: 100
     conda:
         "../../envs/manifest.yaml"
-    threads: workflow.cores or 1
+    threads: len(os.sched_getaffinity(0))
     params:
         videos=state_of_videos,
         settings=settings(

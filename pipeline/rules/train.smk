@@ -3,7 +3,11 @@
 
 def extracted(use):
     """That the encoders which the model reads have read what is needed."""
-    return lambda wildcards: extracted_for(wildcards, use, CONFIGS[wildcards.dataset]["models"][wildcards.model])
+    return lambda wildcards: extracted_for(wildcards, use, model_entry(wildcards))
+
+
+def model_entry(wildcards):
+    return CONFIGS[wildcards.dataset]["models"][wildcards.model]
 
 
 def extracted_for(wildcards, use, entry):
@@ -13,7 +17,7 @@ def extracted_for(wildcards, use, entry):
 
 def training_settings(wildcards):
     """Which other models and seeds there are, and the number of threads, is no reason to train again."""
-    return run_settings(wildcards, wildcards.model, CONFIGS[wildcards.dataset]["models"][wildcards.model])
+    return run_settings(wildcards, wildcards.model, model_entry(wildcards))
 
 
 def run_settings(wildcards, model, entry):
@@ -27,13 +31,32 @@ def workers(wildcards, threads):
     return CONFIGS[wildcards.dataset]["train"]["workers"]
 
 
-def features_first(use, made, inputs, *params):
-    """features.h5 must be there, but what in it matters to a model is said by `extracted` and by the params."""
+def is_trained_already(wildcards, trained_on):
+    """Whether a model is there and up to date."""
+    of = Wildcards(fromdict={"dataset": trained_on, "model": wildcards.model, "seed": wildcards.seed})
+    made = scores_dir(CONFIGS[trained_on], trained_on, of.model, of.seed) / "config.yaml"
+    params = [training_settings(of), TRAINING(of), text_settings(of)]
+    read = all(is_read(of, "training", encoder) for encoder in encoders_read(model_entry(of)))
+    return read and is_current(str(made), extracted("training")(of), params)
+
+
+def is_scored_already(wildcards, trained_on):
+    """Whether the scores of a model on a data set are there and up to date."""
+    folder = scores_dir(CONFIGS[wildcards.dataset], trained_on, wildcards.model, wildcards.seed)
+    model = scores_dir(CONFIGS[trained_on], trained_on, wildcards.model, wildcards.seed) / "config.yaml"
+    inputs, params = [*extracted("all")(wildcards), model], [TEST(wildcards), text_settings(wildcards)]
+    read = all(is_read(wildcards, "all", encoder) for encoder in encoders_read(model_entry(wildcards)))
+    return (
+        read and is_trained_already(wildcards, trained_on) and is_current(str(folder / "scores.json"), inputs, params)
+    )
+
+
+def index_if_not(done):
+    """features.h5, for a job that is not `done`: what in it matters is said by `extracted` and by the params."""
 
     def path(wildcards):
-        index = f"{RESULTS}/{wildcards.dataset}/features.h5"
-        files = [*extracted(use)(wildcards), *expand(inputs, **wildcards)]
-        return ordered(index, wildcards, made.format(**wildcards), files, params)
+        trained_on = getattr(wildcards, "trained_on", wildcards.dataset)
+        return [] if done(wildcards, trained_on) else f"{RESULTS}/{wildcards.dataset}/features.h5"
 
     return path
 
@@ -60,7 +83,7 @@ TRAINING, TEST = from_manifest("training"), from_manifest("test")
 
 rule train:
     input:
-        features=features_first("training", f"{MODEL}/config.yaml", [], training_settings, TRAINING, text_settings),
+        features=index_if_not(is_trained_already),
         extracted=extracted("training"),
         questions=questions,
     output:
@@ -93,7 +116,7 @@ rule evaluate:
     input:
         checkpoint=rules.train.output.checkpoint,
         config=rules.train.output.config,
-        features=features_first("all", f"{MODEL}/scores.json", [rules.train.output.config], TEST, text_settings),
+        features=index_if_not(is_scored_already),
         extracted=extracted("all"),
         questions=questions,
     output:
@@ -123,7 +146,7 @@ rule score:
     input:
         checkpoint=f"{TRAINED_MODEL}/checkpoint.safetensors",
         config=f"{TRAINED_MODEL}/config.yaml",
-        features=features_first("all", f"{SCORED}/scores.json", [f"{TRAINED_MODEL}/config.yaml"], TEST, text_settings),
+        features=index_if_not(is_scored_already),
         extracted=extracted("all"),
         questions=questions,
     output:
@@ -142,7 +165,7 @@ rule score:
         questions=TEST,
         text=text_settings,
         trained=lambda wildcards, input: Path(input.checkpoint).parent,
-        dataset=lambda wildcards, input: Path(input.features).parent,
+        dataset=lambda wildcards, input: f"{RESULTS}/{wildcards.dataset}",
         folder=lambda wildcards, output: Path(output.scores).parent,
     shell:
         "avqa evaluate {params.trained:q} --split test --questions-of {params.dataset:q} --out {params.folder:q}"
