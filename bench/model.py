@@ -7,7 +7,7 @@ full width, float32. Forward passes once for B questions about as many videos, a
 questions are about in the test sets of MUSIC-AVQA and MUSIC-AVQA-R, which is how `avqa evaluate` goes. The two sides
 run in turn; the ratio is the median over pairs, so that whatever else the machine does falls on both. Peak memory:
 two training steps in a process of their own, above what the process held before. The plain side is
-tests/models/reference_av_master.py with PyTorch's Adam as it comes and, as in the released training, three backward
+pipeline/models/av_master/reference.py with PyTorch's Adam as it comes and, as in the released training, three backward
 passes; ours is what pipeline/train.py does.
 Nothing is run that would need more memory than is free: the plain side's training step at B = 64 takes about 20 GiB,
 and where there is less, its peak is extrapolated from smaller batches and its time left out.
@@ -36,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline.models.av_master.model import AVMaster  # noqa: E402
 from pipeline.models.av_master.reference import reference_av_master  # noqa: E402
+from pipeline.models.base import Batch  # noqa: E402
 
 Run = Callable[[], object]
 QUESTIONS_A_VIDEO = {"MUSIC-AVQA": 9129 / 6399, "MUSIC-AVQA-R": 211572 / 6399}
@@ -48,10 +49,19 @@ def inputs(batch: int, segments: int, device: str) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
 
 
+def batch_of(tensors: list[torch.Tensor], **fields: torch.Tensor | None) -> Batch:
+    audio, visual, words, sentence, *negatives = tensors
+    named = dict(zip(("audio", "visual"), negatives, strict=True)) if negatives else None
+    return Batch({"audio": audio, "visual": visual}, {"words": words, "sentence": sentence}, named, **fields)
+
+
 def forward(side: str, batch: int, segments: int, device: str, videos: int | None = None) -> Run:
     """`videos`: how many the B questions are about; None for one each."""
     torch.manual_seed(0)
-    model, x = AVMaster().to(device).eval().requires_grad_(False), inputs(batch, segments, device)[:4]
+    model, x = (
+        AVMaster.in_paper_setting(segments).to(device).eval().requires_grad_(False),
+        inputs(batch, segments, device)[:4],
+    )
     rows = None if videos is None else torch.arange(batch, device=device) * videos // batch
     if side == "plain":
         weights = model.released_state_dict()
@@ -62,7 +72,8 @@ def forward(side: str, batch: int, segments: int, device: str, videos: int | Non
         x[:2] = x[0][:videos], x[1][:videos]
     if side.endswith("compiled"):
         model.compile_loop()
-    run = torch.no_grad()(lambda: model(*x, videos=rows))
+    batch_in = batch_of(x, videos=rows)
+    run = torch.no_grad()(lambda: model(batch_in))
     return captured(run) if side.startswith("captured") else run
 
 
@@ -81,13 +92,14 @@ def captured(run: Run) -> Run:
 
 def training(side: str, batch: int, segments: int, device: str) -> Run:
     torch.manual_seed(0)
-    model, x = AVMaster().to(device), inputs(batch, segments, device)
+    model, x = AVMaster.in_paper_setting(segments).to(device), inputs(batch, segments, device)
     answers = torch.zeros(batch, dtype=torch.long, device=device)
     if side == "ours":
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+        batch_in = batch_of(x, answer=answers)
 
         def backward() -> None:
-            model.loss(model(*x), answers)[0].backward()
+            model.loss(model(batch_in), batch_in)[0].backward()
     else:
         weights = {name: tensor.requires_grad_() for name, tensor in model.released_state_dict().items()}
         del model

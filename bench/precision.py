@@ -1,8 +1,8 @@
 """What mixed precision changes in a trained model's answers.
 
-    python bench/precision.py results/demo/av_master/seed-0 [...]
+    python bench/precision.py results/demo/models/av_master/seed-0 [...]
 
-Answers the test questions in float32 and in bfloat16 (autocast). Prints a line a model: accuracies, and how many
+Answers the test questions in float32 and in bfloat16 (autocast). Prints one line per model: accuracies, and how many
 answers differ. To train in bfloat16: `train: {dtype: bfloat16}` in the configuration.
 """
 
@@ -22,12 +22,12 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     args = parser.parse_args()
     for folder in args.folders:
-        about, model, data = load_trained(folder)
+        trained, model, data = load_trained(folder)
         answers, right, seconds = {}, {}, {}
         for dtype in (torch.float32, torch.bfloat16):
             with torch.autocast(data.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 began = time.perf_counter()
-                rows, scores = predict(model, data, args.split, about["config"]["train"]["batch_size"])
+                rows, scores = predict(model, data, args.split, trained["config"]["train"]["batch_size"])
             seconds[dtype], answers[dtype] = time.perf_counter() - began, scores.argmax(-1)
             right[dtype] = (answers[dtype] == data.questions["answer_id"].to_numpy()[rows]).mean()
         differ = int((answers[torch.float32] != answers[torch.bfloat16]).sum())

@@ -1,10 +1,10 @@
-"""What the questions alone give away: AV-Master blind and deaf, on real annotations, without a single video.
+"""What the questions alone give away: AV-Master without audio and visual features, on real annotations, no videos.
 
     python bench/question_only.py --train avqa-train.json [...] --test avqa-test.json
 
-Official MUSIC-AVQA files. A tenth of the training videos' questions chooses the epoch. Words are read by CLIP's text
-tower, from seeded random weights unless --weights says otherwise. Prints accuracy overall and by type; what is
-computed stays in --out, and a stopped run goes on there.
+Official MUSIC-AVQA files. A tenth of the training videos' questions chooses the epoch. Words come from CLIP's text
+encoder, with seeded random weights unless --weights says otherwise. Prints accuracy overall and by type; results stay
+in --out, and an interrupted run resumes there.
 """
 
 import argparse
@@ -13,18 +13,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import check_config, results_dir
+from pipeline.config import check_config, collection_dir, dataset_dir
+from pipeline.data.formats import read_annotations
 from pipeline.evaluate import evaluate, format_scores
 from pipeline.index import build_index
-from pipeline.manifest import index_answers, read_annotations, write_parquet
-from pipeline.storage.contract import DatasetSpec
+from pipeline.manifest import index_answers, write_parquet
+from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import Video, write_shard_list
 from pipeline.text import encode_texts
 from pipeline.train import train
 
-# The model's inputs are the question, so the videos' features may be as small as they can be.
-UNSEEN = {"clip_vit_b32": "cls", "vggish": "embedding"}
+# The model's inputs are the question only, so the videos' features may be as small as possible.
+UNREAD = {"clip_vit_b32": "cls", "vggish": "embedding"}
 
 
 def main() -> None:
@@ -37,53 +38,64 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, default=Path("results"))
     args = parser.parse_args()
-    model = {"audio": "vggish/embedding", "visual": "clip_vit_b32/cls", "inputs": ["question"], "width": args.width}
+    model = {
+        "architecture": "av_master",
+        "audio": "vggish/embedding",
+        "visual": "clip_vit_b32/cls",
+        "inputs": ["question"],
+        "width": args.width,
+    }
     config = check_config(
         {
             "dataset": "question_only",
             "results": str(args.out),
-            "videos": {"folder": "none"},
-            "annotations": {"train": str(args.train[0]), "test": str(args.test)},
-            "encoders": {encoder: {"weights": "random"} for encoder in UNSEEN},
+            "videos": {"collection": "no_videos", "folder": "none"},
+            "annotations": {"train": str(args.train[0]), "val": str(args.train[0]), "test": str(args.test)},
+            "encoders": {encoder: {"weights": "random"} for encoder in UNREAD},
             "text": {"encoder": "clip_vit_b32", "weights": args.weights},
             "models": {"question_only": model},
             "train": {"epochs": args.epochs, "learning_rate": 3e-4, "decay_every": 5, "standardize": True},
         }
     )
-    folder = results_dir(config)
-    questions(args.train, args.test, folder)
-    encode_texts(folder / "questions.parquet", folder / "clip_vit_b32" / "text.h5", **config["text"])
-    build_index(folder, list(UNSEEN), "clip_vit_b32", 0)
+    folder, collection = dataset_dir(config), collection_dir(config)
+    videos = write_questions(args.train, args.test, folder)
+    write_zeros(videos, collection)
+    (folder / "shards.txt").write_text("00000\n")
+    encode_texts(folder / "questions.parquet", folder / "text" / "clip_vit_b32.h5", **config["text"])
+    build_index(folder, collection, list(UNREAD), "clip_vit_b32")
     overall = []
     for seed in args.seeds:
-        train(config, "question_only", seed, folder / f"seed-{seed}")
-        scores = evaluate(folder / f"seed-{seed}")
+        train(config, "question_only", seed, folder / "models" / "question_only" / f"seed-{seed}")
+        scores = evaluate(folder / "models" / "question_only" / f"seed-{seed}")
         print(f"seed {seed}\n{format_scores(scores)}", flush=True)
         overall.append(scores["overall"]["accuracy"])
     print(f"overall {100 * np.mean(overall):.2f} % over {len(overall)} seed(s)")
     print("MCD, Table II, question only, trained on the whole training split: 51.24 %")
 
 
-def questions(training: list[Path], test: Path, folder: Path) -> None:
-    """questions.parquet, and one shard of all videos with features of a single zero."""
-    table = pd.concat([*(read_annotations(path, "train") for path in training), read_annotations(test, "test")])
-    table = table.reset_index(drop=True)
-    videos = pd.Series(table["video_id"].unique())
-    table["video_row"] = table["video_id"].map({video: row for row, video in videos.items()})
+def write_questions(training: list[Path], test: Path, folder: Path) -> list[str]:
+    """Write questions.parquet; returns the ids of its videos."""
+    parts = [*(read_annotations(path, "train", "music_avqa") for path in training)]
+    table = pd.concat([*parts, read_annotations(test, "test", "music_avqa")], ignore_index=True)
     table["answer_id"] = index_answers(table)
-    table.loc[(table["split"] == "train") & (table["video_row"] % 10 == 0), "split"] = "val"
+    number = table["video_id"].factorize()[0]
+    table.loc[(table["split"] == "train") & (number % 10 == 0), "split"] = "val"
+    folder.mkdir(parents=True, exist_ok=True)
     write_parquet(table, folder / "questions.parquet")
-    write_shard_list(folder / "shards" / "00000.tsv", [Video(video, video, 0, 0) for video in videos])
-    for encoder, output in UNSEEN.items():
-        zeros = np.zeros(len(videos))
-        facts = {"num_segments": zeros + 1, "has_audio": zeros, "status": zeros}
-        rows = facts | {f"{encoder}/{output}": np.zeros((len(videos), 1, 1))}
-        kinds = {"num_segments": "int32", "has_audio": "bool", "status": "int32"}
-        datasets = {name: DatasetSpec(values.shape[1:], kinds.get(name, "float16")) for name, values in rows.items()}
-        attributes = {"kind": "features", "dataset": "question_only", "shard": "00000", "source": "none", "config": {}}
+    return list(table["video_id"].unique())
+
+
+def write_zeros(videos: list[str], collection: Path) -> None:
+    """One shard of all videos, with a single zero as features of each."""
+    write_shard_list(collection / "shards" / "00000.tsv", [Video(video, video, 0, 1) for video in videos])
+    for encoder, output in UNREAD.items():
+        datasets = {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
+        datasets[f"{encoder}/{output}"] = DatasetSpec((1, 1), "float16")
+        attributes = {"kind": "features", "collection": "no_videos", "shard": "00000", "source": "none", "config": {}}
         attributes |= {"encoder": encoder, "weights": "none", "weights_sha256": "0" * 64, "pretrained": False}
-        path = folder / encoder / "00000.h5"
-        with ShardWriter(path, len(videos), datasets, attributes, {"video_id": list(videos)}) as writer:
+        path = collection / "features" / encoder / "00000.h5"
+        with ShardWriter(path, len(videos), datasets, attributes | {"libraries": {}}, {"video_id": videos}) as writer:
+            rows = {name: np.zeros((len(videos), *spec.shape), spec.dtype) for name, spec in datasets.items()}
             writer.write(slice(0, len(videos)), rows)
 
 

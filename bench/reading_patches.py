@@ -36,12 +36,12 @@ from pipeline.models.settings import TOKENS, ModelSettings  # noqa: E402
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec  # noqa: E402
 from pipeline.storage.features import FeatureIndex, _byte_ranges  # noqa: E402
 from pipeline.storage.hdf5 import ShardWriter  # noqa: E402
-from pipeline.storage.shard_list import Video, write_shard_list  # noqa: E402
+from pipeline.storage.shard_list import Video, digest, write_shard_list  # noqa: E402
 from pipeline.train import Trainer, of_one_model  # noqa: E402
 
 SHARD, TEXTS, DISKS = 64, 16, (0.5, 3.0)  # videos, questions, GB/s
 ENCODERS = {"audio": "vggish/embedding", "visual": "clip_vit_b32/cls", "patch": "clip_vit_b32/patch"}
-MADE_WITH = {"weights": "random", "weights_sha256": "0", "pretrained": False, "config": {}, "source": "s"}
+MADE_WITH = {"weights": "random", "weights_sha256": "0", "pretrained": False, "config": {}}
 
 
 def make_data(folder: Path, videos: int, settings: type[ModelSettings]) -> None:
@@ -49,8 +49,11 @@ def make_data(folder: Path, videos: int, settings: type[ModelSettings]) -> None:
     rng = np.random.default_rng(0)
     names = [f"v{n}" for n in range(videos)]
     shards = [names[start : start + SHARD] for start in range(0, videos, SHARD)]
+    digests = {}
     for k, ids in enumerate(shards):
-        write_shard_list(folder / "c" / "shards" / f"{k:05d}.tsv", [Video(v, f"{v}.mp4", 1, 1) for v in ids])
+        listed = [Video(v, f"{v}.mp4", 1, 1) for v in ids]
+        write_shard_list(folder / "c" / "shards" / f"{k:05d}.tsv", listed)
+        source = digests[f"{k:05d}"] = digest(listed)
         by_encoder: dict[str, dict[str, DatasetSpec]] = {}
         for name, shape in settings.features.items():
             spec = DatasetSpec(shape, "float16", (1, *shape[1:]) if len(shape) > 2 else None)
@@ -58,6 +61,7 @@ def make_data(folder: Path, videos: int, settings: type[ModelSettings]) -> None:
         for encoder, specs in by_encoder.items():
             path = folder / "c" / "features" / encoder / f"{k:05d}.h5"
             attributes = MADE_WITH | {"kind": "features", "collection": "c", "shard": f"{k:05d}", "encoder": encoder}
+            attributes["source"] = source
             per_video = {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
             with ShardWriter(path, len(ids), specs | per_video, attributes, {"video_id": ids}) as writer:
                 for n in range(len(ids)):
@@ -75,7 +79,7 @@ def make_data(folder: Path, videos: int, settings: type[ModelSettings]) -> None:
     pd.DataFrame(table | {"answer": answers.astype(str), "answer_id": answers}).to_parquet(
         folder / "d" / "questions.parquet"
     )
-    (folder / "d" / "shards.txt").write_text("".join(f"{k:05d}\n" for k in range(len(shards))))
+    (folder / "d" / "manifest.json").write_text(json.dumps({"videos": videos, "shards": digests}))
     build_index(folder / "d", folder / "c", [*by_encoder], "clip_vit_b32")
 
 
@@ -138,7 +142,9 @@ def main() -> None:
         os.sync()
         size = 2 * args.batch * args.steps * np.prod(settings.features["patch"])
         limit_memory(size, args.memory)
-        print(f"{args.model}, batch {args.batch}, {args.threads} threads, load {os.getloadavg()[0]:.1f}; patch features")
+        print(
+            f"{args.model}, batch {args.batch}, {args.threads} threads, load {os.getloadavg()[0]:.1f}; patch features"
+        )
         print(f"{size / 1e9:.2f} GB, of which {args.memory:.0%} may be kept in memory", flush=True)
         entry = {name: ENCODERS[name] for name in settings.features} | json.loads(args.settings)
         for workers in args.workers:

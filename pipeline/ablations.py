@@ -62,8 +62,8 @@ def changed_entry(entry: dict, changes: dict) -> dict:
 
 
 def write_table(config: dict, model: str, table: str) -> str:
-    """Write <results>/ablations/<model>/<table>.csv: accuracy in %, mean and deviation over the seeds, and the paper's
-    figures, those of other columns of the grid too.
+    """Write <results>/<data set>/ablations/<model>/<table>.csv: accuracy in %, mean and deviation over seeds, and the
+    paper's figures, those of other columns of the grid too.
 
     Returns the table as text. Raises AVQAError if there is no such table or a row has no scores yet.
     """
@@ -71,7 +71,7 @@ def write_table(config: dict, model: str, table: str) -> str:
     folder, seeds = dataset_dir(config) / "ablations", config["train"]["seeds"]
     lines = []
     for row in grid.to_dict("records"):
-        place = folder / f"entry~{model}" / f"table~{table}" / f"row~{row['row']}"
+        place = folder / model / f"table~{table}" / f"row~{row['row']}"
         runs = [_scores(place / f"seed-{seed}") for seed in seeds]
         line = {"row": row["label"]}
         for column, scenario in SCENARIOS.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from extractors import ENCODERS, EncoderError
 from pipeline.config import check_config, collection_dir, dataset_dir, load_config, text_encoders
 from pipeline.errors import AVQAError, out_of_space
+from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
 from pipeline.storage.shard_list import Video, read_shard_list
 
@@ -42,6 +43,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _config(args: argparse.Namespace, *sections: str) -> dict:
+    return load_config(args.config, *sections, dataset=args.dataset)
+
+
 def synthesize(args: argparse.Namespace) -> None:
     from pipeline.synthesize import synthesize
 
@@ -51,7 +56,7 @@ def synthesize(args: argparse.Namespace) -> None:
 def manifest(args: argparse.Namespace) -> None:
     from pipeline.manifest import build_manifest
 
-    build_manifest(load_config(args.config, "dataset", "videos", "annotations"))
+    build_manifest(_config(args, "dataset", "videos", "annotations"))
 
 
 def decode(args: argparse.Namespace) -> None:
@@ -90,12 +95,14 @@ def _video(name: str) -> Video:
 def extract(args: argparse.Namespace) -> None:
     from pipeline.extract import extract_shard
 
+    claim()
     extract_shard(args.segments, args.out, outputs=args.outputs, **_weights(args))
 
 
 def text(args: argparse.Namespace) -> None:
     from pipeline.text import encode_texts
 
+    claim()
     encode_texts(args.questions, args.out, sentence=args.sentence, dataset=args.dataset, **_weights(args))
 
 
@@ -106,14 +113,14 @@ def _weights(args: argparse.Namespace) -> dict:
 def index(args: argparse.Namespace) -> None:
     from pipeline.index import build_index
 
-    config = load_config(args.config, "dataset", "videos", "encoders", "text")
+    config = _config(args, "dataset", "videos", "encoders", "text")
     build_index(dataset_dir(config), collection_dir(config), list(config["encoders"]), *text_encoders(config))
 
 
 def failures(args: argparse.Namespace) -> None:
     from pipeline.index import gather_failures
 
-    config = load_config(args.config, "dataset", "videos")
+    config = _config(args, "dataset", "videos")
     gather_failures(dataset_dir(config), collection_dir(config), config["max_failed_fraction"])
 
 
@@ -121,7 +128,8 @@ def train(args: argparse.Namespace) -> None:
     from pipeline.ablations import changed_entry
     from pipeline.train import train
 
-    config = load_config(args.config, "dataset", "models", "train")
+    claim()
+    config = _config(args, "dataset", "models", "train")
     name = args.model or next(iter(config["models"]))
     if args.settings:
         config["models"][name] = changed_entry(config["models"][name], json.loads(args.settings))
@@ -134,16 +142,17 @@ def train(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from pipeline.evaluate import evaluate, evaluate_by_second, evaluate_released, format_scores
 
+    claim()
     if args.checkpoint:
         if not args.config or not args.model:
             raise AVQAError("--checkpoint: needs --config FILE and --model NAME, which say what features it reads")
-        config = load_config(args.config, "dataset", "models")
+        config = _config(args, "dataset", "models")
         folder = args.folder or dataset_dir(config) / "released" / args.model
         print(format_scores(evaluate_released(config, args.model, args.checkpoint, folder, args.split)))
         return
     if not args.folder:
         raise AVQAError("give the folder that `avqa train` wrote, or --checkpoint FILE")
-    print(format_scores(evaluate(args.folder, args.split)))
+    print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out)))
     if args.steps:
         print(evaluate_by_second(args.folder, args.split).to_string(index=False))
 
@@ -160,20 +169,20 @@ def model(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     from pipeline.report import write_report
 
-    print(write_report(load_config(args.config, "dataset", "videos", "encoders", "models", "train")))
+    print(write_report(_config(args, "dataset", "videos", "encoders", "models", "train")))
 
 
 def ablations(args: argparse.Namespace) -> None:
     from pipeline.ablations import write_table
 
-    config = load_config(args.config, "dataset", "models", "train")
+    config = _config(args, "dataset", "models", "train")
     print(write_table(config, args.model or next(iter(config["models"])), args.table))
 
 
 def verify(args: argparse.Namespace) -> None:
     from pipeline.storage.features import FeatureIndex, damaged_files
 
-    config = load_config(args.config, "dataset", "videos")
+    config = _config(args, "dataset", "videos")
     damage = damaged_files(collection_dir(config), dataset_dir(config))
     if damage:
         raise AVQAError(f"{len(damage)} damaged files\n" + "\n".join(damage))
@@ -193,13 +202,17 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    def add_config(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--config", required=True)
+        sub.add_argument("--dataset", help="which data set of a configuration with several")
+
     def add_weights(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--encoder", required=True, choices=list(ENCODERS))
         sub.add_argument("--weights", required=True, help="hub tag, local .safetensors or .pt file, or random")
         sub.add_argument("--sha256", help="expected sha256 of the weights file")
         sub.add_argument("--seed", type=int, default=0, help="seed of random weights")
         sub.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-        sub.add_argument("--batch-size", type=int, default=32)
+        sub.add_argument("--batch-size", type=int, help="seconds or texts that are encoded together")
         sub.add_argument("--out", required=True)
 
     sub = command(synthesize, "Make the demo's clips and questions.")
@@ -209,7 +222,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
 
     sub = command(manifest, "Turn annotations and a folder of videos into tables and shards.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
 
     sub = command(decode, "Cut videos into one-second segments of frames and audio.")
     sub.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or one shard's .tsv")
@@ -248,13 +261,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--dataset", default="")
 
     sub = command(index, "Join a data set's shards into features.h5.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
 
     sub = command(failures, "List the videos that could not be decoded; too many are an error.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
 
     sub = command(train, "Train a model on a data set's features.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
     sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
     sub.add_argument("--settings", help='JSON of the model\'s settings to change, such as {"inputs": ["question"]}')
     sub.add_argument("--seed", type=int, default=0)
@@ -268,7 +281,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--checkpoint", help="published weights, .safetensors or .pt")
     sub.add_argument("--model", help="of the checkpoint: name under models: in the configuration")
     sub.add_argument("--config", help="of the checkpoint: configuration with the data set and the features")
+    sub.add_argument("--dataset", help="of the checkpoint: which data set of a configuration with several")
     sub.add_argument("--split", default="test")
+    sub.add_argument("--questions-of", help="folder in results of another data set, whose questions are asked in place")
+    sub.add_argument("--out", help="folder for the scores (default: DIR)")
     sub.add_argument("--steps", action="store_true", help="accuracy after each second as well, if the model offers it")
 
     sub = command(model, "Parameters and FLOPs of a model, by part.")
@@ -278,13 +294,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--settings", default="{}", help='JSON of the model\'s settings, such as {"width": 256}')
 
     sub = command(report, "Summarise a data set's scores as text and as report.html.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
 
     sub = command(ablations, "Put the scores of one table of a model's paper beside the paper's.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
     sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
     sub.add_argument("--table", required=True, help="a name in manifests/<architecture>_tables.csv")
 
     sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
     return parser

@@ -31,6 +31,7 @@ from pipeline.errors import AVQAError
 from pipeline.models import entry_settings, fast, model_class, settings_class
 from pipeline.models.base import AVQAModel, Batch
 from pipeline.storage.atomic import atomic, write_if_changed
+from pipeline.storage.lock import exclusive
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +66,10 @@ def of_one_model(config: dict, name: str) -> dict:
 
 
 def run(config: dict, model_name: str, seed: int, out: Path, initial: Path | None = None) -> None:
-    """One training from fresh weights, or from those of the checkpoint `initial`; a finished pretraining stays."""
+    """One training from fresh weights, or from those of the checkpoint `initial`."""
     out.mkdir(parents=True, exist_ok=True)
-    with fast.switched(config["train"]["fast"]):
-        trainer = Trainer(config, model_name, seed, out, initial)
-        if out.name != "pretrain" or not trainer.is_finished():
-            trainer.run()
+    with exclusive(out / ".lock"), fast.switched(config["train"]["fast"]):
+        Trainer(config, model_name, seed, out, initial).run()
 
 
 class Trainer:
@@ -97,13 +96,11 @@ class Trainer:
         self.resume_file, self.key = out / "resume.pt", resume_key(config, model_name, seed, self.data)
         self.waited = 0.0  # seconds of this epoch's training in which no batch was ready
 
-    def is_finished(self) -> bool:
-        """Whether there is a checkpoint of this very run."""
-        described = self.out / "config.yaml"
-        return described.exists() and yaml.safe_load(described.read_text(encoding="utf-8")).get("run") == self.key
-
     def run(self) -> None:
-        """All epochs that are left, then the results."""
+        """All epochs that are left, then the results; nothing if another process has made them."""
+        if self.is_finished():
+            log.info(f"{self.out}: the checkpoint is there, made with the same settings and data")
+            return
         self.log_counts()
         self.resume()
         first, last = len(self.history) + 1, self.schedule["epochs"]
@@ -114,6 +111,13 @@ class Trainer:
                 self.run_epoch(epoch, board)
                 self.save_progress()
         self.save_results()
+
+    def is_finished(self) -> bool:
+        """Whether the results of this very run are there."""
+        names = ("checkpoint.safetensors", "history.csv", "config.yaml")
+        if not all((self.out / name).exists() for name in names):
+            return False
+        return yaml.safe_load((self.out / "config.yaml").read_text(encoding="utf-8")).get("key") == self.key
 
     def log_counts(self) -> None:
         questions, counts = self.data.questions, {s: len(self.data.questions_in(s)) for s in ("train", "val")}
@@ -223,11 +227,11 @@ class Trainer:
             writer.writerows(self.history)
         described = {"created_by": f"avqa-pipeline {__version__}", "model": self.name, "seed": self.seed}
         described |= {"answers": self.data.answers, "vocabulary": self.data.vocabulary, "config": self.config}
-        described["run"] = self.key
+        described["key"] = self.key
         architecture = self.config["models"][self.name]["architecture"]
         with atomic(self.out / "checkpoint.safetensors") as partial:
             safetensors.torch.save_file(self.kept, partial, {"architecture": architecture})
-        write_if_changed(self.out / "config.yaml", yaml.safe_dump(described))  # last: `is_finished` looks here
+        write_if_changed(self.out / "config.yaml", yaml.safe_dump(described))  # last: its key says that all is there
         self.resume_file.unlink(missing_ok=True)
         best = max(row["val_accuracy"] for row in self.history)
         log.info(f"best validation accuracy {best:.2%}; kept the {self.schedule['checkpoint']} epoch")

@@ -30,8 +30,8 @@ def with_release(monkeypatch):
     """A model whose release trains it in its own way, in two stages."""
     release = {"epochs": 15, "betas": [0.9, 0.95], "pretrain": {"settings": {"width": 8}, "epochs": 20}}
     monkeypatch.setattr("pipeline.models.pooled.PooledSettings.recipe", release)
-    config = yaml.safe_load((CONFIGS[0].parent / "config.yaml").read_text()) | {"train": {}}
-    config["models"] = {"pooled": config["models"]["pooled"]}
+    config = yaml.safe_load((CONFIGS[0].parent / "music_avqa.yaml").read_text()) | {"train": {}}
+    config["models"] = {"pooled": {"audio": "vggish/embedding", "visual": "clip_vit_l14/cls"}}
     return config
 
 

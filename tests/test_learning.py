@@ -24,7 +24,7 @@ from pipeline.models import fast, model_class
 from pipeline.report import write_report
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
-from pipeline.storage.shard_list import Video, write_shard_list
+from pipeline.storage.shard_list import Video, digest, write_shard_list
 from pipeline.train import Trainer, train
 
 SECONDS, VIDEOS, SHARD = 3, 40, 16
@@ -34,9 +34,16 @@ TEXTS = {"words": (77, 8), "sentence": (8,)}
 ENCODER = {"encoder": "clip_vit_b32", "weights": "random (seed 0)", "weights_sha256": "0" * 64, "pretrained": False}
 
 
-def write_features(folder, encoder, name, values, status, source="s"):
+def shard_lists():
+    names = [f"v{n}" for n in range(VIDEOS)]
+    parts = [names[start : start + SHARD] for start in range(0, VIDEOS, SHARD)]
+    return {f"{k:05d}": [Video(name, f"{name}.mp4", 1, 1) for name in part] for k, part in enumerate(parts)}
+
+
+def write_features(folder, encoder, name, values, status):
     for k, start in enumerate(range(0, VIDEOS, SHARD)):
         rows = slice(start, min(start + SHARD, VIDEOS))
+        source = digest(shard_lists()[f"{k:05d}"])
         datasets = {f"{encoder}/{name}": DatasetSpec(values.shape[1:], "float16")}
         datasets |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
         attributes = {"kind": "features", "collection": "c", "shard": f"{k:05d}", "source": source, "config": {}}
@@ -60,9 +67,8 @@ def make_features(folder, collection):
     status[3] = 1
     write_features(collection, "clip_vit_b32", "cls", visual, status)
     write_features(collection, "vggish", "embedding", audio, status)
-    for k, start in enumerate(range(0, VIDEOS, SHARD)):
-        videos = [Video(f"v{n}", f"v{n}.mp4", 1, 1) for n in range(start, min(start + SHARD, VIDEOS))]
-        write_shard_list(collection / "shards" / f"{k:05d}.tsv", videos)
+    for name, videos in shard_lists().items():
+        write_shard_list(collection / "shards" / f"{name}.tsv", videos)
     texts = ["Is it playing?", "Is it loud?"]
     datasets = {"words": DatasetSpec((77, 8), "float16"), "sentence": DatasetSpec((8,), "float16")}
     datasets["length"] = DatasetSpec((), "int32")
@@ -84,8 +90,10 @@ def make_features(folder, collection):
         }
     )
     table.to_parquet(folder / "questions.parquet", index=False)
-    (folder / "shards.txt").write_text("00000\n00001\n00002\n")
-    (collection / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
+    shards = {name: digest(videos) for name, videos in shard_lists().items()}
+    (folder / "manifest.json").write_text(json.dumps({"videos": VIDEOS, "shards": shards}))
+    (folder / "missing.tsv").write_text("video_id\treason\n")
+    (folder / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
     return visual, audio
 
 
@@ -147,7 +155,7 @@ def test_batches_hold_each_questions_own_features(folder, monkeypatch, in_memory
         monkeypatch.setattr("pipeline.data.features.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
     data = QuestionData(folder, FEATURES, TEXTS, False, torch.device("cpu"))
     assert (data.features["visual"].values is not None) is in_memory
-    seen = []
+    rows = []
     with h5py.File(folder / "features.h5") as index:
         texts = index["text/text"].asstr()[:].tolist()
         for batch in data.training_batches(5, np.random.default_rng(0), negatives=True):
@@ -161,8 +169,8 @@ def test_batches_hold_each_questions_own_features(folder, monkeypatch, in_memory
                 np.testing.assert_array_equal(batch.texts["sentence"][i], index["text/sentence"][text])
                 assert batch.answer[i] == question["answer_id"]
                 assert not torch.equal(batch.negatives["visual"][i], batch.features["visual"][i])
-                seen.append(row)
-    assert sorted(seen) == [n for n in range(24) if n != 3]  # video 3 failed
+                rows.append(row)
+    assert sorted(rows) == [n for n in range(24) if n != 3]  # video 3 failed
 
 
 def test_batches_without_shuffling_hold_each_video_once(folder):
@@ -170,7 +178,7 @@ def test_batches_without_shuffling_hold_each_video_once(folder):
     table = pd.concat([table, table, table[::-1]], ignore_index=True)  # three questions a video, far from one another
     table.to_parquet(folder / "questions.parquet", index=False)
     data = QuestionData(folder, FEATURES, TEXTS, False, torch.device("cpu"))
-    seen = []
+    rows = []
     with h5py.File(folder / "features.h5") as index:
         for batch in data.batches("test", 5):
             visual, audio = batch.features["visual"], batch.features["audio"]
@@ -181,8 +189,8 @@ def test_batches_without_shuffling_hold_each_video_once(folder):
                 np.testing.assert_array_equal(visual[batch.videos[i]], index["clip_vit_b32/cls"][n])
                 np.testing.assert_array_equal(audio[batch.videos[i]], index["vggish/embedding"][n])
                 assert batch.answer[i] == question["answer_id"]
-                seen.append(row)
-    assert sorted(seen) == table.index[table["split"] == "test"].tolist()
+                rows.append(row)
+    assert sorted(rows) == table.index[table["split"] == "test"].tolist()
 
 
 def test_standardized_features_have_zero_mean_and_unit_variance(folder):
@@ -222,7 +230,7 @@ def test_a_table_of_the_paper(config, folder, tmp_path, table):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     grid = pd.read_csv(GRID).query("table == @table")
     for row in grid.to_dict("records"):
-        out = folder / "ablations" / "entry~av_master" / f"table~{table}" / f"row~{row['row']}" / "seed-0"
+        out = folder / "ablations" / "av_master" / f"table~{table}" / f"row~{row['row']}" / "seed-0"
         given = ["--config", str(tmp_path / "c.yaml"), "--settings", row["settings"], "--out", str(out)]
         assert main(["train", *given]) == 0 and main(["evaluate", str(out)]) == 0
         changed = yaml.safe_load((out / "config.yaml").read_text())["config"]["models"]["av_master"]

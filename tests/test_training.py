@@ -109,6 +109,14 @@ def test_standardizing_reads_a_bounded_number_of_rows_at_a_time(folder, monkeypa
     torch.testing.assert_close(whole.std.double() - 1e-6, values.std(0), rtol=1e-5, atol=0)
 
 
+def test_the_number_of_a_texts_tokens(folder):  # noqa: F811
+    texts = {"length": (), "words": (77, 8)}
+    data = QuestionData(folder, {"visual": FEATURES["visual"]}, texts, True, torch.device("cpu"))
+    assert data.shapes["length"] == ()
+    for batch in data.batches("test", 5):
+        assert batch.texts["length"].tolist() == [5] * len(batch.row)
+
+
 def test_a_models_own_schedule(config, folder):  # noqa: F811
     config["models"]["pooled"]["train"] = {"epochs": 3, "decay_every": 1, "decay": 0.5, "betas": [0.5, 0.6]}
     train(check_config(config), "pooled", 0, folder / "x")

@@ -165,5 +165,5 @@ class QuestionData:
         training = self.questions_in("train")
         for features in self.features.values():
             features.standardize(training["video_row"].unique())
-        for features in self.texts.values():
+        for features in (texts for texts in self.texts.values() if texts.shape):  # but for the number of tokens
             features.standardize(training["text_row"].unique())

@@ -6,6 +6,7 @@ trainer, the evaluation, the report and the command line use nothing but the met
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import AVQAError
+from pipeline.models import fast
 from pipeline.models.settings import TOKENS, ModelSettings
 
 PAPER_TOKENS = 93  # words in MUSIC-AVQA's training questions, padding among them
@@ -26,7 +28,7 @@ PAPER_TOKENS = 93  # words in MUSIC-AVQA's training questions, padding among the
 class Batch:
     """B questions, and the features of their videos by name.
 
-    In evaluation each video is held once: `features` then has V rows, and question b is about row videos[b]."""
+    In evaluation each video is held once: `features` then has V rows, and question b belongs to row videos[b]."""
 
     features: dict[str, Tensor]  # B, T, …; with `videos` V, T, …
     texts: dict[str, Tensor]  # B, …; int64 for TOKENS
@@ -64,7 +66,6 @@ class AVQAModel(nn.Module, ABC):
         settings: ModelSettings,
         shapes: dict[str, tuple[int, ...]],
         num_answers: int,
-        *,
         num_tokens: int | None = None,
     ):
         super().__init__()
@@ -102,7 +103,8 @@ class AVQAModel(nn.Module, ABC):
         return False
 
     def scores_by_second(self, batch: Batch) -> Tensor:
-        """B, T, num_answers: the scores had the video ended after each second. Not every model offers it."""
+        """B, T, num_answers: the scores after each second, for a model that reads the seconds in order. Not every model
+        offers it."""
         raise self._not_offered("accuracy by second")
 
     @classmethod
@@ -122,15 +124,23 @@ class AVQAModel(nn.Module, ABC):
         """Parameters and FLOPs of a forward pass over one sample, by part, as text."""
         twin = self.twin().eval()
         twin(example_batch(twin))  # what is computed from weights alone is not counted
-        counter = FlopCounterMode(display=False)
-        with counter:
+        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: _lstm_flops})
+        with counter, fast.switched(False):  # the counter knows PyTorch's own products only
             twin(example_batch(twin))
         counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-        rows = [(name, part.parameters(), counts.get(f"{type(self).__name__}.{name}", 0))
-                for name, part in twin.named_children()]  # fmt: skip
+        rows = []
+        for name, part in twin.named_children():  # a list of modules is not called itself, but its items are
+            own = [f"{name}.{n}" for n in range(len(part))] if isinstance(part, nn.ModuleList) else [name]
+            flops = sum(counts.get(f"{type(self).__name__}.{item}", 0) for item in own)
+            rows.append((name, part.parameters(), flops))
         rows.append(("all", twin.parameters(), counts.get("Global", 0)))
         lines = [f"{'':<18}{'M parameters':>14}{'MFLOPs':>14}"]
         return "\n".join(lines + [f"{name:<18}{_count(own) / 1e6:>14.3f}{n / 1e6:>14.3f}" for name, own, n in rows])
+
+
+def _lstm_flops(x: tuple[int, ...], *weights_and_rest: Any, **_: Any) -> int:
+    """Of the products of an LSTM layer: L·B inputs and as many states, each with its matrix."""
+    return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights_and_rest[:2])
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

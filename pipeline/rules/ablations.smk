@@ -1,88 +1,126 @@
 # The tables of the models' papers: a model for each row of a grid and each seed, then a table beside the paper's.
 
-from snakemake.utils import Paramspace
-
-from pipeline.ablations import read_grid
+from pipeline.ablations import changed_entry, read_grid
 
 try:
-    GRID = read_grid(config)
+    GRIDS = {name: read_grid(CONFIGS[name]) for name in TRAINED}
 except AVQAError as error:
     raise WorkflowError(str(error))
-ROWS = Paramspace(GRID[["entry", "table", "row"]])
-ABLATED = f"{DATASET}/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}"
-TABLES = GRID[["entry", "table"]].drop_duplicates().itertuples(index=False, name=None)
-TABLES = {f"{entry}_{table}": (entry, table) for entry, table in TABLES}
+ABLATED = f"{DATASET}/ablations/{{model}}/table~{{table}}/row~{{row}}/seed-{{seed}}"
 
 
-wildcard_constraints:
-    entry="|".join(map(re.escape, config["models"])),
-    table=r"\w+",
-    row=r"\d+",
+def grid_of(wildcards):
+    """The rows of a table."""
+    grid = GRIDS[wildcards.dataset]
+    return grid[(grid["entry"] == wildcards.model) & (grid["table"] == wildcards.table)]
+
+
+def ablated_entry(wildcards):
+    """The model of a table, with what the row changes in it."""
+    changes = grid_of(wildcards).set_index("row").loc[int(wildcards.row), "settings"]
+    return changed_entry(CONFIGS[wildcards.dataset]["models"][wildcards.model], json.loads(changes))
+
+
+def ablation_settings(wildcards):
+    return run_settings(wildcards, wildcards.model, ablated_entry(wildcards))
+
+
+def encoders_of_row(wildcards):
+    return extracted_for(wildcards, "all", ablated_entry(wildcards))
+
+
+BOTH = from_manifest("training", "test")
+
+
+def index_first(wildcards):
+    index, made = f"{RESULTS}/{wildcards.dataset}/features.h5", f"{ABLATED}/scores.json".format(**wildcards)
+    params = [ablation_settings, BOTH, text_settings]
+    return ordered(index, wildcards, made, encoders_of_row(wildcards), params)
 
 
 rule ablation:
     input:
-        features=f"{DATASET}/features.h5",
+        features=index_first,
+        extracted=encoders_of_row,
         questions=questions,
     output:
         checkpoint=f"{ABLATED}/checkpoint.safetensors",
         scores=f"{ABLATED}/scores.json",
     log:
-        f"{DATASET}/logs/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}.log",
+        f"{DATASET}/logs/ablations/{{model}}/table~{{table}}/row~{{row}}/seed-{{seed}}.log",
+    wildcard_constraints:
+        table=r"\w+",
+        row=r"\d+",
     conda:
         "../../envs/torch.yaml"
-    threads: config["train"]["threads"]
+    threads: training_threads
     resources:
-        gpu=1,
-        workers=config["train"]["workers"],
+        gpu=gpu,
+        mem_mb=mem_mb("train"),
+        runtime=runtime("train"),
     params:
         settings=ablation_settings,
-        folder=subpath(output.scores, parent=True),
+        questions=BOTH,
+        text=text_settings,
+        workers=workers,
+        folder=lambda wildcards, output: Path(output.scores).parent,
     shell:
-        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}}"
-        f" --workers {{resources.workers}} --out {{params.folder:q}}"
-        f" && avqa evaluate {{params.folder:q}}) {LOG}"
+        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}} --workers {{params.workers}}"
+        f" --out {{params.folder:q}} && avqa evaluate {{params.folder:q}}) {LOG}"
 
 
-def ablated(entry, table):
-    """The scores that a table is made of."""
-    rows = GRID[(GRID["entry"] == entry) & (GRID["table"] == table)]
-    instances = Paramspace(rows[["entry", "table", "row"]]).instance_patterns
-    return expand(
-        f"{DATASET}/ablations/{{instance}}/seed-{{seed}}/scores.json", instance=instances, seed=config["train"]["seeds"]
-    )
+def rows_of_table(wildcards):
+    folder = f"{RESULTS}/{wildcards.dataset}/ablations/{wildcards.model}/table~{wildcards.table}"
+    seeds = CONFIGS[wildcards.dataset]["train"]["seeds"]
+    return expand(f"{folder}/row~{{row}}/seed-{{seed}}/scores.json", row=grid_of(wildcards)["row"], seed=seeds)
+
+
+def table_settings(wildcards):
+    own = CONFIGS[wildcards.dataset]
+    models = {wildcards.model: own["models"][wildcards.model]}
+    return settings("results", "dataset", "encoders", models=models, train={"seeds": own["train"]["seeds"]})(wildcards)
 
 
 rule ablation_table:
     input:
-        lambda wildcards: ablated(wildcards.entry, wildcards.table),
+        rows_of_table,
     output:
-        f"{DATASET}/ablations/{{entry}}/{{table}}.csv",
+        f"{DATASET}/ablations/{{model}}/{{table}}.csv",
     log:
-        f"{DATASET}/logs/ablations/{{entry}}/{{table}}.log",
+        f"{DATASET}/logs/ablations/{{model}}/{{table}}.log",
+    wildcard_constraints:
+        table=r"\w+",
     conda:
         "../../envs/torch.yaml"
     params:
-        settings=lambda wildcards: settings(
-            "results",
-            "dataset",
-            "encoders",
-            models={wildcards.entry: config["models"][wildcards.entry]},
-            train={"seeds": config["train"]["seeds"]},
-        )(wildcards),
+        settings=table_settings,
     shell:
         f"avqa ablations --config {{params.settings:q}} --table {{wildcards.table}} {LOG}"
 
 
-for target, (entry, table) in TABLES.items():
+TABLES = {}  # target: its files, one of each data set
+for name, grid in GRIDS.items():
+    for model, table in grid[["entry", "table"]].drop_duplicates().itertuples(index=False, name=None):
+        TABLES.setdefault(f"{model}_{table}", []).append(f"{RESULTS}/{name}/ablations/{model}/{table}.csv")
+
+
+for target, files in TABLES.items():
 
     rule:
         name:
             f"ablations_{target}"
         input:
-            f"{DATASET}/ablations/{entry}/{table}.csv",
+            files,
 
 
 rule ablations:
     input:
-        [f"{DATASET}/ablations/{entry}/{table}.csv" for entry, table in TABLES.values()],
+        [file for files in TABLES.values() for file in files],
+
+
+localrules:
+    extracted,
+    index,
+    failures,
+    report,
+    ablation_table,

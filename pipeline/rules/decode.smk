@@ -1,38 +1,64 @@
 # Videos to one-second segments: a shard's frames and audio, kept until all encoders have read them.
 
 
+def inputs_of(collection):
+    """The inputs that a collection's encoders read, as the name of a folder."""
+    keys = {item.key for name in ENCODERS_OF[collection] for item in ENCODERS[name].inputs}
+    return "+".join(key.replace("/", "-") for key in sorted(keys))
+
+
+def decode_settings(collection):
+    """What decides a segment."""
+    own = SETTINGS_OF[collection]["decode"]
+    return {name: value for name, value in own.items() if name not in ("workers", "ahead")}
+
+
+def features_file(wildcards, encoder, shard):
+    return f"{RESULTS}/{wildcards.collection}/features/{encoder}/{shard}.h5"
+
+
+def extraction_settings(wildcards):
+    """What decides an encoder's features."""
+    flags_of_encoder = weights_flags(ENCODERS_OF[wildcards.collection][wildcards.encoder])
+    return f"{flags_of_encoder} {flags(**decode_settings(wildcards.collection))}"
+
+
+def is_made(wildcards, encoder, shard):
+    """Whether features are there and up to date. Then their segments are of no use, although they are a missing input."""
+    of = Wildcards(fromdict={"collection": wildcards.collection, "encoder": encoder})
+    listed = f"{RESULTS}/{wildcards.collection}/shards/{shard}.tsv"
+    return is_current(features_file(wildcards, encoder, shard), [listed], [extraction_settings(of)])
+
+
+def read_before(wildcards):
+    """The features that must be there before a shard is decoded: those of the shard `ahead` places before it that this
+    run makes. So the segments of no more than `ahead` shards are on the disk, whatever the scheduler does."""
+    ahead, encoders = SETTINGS_OF[wildcards.collection]["decode"]["ahead"], ENCODERS_OF[wildcards.collection]
+    for n in range(int(wildcards.shard) - ahead, -1, -ahead) if workflow.is_main_process else ():
+        due = [encoder for encoder in encoders if not is_made(wildcards, encoder, f"{n:05d}")]
+        if due:
+            return [features_file(wildcards, encoder, f"{n:05d}") for encoder in due]
+    return []
+
+
 rule decode:
     input:
-        f"{COLLECTION}/shards/{{shard}}.tsv",
+        shard=f"{COLLECTION}/shards/{{shard}}.tsv",
+        before=read_before,
     output:
-        segments=temp(f"{COLLECTION}/segments/{{shard}}.h5"),
-        failures=f"{COLLECTION}/failures/{{shard}}.tsv",
+        temp(f"{SEGMENTS}/{{inputs}}/{{shard}}.h5"),
     log:
-        f"{COLLECTION}/logs/decode/{{shard}}.log",
+        f"{COLLECTION}/logs/decode/{{inputs}}/{{shard}}.log",
     conda:
         "../../envs/media.yaml"
-    threads: config["decode"]["workers"]
+    threads: lambda wildcards: threads_for(SETTINGS_OF[wildcards.collection]["decode"]["workers"])
+    resources:
+        mem_mb=mem_mb("decode"),
+        runtime=runtime("decode"),
     params:
-        flags(
-            encoder=list(config["encoders"]),
-            collection=config["videos"]["collection"],
-            **{name: value for name, value in config["decode"].items() if name != "workers"},
-        ),
+        settings=lambda wildcards: flags(collection=wildcards.collection, **decode_settings(wildcards.collection)),
+        encoders=lambda wildcards, threads: flags(encoder=list(ENCODERS_OF[wildcards.collection])),
+        failures=lambda wildcards, threads: f"{RESULTS}/{wildcards.collection}/failures/{wildcards.shard}.tsv",
     shell:
-        f"avqa decode {{input:q}} --out {{output.segments:q}} --failures {{output.failures:q}} {{params}}"
+        "avqa decode {input.shard:q} --out {output:q} --failures {params.failures:q} {params.encoders} {params.settings}"
         f" --workers {{threads}} {LOG}"
-
-
-rule failures:
-    input:
-        lambda wildcards: expand(f"{COLLECTION}/failures/{{shard}}.tsv", shard=shards(wildcards)),
-    output:
-        f"{COLLECTION}/failures.tsv",
-    log:
-        f"{COLLECTION}/logs/failures.log",
-    conda:
-        "../../envs/media.yaml"
-    params:
-        settings("results", "dataset", "videos", "max_failed_fraction"),
-    shell:
-        f"avqa failures --config {{params:q}} {LOG}"

@@ -54,7 +54,7 @@ class FeatureIndex:
         attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.attrs.items() if k != "files"}
         self.provenance[name] = attributes
         self.files[name] = [self.path.parent / str(file) for file in group.attrs["files"]]
-        self.names |= {f"{name}/{k}": item.shape for k, item in group.items() if item.is_virtual}
+        self.names |= {f"{name}/{k}": item.shape for k, item in group.items() if item.dtype.kind in "fi"}
 
     def read(
         self, name: str, rows: Iterable[int] | None = None, seconds: slice | None = None, out: np.ndarray | None = None
@@ -83,8 +83,8 @@ class FeatureIndex:
 
     def shape(self, name: str, seconds: slice | None = None) -> tuple[int, ...]:
         """Of one row of a feature, or of the given seconds of one."""
-        first, *others = self.names[name][1:]
-        return (first if seconds is None else len(range(first)[seconds]), *others)
+        whole = self.names[name][1:]
+        return whole if seconds is None else (len(range(whole[0])[seconds]), *whole[1:])
 
     def prefetch(self, name: str, rows: np.ndarray, seconds: slice | None = None) -> None:
         """Have the system fetch rows that will be read next, all at the same time and without waiting for them. HDF5

@@ -1,4 +1,4 @@
-"""The TSV that lists a shard's videos: row n of every file of the shard is about video n of the list."""
+"""The TSV that lists a shard's videos: row n of every file of the shard belongs to video n of the list."""
 
 import hashlib
 from pathlib import Path
@@ -8,6 +8,7 @@ from pipeline.errors import AVQAError
 from pipeline.storage.atomic import write_if_changed
 
 TSV_FIELDS = ("video_id", "path", "size", "mtime_ns")
+FLIP = "_flip"  # ends the id of a mirrored video
 
 
 class Video(NamedTuple):
@@ -22,6 +23,11 @@ class Video(NamedTuple):
     def gone(self) -> bool:
         """Whether the manifest did not find the file any more: the row stays, so that no other row moves."""
         return not self.mtime_ns
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the file is the original of a mirrored video, so that its frames have to be mirrored."""
+        return self.video_id.endswith(FLIP) and self.video_id not in self.path
 
 
 def read_shard_list(tsv: str | Path) -> list[Video]:

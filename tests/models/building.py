@@ -93,6 +93,8 @@ def filled_batch(model, size, seed=0):
         for name, x in tensors.items():
             if name in TOKENS:
                 tensors[name] = torch.randint(0, model.num_tokens, x.shape, generator=generator)
+            elif name == "length":
+                tensors[name] = torch.randint(2, model.shapes["words"][0] + 1, x.shape, generator=generator)
             else:
                 tensors[name] = torch.randn(x.shape, generator=generator, dtype=dtype)
     batch.answer = torch.randint(0, model.num_answers, (size,), generator=generator)

@@ -7,17 +7,18 @@ Audio and the tokens of frames attend to the question's words (AVCM), the words 
 made from the question mix the two modalities (QOAF). Two losses align the modalities in time (TACL) and audio and
 question with the right tokens in space (SACL).
 
-Shapes: B samples, T seconds, N tokens per frame, M words, D = `width`. What the paper leaves open, and the reading here;
-APL is Object-Aware Adaptive-Positivity Learning (Li et al., AAAI 2024), whose spatial loss the paper uses:
+Shapes: B samples, T seconds, N tokens per frame, M words, D = `width`. The table has what the paper leaves open, and
+the reading here. APL is Object-Aware Adaptive-Positivity Learning (Li et al., AAAI 2024), the source of the spatial
+loss.
 
 | the paper | the reading |
 |---|---|
-| "512-D features" of CLIP-ViT | ViT-B/32 after the projection, CLS and 49 patches: N = 50, so that 1/N is near φ = 0.019 |
+| "512-D features" of CLIP-ViT | ViT-B/32 after the projection, CLS and 49 patches: N = 50, 1/N near φ = 0.019 |
 | T; "a fixed number of frames" per segment | T = 60 with one frame per second ("1 fps") |
 | words and sentence, "the [CLS] token" | CLIP's text rows up to the end of text, not further; the end-of-text row |
 | no projection of words and sentence | none, unless `width` is not theirs |
 | MultiHead, FFN | as in APL: z = LN(x + att), LN(z + W₂ relu(W₁ z)); 4 heads, hidden width 2048, dropout 0.1 |
-| "interaction matrix … average it" | `vocal`: the mean of a second's tokens, weighted by their similarity to its audio |
+| "interaction matrix … average it" | `vocal`: a second's tokens, weighted by their similarity to its audio |
 | sim (Eqs. 1, 2) | cosine, as in Eq. 6 |
 | L_d, "the L1 distance" | the absolute difference of two numbers |
 | Eqs. 1 and 2 are of the sample at time i | the mean over i and the batch |
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 
 from pipeline.models.avaf_net.config import AVAFNetSettings
 from pipeline.models.base import AVQAModel, Batch
-from pipeline.models.fast.cross_attention import CrossAttention
+from pipeline.models.fast.attention import MultiHeadAttention
 from pipeline.models.fast.dropout import add_dropped, drop
 from pipeline.models.fast.linear import Linear
 
@@ -65,13 +66,13 @@ class Block(nn.Module):
     def __init__(self, settings: AVAFNetSettings):
         super().__init__()
         width = settings.width
-        self.attention = CrossAttention(width, settings.heads)
+        self.attention = MultiHeadAttention(width, settings.heads, settings.dropout)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.linear1, self.linear2 = Linear(width, settings.hidden), Linear(settings.hidden, width)
 
     def forward(self, x: Tensor, memory: Tensor, rate: float, mask: Tensor | None = None) -> Tensor:
         """x B,Q,D attends to memory B,K,D where `mask` B,K is true -> B,Q,D"""
-        z = self.norm1(add_dropped(x, self.attention(x, memory, rate, mask), rate))
+        z = self.norm1(add_dropped(x, self.attention(x, memory, mask), rate))
         hidden = drop(F.relu(self.linear1(z)), rate)
         return self.norm2(add_dropped(z, self.linear2(hidden), rate))
 
@@ -95,10 +96,8 @@ class Fusion(nn.Module):
             tokens, audio = tokens.mean(1, keepdim=True), audio.mean(1, keepdim=True)
         else:
             tokens, audio = self.of_tokens(words, tokens, rate), self.of_audio(words, audio, rate)  # Eqs. 10, 11
-        if self.weigh is None:
-            weights = torch.ones_like(sentence[:, :2])
-        else:
-            weights = self.weigh(sentence).softmax(-1)  # Eq. 12
+        equal = torch.ones(len(sentence), 2, dtype=sentence.dtype, device=sentence.device)
+        weights = equal if self.weigh is None else self.weigh(sentence).softmax(-1)  # Eq. 12
         first, second = weights[:, None].unsqueeze(-1).unbind(2)
         return self.fc(torch.cat([first * tokens, second * audio], -1)), weights  # Eq. 13
 
@@ -119,8 +118,8 @@ class AVAFNet(AVQAModel):
         self.fusion = Fusion(settings)
         self.pool = None
         if settings.pooling == "attention":
-            hidden, rate = nn.Linear(width, width), nn.Dropout(settings.dropout)
-            self.pool = nn.Sequential(hidden, nn.ReLU(), rate, nn.Linear(width, 1))
+            hidden, score = nn.Linear(width, width), nn.Linear(width, 1, bias=False)
+            self.pool = nn.Sequential(hidden, nn.ReLU(), nn.Dropout(settings.dropout), score)
         self.answers = nn.Linear(width, num_answers)
 
     def forward(self, batch: Batch) -> Output:
