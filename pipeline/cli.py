@@ -14,6 +14,7 @@ from pipeline.config import check_config, collection_dir, dataset_dir, load_conf
 from pipeline.errors import AVQAError, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
+from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.shard_list import Video, read_shard_list
 
 log = logging.getLogger(__name__)
@@ -166,6 +167,15 @@ def model(args: argparse.Namespace) -> None:
     print(model.report())
 
 
+def reproduction(args: argparse.Namespace) -> None:
+    from pipeline.reproduction import reproduction
+
+    text = reproduction()
+    if args.out:
+        write_if_changed(args.out, text)
+    print(text)
+
+
 def report(args: argparse.Namespace) -> None:
     from pipeline.report import write_report
 
@@ -292,6 +302,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seconds", type=int, help="of the video (default: as in the model's paper)")
     sub.add_argument("--answers", type=int, default=42, help="to choose from")
     sub.add_argument("--settings", default="{}", help='JSON of the model\'s settings, such as {"width": 256}')
+
+    sub = command(reproduction, "Compare the papers' numbers that need no training with ours.")
+    sub.add_argument("--out", type=Path, help="Markdown file to write, such as manifests/reproduction.md")
 
     sub = command(report, "Summarise a data set's scores as text and as report.html.")
     add_config(sub)

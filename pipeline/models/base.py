@@ -119,6 +119,20 @@ class AVQAModel(nn.Module, ABC):
     def _not_offered(self, what: str) -> AVQAError:
         return AVQAError(f"{type(self).__name__} does not offer {what}")
 
+    def counted(self) -> dict[str, list]:
+        """The layers of the released code by part, as the field counts them (pipeline/models/counts.py); empty for a
+        model without released code."""
+        return {}
+
+    def field_count(self) -> tuple[int, int]:
+        """Parameters and multiply-adds for one sample, as the field counts the released code; this code's own ones
+        where there is none."""
+        from pipeline.models import counts  # which imports this module
+
+        layers = [layer for part in self.counted().values() for layer in part]
+        parameters, macs = counts.total(layers) if layers else counts.executed(self)
+        return parameters, macs
+
     @torch.no_grad()
     def report(self) -> str:
         """Parameters and FLOPs of a forward pass over one sample, by part, as text."""
