@@ -75,9 +75,9 @@ class MultiHeadAttention(nn.Module):
     """Equals nn.MultiheadAttention with batch_first=True: the same parameters, names and initialisation.
 
     Where queries are few, the projections of keys and values move from the memory, which has many rows, to the queries
-    and the results: q·(W x) = (Wᵀ q)·x for each head, and Σ w (W x) = W Σ w x. Where keys are few, those of the queries
-    and the results move to the memory in the same way. With one head and many rows, query and key, and value and output,
-    are multiplied beforehand, as in OneHeadAttention."""
+    and the results: q·(W x) = (Wᵀ q)·x for each head, and Σ w (W x) = W Σ w x. Where keys are few, those of queries
+    and the results move to the memory in the same way. With one head and many rows, query and key are multiplied
+    beforehand, and so are value and output, as in OneHeadAttention."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
