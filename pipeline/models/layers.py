@@ -59,7 +59,7 @@ class SelfLayer(Layer):
 
     def forward(self, x: Tensor, copies: Tensor | None = None) -> Tensor:
         """B,N,D -> B,N,D. `copies` B,N says how often each row is there; the results of equal rows are equal."""
-        return self.feed_forward(self.norm(add_dropped(x, self.own(x, x, copies), self.rate)))
+        return self.feed_forward(self.norm(add_dropped(x, self.own(x, x, copies=copies), self.rate)))
 
 
 class QueryLayer(Layer):

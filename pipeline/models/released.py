@@ -35,9 +35,11 @@ def load(model: AVQAModel, modules: Modules, state_dict: dict[str, Tensor], froz
 
     `frozen` begins the names of an encoder inside the released model that works on raw inputs; they may be missing.
     Raises ValueError when another name is missing or unknown, or a shape does not fit."""
-    rest, wanted = dict(state_dict), {}
+    rest = dict(state_dict)
+    wanted: dict[str, tuple[Tensor, bool]] = {}
     for theirs, ours in modules.items():
-        module = model.get_submodule(ours) if isinstance(ours, str) else ours()
+        with torch.device("meta"):  # of what has no use, only the shapes
+            module = model.get_submodule(ours) if isinstance(ours, str) else ours()
         wanted |= {name: (p, isinstance(ours, str)) for name, p in parameters_of(module, theirs)}
     missing = wanted.keys() - rest.keys()
     unknown = {name for name in rest.keys() - wanted.keys() if not (frozen and name.startswith(frozen))}

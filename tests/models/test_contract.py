@@ -63,7 +63,8 @@ def test_a_wrong_setting_is_named(wrong):
 
 def configuration(models):
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    return config | {"models": models}
+    own = config.pop("datasets")["demo"]
+    return config | own | {"dataset": "demo", "models": models}
 
 
 FEATURES = {"audio": "vggish/embedding", "visual": "clip_vit_b32/cls"}

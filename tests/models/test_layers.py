@@ -23,7 +23,7 @@ def both(width, heads):
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 40), st.sampled_from([1, 2, 4]), st.integers(0, 99))
 def test_attention_equals_pytorchs(batch, queries, rows, heads, seed):
-    """Outputs, weights and gradients, with few queries and with many."""
+    """Outputs, weights and gradients, with few queries and with many; with one head also with frozen weights."""
     torch.manual_seed(seed)
     ours, theirs = both(8, heads)
     x = torch.randn(batch, queries, 8, dtype=torch.float64, requires_grad=True)
@@ -39,6 +39,17 @@ def test_attention_equals_pytorchs(batch, queries, rows, heads, seed):
             own = torch.autograd.grad((made * direction).sum(), [x, memory, *ours.parameters()])
         for a, b in zip(own, gradients, strict=True):
             torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.requires_grad_(False)(x, memory), expected)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_copies_of_rows_count_as_often(heads):
+    torch.manual_seed(0)
+    ours, _ = both(8, heads)
+    x, memory, copies = torch.randn(2, 20, 8).double(), torch.randn(2, 5, 8).double(), torch.tensor([1, 3, 2, 1, 4])
+    written_out = memory.repeat_interleave(copies, 1)
+    torch.testing.assert_close(ours(x, memory, copies=copies.double().expand(2, -1)), ours(x, written_out))
 
 
 @settings(deadline=None, max_examples=40)

@@ -315,6 +315,13 @@ def test_only_the_better_half_of_the_frames_is_a_clue():
         torch.testing.assert_close(found[0, side], T // 2 + heights[0, side][best].sum(0))
 
 
+def test_a_video_of_one_second_keeps_its_frame():
+    model = small(1, frame_weights="one").eval()
+    batch = filled_batch(model, 1)
+    low, found = clues(model, batch)
+    torch.testing.assert_close(found[0], 1 + model.aggregator.value(low).relu()[0, :, 0])
+
+
 def test_sampled_frames_are_evenly_spaced_in_evaluation_and_random_in_training():
     model = small(10, frames=4)
     frames = torch.arange(10.0).view(1, 1, 10, 1).expand(2, 4, 10, 3)

@@ -74,6 +74,7 @@ def test_chooses_the_released_experts(golden, released_weights, monkeypatch):
         assert float(curves.mean()) == pytest.approx(theirs["gaussian_weights"]["mean"], rel=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_with_the_released_text_encoder(golden, released_weights):
     """Words before the text projection, and the end-of-text row after it."""

@@ -25,7 +25,7 @@ def test_every_row_of_every_table_builds_a_model(path):
     for text in grid["settings"]:
         settings = {name: value for name, value in json.loads(text).items() if name not in entry}
         small = SMALL.get(architecture, {"width": 8})
-        model_class(architecture).in_paper_setting(3, 5, **small | settings)
+        model_class(architecture).in_paper_setting(None, 5, **small | settings)
 
 
 @pytest.mark.parametrize("name", ["avaf_net", "mcd"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.models import fast
 from pipeline.models.fast.dropout import drop
-from pipeline.models.fast.linear import Linear, Memo, affine_map, chain_affine, linear
+from pipeline.models.fast.linear import AffineMap, Linear, Memo, affine_map, chain_affine, linear
 
 
 def packed_bound(layer: nn.Linear) -> float:
@@ -75,12 +75,13 @@ class MultiHeadAttention(nn.Module):
     """Equals nn.MultiheadAttention with batch_first=True: the same parameters, names and initialisation.
 
     Where queries are few, the projections of keys and values move from the memory, which has many rows, to the queries
-    and the results: q·(W x) = (Wᵀ q)·x for each head, and Σ w (W x) = W Σ w x. Where keys are few, those of the queries
-    and the results move to the memory in the same way."""
+    and the results: q·(W x) = (Wᵀ q)·x for each head, and Σ w (W x) = W Σ w x. Where keys are few, those of queries
+    and the results move to the memory in the same way. With one head and many rows, query and key are multiplied
+    beforehand, and so are value and output, as in OneHeadAttention."""
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout, self.products = heads, dropout, Memo()
         self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * width, width)))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = Linear(width, width)
@@ -98,16 +99,37 @@ class MultiHeadAttention(nn.Module):
             return self.out_proj(self.mix_memory(self.weights_by_head(x, memory, mask), memory))
         if copies is None and fast.enabled and self.has_few_keys(x, memory):
             return self.with_few_keys(x, memory, mask)
+        where = mask if copies is None else copies.log()
+        where = None if where is None else where[:, None, None]
+        if self.heads == 1 and fast.enabled and self.merging_pays(x, memory):
+            return self.with_merged_layers(x, memory, where)
         width = x.shape[-1]
         (of_query, of_memory), (query_bias, memory_bias) = (
             p.split([width, 2 * width]) for p in (self.in_proj_weight, self.in_proj_bias)
         )
         query, keys_values = linear(x, of_query, query_bias), linear(memory, of_memory, memory_bias)
         heads = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (query, *keys_values.chunk(2, -1)))
-        where = mask if copies is None else copies.log()
-        where = None if where is None else where[:, None, None]
         values = F.scaled_dot_product_attention(*heads, attn_mask=where, dropout_p=self.rate)
         return self.out_proj(values.transpose(1, 2).flatten(2))
+
+    def with_merged_layers(self, x: Tensor, memory: Tensor, where: Tensor | None) -> Tensor:
+        """Of one head: the memory itself is compared with, and its values are the output's rows."""
+        (of_query, query_bias), (of_value, value_bias) = self.products(self.merged, list(self.parameters()))
+        query, values = linear(x, of_query, query_bias), linear(memory, of_value, value_bias)
+        heads = (y[:, None] for y in (query, memory, values))
+        return F.scaled_dot_product_attention(*heads, attn_mask=where, dropout_p=self.rate)[:, 0] + self.out_proj.bias
+
+    def merged(self) -> tuple[AffineMap, AffineMap]:
+        """Of one head: from queries to what the memory itself is compared with, and from the memory to the output."""
+        query, key, value = self.in_proj_weight.chunk(3)
+        query_bias, _, value_bias = self.in_proj_bias.chunk(3)
+        out = self.out_proj.weight
+        return (key.T @ query, query_bias @ key), (out @ value, out @ value_bias)
+
+    def merging_pays(self, x: Tensor, memory: Tensor) -> bool:
+        """Two products of D×D matrices in place of two projections; for frozen weights they are made once."""
+        rows = x.shape[0] * (x.shape[1] + memory.shape[1])
+        return rows >= 4 * x.shape[-1] or self.products.applies(list(self.parameters()))
 
     def weights(self, x: Tensor, memory: Tensor) -> Tensor:
         """The mean over the heads of the attention of x B,N,D on memory B,M,D: B,N,M. In training after dropout, as

@@ -24,7 +24,7 @@ of what the paper leaves open, or states in a way that cannot be computed:
 | ζ₁(F_j, f_q, f_q) | as written, one key: W^V f_q (`question_keys`) |
 | ζ₂(f̄_q, f_{j,i}, f_{j,i}) of frame i | softmax over the k frames, terms not summed: h_i = ReLU(w_i W^V f_{j,i}); as written, one key, no question would be in it (`frame_weights`) |
 | k; "randomly sampling" | all 60; fewer are random in training and evenly spaced in the test |
-| "Top-k" of h | the k/2 frames of largest mean(h_i) (⌊k/2⌋) |
+| "Top-k" of h | the k/2 frames of largest mean(h_i) (⌊k/2⌋, at least one) |
 | Eqs. 7, 8 for two levels | low (f_j) and high (f̂_j after N blocks), the same aggregator, results added |
 | ⊙, "dot product" | element by element, since the results are vectors |
 | F_v, F_a in Eqs. 10 and 11 | of the low level, before the blocks (`element_level` for Eq. 10) |
@@ -162,13 +162,15 @@ class Aggregator(nn.Module):
         self.query = self.key = self.question = None
         if self.weighs:
             self.query, self.key = (Linear(width, width, bias=False) for _ in range(2))
-            words = Attention(width, 2 * width if twice else width)
-            self.question = words if self.reads_words else Linear(width, width, bias=False)  # ζ₁
+        if self.weighs and self.reads_words:  # ζ₁
+            self.question = Attention(width, 2 * width if twice else width)
+        elif self.weighs:
+            self.question = Linear(width, width, bias=False)
 
     def forward(self, question: Tensor, states: Tensor, frames: Tensor, means: Tensor, videos: Tensor | None) -> Tensor:
         """f_q B,D; the states after its words B,L,…; S sequences of k frames B,S,k,D and their means over all time
         B,S,D (V,… with `videos`) -> f̂_jq B,S,D"""
-        values, kept = F.relu(self.value(frames)), frames.shape[2] // 2
+        values, kept = F.relu(self.value(frames)), max(1, frames.shape[2] // 2)
         heights = select_rows(values.mean(-1), videos)
         values = select_rows(values, videos)
         weights = torch.ones_like(heights)
