@@ -49,5 +49,10 @@ def test_commands_work_from_another_folder(installed, tmp_path):
 
 
 def test_schema_and_tables_are_installed(installed):
-    for name in ("config/schema.yaml", "config/config.yaml", "manifests/av_master_tables.csv"):
+    for name in (
+        "config/schema.yaml",
+        "config/config.yaml",
+        "manifests/av_master_tables.csv",
+        "manifests/protocols.yaml",
+    ):
         assert (installed / name).read_bytes() == (ROOT / name).read_bytes()

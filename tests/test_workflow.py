@@ -260,9 +260,9 @@ def test_a_table_of_the_paper_in_a_reduced_grid(place):
     (place / "grid.yaml").write_text(yaml.safe_dump(CONFIG | shorter))
     done = snakemake(place, "ablations", config="grid.yaml")
     assert done.returncode == 0, done.stdout
-    made = pd.read_csv(place / "results" / "tiny" / "ablations" / "fig_5.csv")
+    made = pd.read_csv(place / "results" / "tiny" / "ablations" / "av_master" / "fig_5.csv")
     assert made["row"].tolist() == ["A+Q", "V+Q", "Q", "A+V+Q"]
-    runs = [json.loads(path.read_text()) for path in place.glob("results/tiny/ablations/*/row~*/seed-?/scores.json")]
+    runs = [json.loads(path.read_text()) for path in place.glob("results/tiny/ablations/*/*/row~*/seed-?/scores.json")]
     assert len(runs) == 8
     means = pd.Series([run["overall"]["accuracy"] for run in runs]).mean()
     assert made["avg"].mean() == pytest.approx(100 * means, abs=0.01) and made["avg_sd"].notna().all()

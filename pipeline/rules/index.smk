@@ -5,7 +5,7 @@ rule index:
     input:
         questions=questions,
         extracted=read_by_all,
-        text=text_file,
+        text=text_files,
         failures=failures_first,
     output:
         f"{DATASET}/features.h5",
