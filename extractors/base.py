@@ -96,9 +96,9 @@ class Encoder(ABC):
         """A published file's tensors under the names that the network has; those that it does not need are left out."""
         return state
 
-    def fuse(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The network's tensors as a faster network with the same outputs has them."""
-        return state
+    def fuse(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A published tensor as a faster network with the same outputs has it."""
+        return tensor
 
     def _load(self, weights: str, sha256: str | None) -> tuple[str, str]:
         """Build the network and fill it from a file or a hub tag; returns the weights' name and sha256."""
@@ -130,14 +130,13 @@ class Encoder(ABC):
 
         They are always copies. Those of a file are mapped, and would change if the file did.
         """
-        wanted = {name: tensor.shape for name, tensor in self.network.state_dict().items()}
-        if {name: tensor.shape for name, tensor in state.items()} == wanted:
-            state = self.fuse(state)
-        state = {
-            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None, copy=True)
+        converted = {
+            name: self.fuse(name, tensor).to(
+                self.device, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True
+            )
             for name, tensor in state.items()
         }
-        self.network.load_state_dict(state, assign=True)
+        self.network.load_state_dict(converted, assign=True)
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:

@@ -42,15 +42,10 @@ class CLIP(Encoder):
         described = {"input_resolution", "context_length", "vocab_size"}
         return {name: tensor for name, tensor in state.items() if name not in described}
 
-    def fuse(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        scales = {"mlp.c_fc.weight": QUICK_GELU, "mlp.c_fc.bias": QUICK_GELU, "mlp.c_proj.weight": 1 / QUICK_GELU}
-        scaled = {
-            name: tensor.float() * scale
-            for name, tensor in state.items()
-            for ending, scale in scales.items()
-            if name.endswith(ending)
-        }
-        return state | scaled
+    def fuse(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name.endswith(("mlp.c_fc.weight", "mlp.c_fc.bias")):
+            return tensor.float() * QUICK_GELU
+        return tensor.float() / QUICK_GELU if name.endswith("mlp.c_proj.weight") else tensor
 
     def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
         """B, S, S, 3 uint8 frames to cls B, D, patch B, P, D and patch_unprojected B, P, W from one forward pass."""

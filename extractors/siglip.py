@@ -8,7 +8,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
-from extractors import EncoderError, EncoderSpec
+from extractors import EncoderError, EncoderSpec, is_file
 from extractors.base import Encoder, download_errors, download_from_hub, normalize
 from extractors.clip import build_open_clip, hub_repository, sentence_of
 
@@ -29,7 +29,7 @@ class SigLIP(Encoder):
 
     def __init__(self, spec: EncoderSpec, weights: str, sha256: str | None, seed: int, dtype: str):
         super().__init__(spec, weights, sha256, seed, dtype)
-        if "/" in weights or weights.endswith((".safetensors", ".pt", ".pth")):
+        if is_file(weights):
             self.tokenizer = str(Path(weights).resolve().parent)
         else:
             self.tokenizer = "" if weights == "random" else hub_repository(spec.model, weights)

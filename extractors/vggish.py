@@ -20,7 +20,7 @@ class VGGish(Encoder):
     """One embedding per window, from the log-mel example of its first 0.96 s, without PCA and quantisation.
 
     The windows of `vggish` are the video's seconds. Those of `vggish_hop096` follow each other every 0.96 s, as in the
-    release of AudioSet: row i begins at 0.96 i, 2.36 s earlier than second 59 in the last row of 60.
+    release of AudioSet: row i begins at 0.96 i, so that row 59 is 2.36 s earlier than second 59.
     """
 
     libraries = ("torchvggish",)

@@ -74,7 +74,7 @@ def test_frames_give_what_encode_image_gives(siglip, reference):
 
 def test_texts_give_what_encode_text_gives(siglip, reference, folder):
     """Oracle: open_clip's tokenizer with the model's own settings, and its encode_text."""
-    tokenizer = open_clip.HFTokenizer(str(folder), context_length=64, clean="canonicalize")
+    tokenizer = open_clip.tokenizer.HFTokenizer(str(folder), context_length=64, clean="canonicalize")
     tokens = tokenizer(TEXTS)
     with torch.inference_mode():
         expected = reference.encode_text(tokens)
