@@ -33,6 +33,7 @@ rule features:
         rules.index.input.features,
         rules.text.output,
         rules.failures.output,
+        rules.verify.output,
 
 
 rule all:

@@ -90,6 +90,7 @@ class EncoderSpec:
     inputs: tuple[Input, ...]
     outputs: dict[str, tuple[int, ...]]  # name -> shape per second
     text_outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> shape per text; empty: no text
+    norms: tuple[float, float] = (1e-3, 1e4)  # smallest and largest Euclidean norm that a vector of it can have
 
 
 CLIP_TOKENS = 77  # rows of every text, start, end and padding included
@@ -98,7 +99,8 @@ CLIP_TOKENS = 77  # rows of every text, start, end and padding included
 def _clip(model: str, size: int, patches: int, dim: int) -> EncoderSpec:
     outputs = {"cls": (dim,), "patch": (patches, dim)}
     text_outputs = {"words": (CLIP_TOKENS, dim), "sentence": (dim,)}
-    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, text_outputs)
+    # Norms are of the order of 10; those of features that were divided by their norm are 1.
+    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, text_outputs, norms=(2, 100))
 
 
 # OpenAI trained its CLIP with QuickGELU, so the weights need these variants wherever they are loaded from.

@@ -158,14 +158,9 @@ def ablations(args: argparse.Namespace) -> None:
 
 
 def verify(args: argparse.Namespace) -> None:
-    from pipeline.storage.features import FeatureIndex, damaged_files
+    from pipeline.verify import run
 
-    config = load_config(args.config, "dataset", "videos")
-    damage = damaged_files(collection_dir(config), dataset_dir(config))
-    if damage:
-        raise AVQAError(f"{len(damage)} damaged files\n" + "\n".join(damage))
-    FeatureIndex(dataset_dir(config) / "features.h5").close()
-    log.info(f"{config['dataset']}: every file of features is whole")
+    run(args.path, args.json, show=print)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -265,6 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", required=True)
     sub.add_argument("--table", required=True, help="a name in manifests/<architecture>_tables.csv")
 
-    sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")
-    sub.add_argument("--config", required=True)
+    sub = command(verify, "Check every number of features and whether they belong together; errors end in status 1.")
+    sub.add_argument("path", metavar="PATH", help="an HDF5 file, a folder of results, or a configuration")
+    sub.add_argument("--json", help="write the findings to this file as well")
     return parser

@@ -1,4 +1,4 @@
-# Shards to one logical file, features.h5.
+# Shards to one logical file, features.h5, whose numbers are then checked.
 
 
 rule index:
@@ -18,3 +18,19 @@ rule index:
         settings("results", "dataset", "videos", "encoders", "text"),
     shell:
         f"avqa index --config {{params:q}} {LOG}"
+
+
+rule verify:
+    input:
+        rules.index.output,
+        questions=questions,
+    output:
+        f"{DATASET}/verify.json",
+    log:
+        f"{DATASET}/logs/verify.log",
+    conda:
+        "../../envs/media.yaml"
+    params:
+        folder=DATASET,
+    shell:
+        f"avqa verify {{params.folder:q}} --json {{output:q}} {LOG}"

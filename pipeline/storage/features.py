@@ -33,6 +33,7 @@ class FeatureIndex:
         self.provenance: dict[str, dict] = {}  # encoder (or "text") -> the attributes of its files
         self.files: dict[str, list[Path]] = {}
         with open_hdf5(self.path, "index") as file:
+            self.collection = str(file.attrs["collection"])
             self.video_id = file["video_id"].asstr()[:]
             self.num_segments, self.has_audio, self.status = (file[name][:] for name in PER_VIDEO)
             self.shard, self.row = file["shard"][:], file["row"][:]
@@ -100,23 +101,3 @@ class FeatureIndex:
         with self._lock:
             while self._open:
                 self._open.popitem()[1].close()
-
-
-def damaged_files(collection: str | Path, dataset: str | Path) -> list[str]:
-    """Read every number of every features and text file of two results folders; one line per file that is damaged."""
-    kinds = [(path, "features") for path in sorted(Path(collection, "features").glob("*/*.h5"))]
-    kinds += [(path, "text") for path in sorted(Path(dataset, "text").glob("*.h5"))]
-    found = []
-    for path, kind in kinds:
-        try:
-            with open_hdf5(path, kind) as file:
-                file.visititems(_read_all)
-        except (AVQAError, OSError) as error:
-            found.append(str(error))
-    return found
-
-
-def _read_all(_: str, item: object) -> None:
-    if isinstance(item, h5py.Dataset):
-        for n in range(len(item)):
-            item[n]
