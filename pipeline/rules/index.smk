@@ -22,7 +22,7 @@ rule index:
 
 rule verify:
     input:
-        rules.index.output,
+        index=rules.index.output,
         questions=questions,
     output:
         f"{DATASET}/verify.json",
@@ -30,7 +30,5 @@ rule verify:
         f"{DATASET}/logs/verify.log",
     conda:
         "../../envs/media.yaml"
-    params:
-        folder=DATASET,
     shell:
-        f"avqa verify {{params.folder:q}} --json {{output:q}} {LOG}"
+        f"avqa verify {{input.index:q}} --json {{output:q}} {LOG}"

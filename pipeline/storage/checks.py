@@ -191,7 +191,7 @@ def _check_block(
         elif constant[n] and seconds > 1 and not silent[n]:
             report.add("constant", f"{output}: all {seconds} seconds are equal", LOOK, row, "warning")
         elif not silent[n]:
-            report.digests[output][row] = hashlib.blake2b(values[n, :seconds], digest_size=16).digest()
+            report.digests[output][row] = hashlib.blake2b(values[n, :seconds].tobytes(), digest_size=16).digest()
 
 
 def _vectors(values: np.ndarray) -> np.ndarray:
