@@ -11,9 +11,12 @@ from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
 from pipeline.config import check_config, collection_dir, dataset_dir, load_config
+from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError, out_of_space
 from pipeline.models import MODELS, model_class
 from pipeline.storage.shard_list import Video, read_shard_list
+
+EXPORTS = ("webdataset", "datasets", "safetensors")  # rows of pipeline/data/containers.py
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +166,18 @@ def verify(args: argparse.Namespace) -> None:
     run(args.path, args.json, show=print)
 
 
+def export(args: argparse.Namespace) -> None:
+    from pipeline.export import export
+
+    export(args.folder, args.layout, args.out, dtype=args.dtype, force=args.force)
+
+
+def import_(args: argparse.Namespace) -> None:
+    from pipeline.import_ import import_features
+
+    import_features(args.folder, args.layout, load_config(args.config, "dataset", "videos", "annotations"))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line: a subcommand a stage."""
     parser = argparse.ArgumentParser(prog="avqa", description=__doc__.splitlines()[0])
@@ -170,7 +185,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(run, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            run.__name__, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter, description=help
+            run.__name__.rstrip("_"),
+            help=help,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            description=help,
         )
         sub.set_defaults(run=run)
         return sub
@@ -263,4 +281,18 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(verify, "Check every number of features and whether they belong together; errors end in status 1.")
     sub.add_argument("path", metavar="PATH", help="an HDF5 file, a folder of results, or a configuration")
     sub.add_argument("--json", help="write the findings to this file as well")
+
+    sub = command(export, "Write a data set's features as published models and other tools read them.")
+    sub.add_argument("folder", metavar="DIR", help="results of a data set")
+    sub.add_argument("--layout", required=True, choices=[*LAYOUTS, *EXPORTS])
+    sub.add_argument("--out", required=True, help="folder; an interrupted export resumes there")
+    sub.add_argument("--dtype", choices=["float32", "float16"], default="float32")
+    sub.add_argument(
+        "--force", action="store_true", help="export features that are not those of the layout's release, and list how"
+    )
+
+    sub = command(import_, "Take published .npy folders over into shards, so that a model can be trained on them.")
+    sub.add_argument("folder", metavar="DIR", help="holds the layout's folders, or links to them")
+    sub.add_argument("--layout", required=True, choices=list(LAYOUTS))
+    sub.add_argument("--config", required=True, help="annotations, and names of the new data set and its collection")
     return parser

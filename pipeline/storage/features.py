@@ -38,6 +38,7 @@ class FeatureIndex:
             self.num_segments, self.has_audio, self.status = (file[name][:] for name in PER_VIDEO)
             self.shard, self.row = file["shard"][:], file["row"][:]
             self.texts = file["text/text"].asstr()[:]
+            self.text_lengths = file["text/length"][:]  # tokens
             for group in (item for item in file.values() if isinstance(item, h5py.Group)):
                 self._add(group)
         lost = [path for paths in self.files.values() for path in paths if not path.exists()]
