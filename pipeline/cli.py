@@ -166,6 +166,21 @@ def verify(args: argparse.Namespace) -> None:
     run(args.path, args.json, show=print)
 
 
+def compare(args: argparse.Namespace) -> None:
+    from pipeline.compare import compare, plot
+
+    result = compare(args.a, args.b, args.output)
+    print(result)
+    if args.plot:
+        plot(result, args.plot)
+
+
+def provenance(args: argparse.Namespace) -> None:
+    from pipeline.provenance import provenance
+
+    print(provenance(args.file))
+
+
 def export(args: argparse.Namespace) -> None:
     from pipeline.export import export
 
@@ -281,6 +296,15 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(verify, "Check every number of features and whether they belong together; errors end in status 1.")
     sub.add_argument("path", metavar="PATH", help="an HDF5 file, a folder of results, or a configuration")
     sub.add_argument("--json", help="write the findings to this file as well")
+
+    sub = command(compare, "Say whether two sets of features are the same, shifted, scaled, or of another encoder.")
+    for name in ("a", "b"):
+        sub.add_argument(name, metavar=name.upper(), help="a features file, or a folder of .h5 or .npy files")
+    sub.add_argument("--output", help="which output of an encoder with several, such as cls")
+    sub.add_argument("--plot", metavar="FILE", help="similarity by second and by shift, and norms, as an image")
+
+    sub = command(provenance, "Print where a file comes from and the command that makes it again.")
+    sub.add_argument("file", metavar="FILE", help="an HDF5 file of the pipeline, or the folder of an export")
 
     sub = command(export, "Write a data set's features as published models and other tools read them.")
     sub.add_argument("folder", metavar="DIR", help="results of a data set")

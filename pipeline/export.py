@@ -1,4 +1,4 @@
-"""Features for other code: the .npy folders of published models, or WebDataset, Hugging Face `datasets`, safetensors."""
+"""Features for other code: .npy folders of published models, WebDataset, Hugging Face `datasets`, safetensors."""
 
 import csv
 import hashlib

@@ -197,7 +197,7 @@ def _write_text(source: _Source, dataset: Path) -> None:
     keys = _question_keys(source, dataset, set.intersection(*(folder.names for folder in folders.values())))
     if lacking := [text for text in texts if text not in keys]:
         raise AVQAError(
-            f"{next(iter(folders.values())).path}: has no array for {len(lacking)} of the questions, as {lacking[0]!r}; "
+            f"{next(iter(folders.values())).path}: has no array for {len(lacking)} questions, as {lacking[0]!r}; "
             "a file's name must be a question_id of the annotations"
         )
     first = {name: _text_array(folder, keys[texts[0]]) for name, folder in folders.items()}
