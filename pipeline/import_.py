@@ -19,6 +19,7 @@ from pipeline.export import IDS, RECORD, VIDEOS
 from pipeline.index import build_index, read_shards_txt
 from pipeline.manifest import build_manifest
 from pipeline.storage.contract import DECODED, FAILED, PER_VIDEO, DatasetSpec
+from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import Video, digest, read_shard_list
 from pipeline.text import read_texts
@@ -46,6 +47,9 @@ def import_features(root: str | Path, layout: str, config: dict) -> None:
         videos = read_shard_list(collection / "shards" / f"{shard}.tsv")
         for encoder in encoders:
             _write_shard(source, encoder, collection, shard, videos)
+    known = set(pd.read_parquet(dataset / "questions.parquet", columns=["video_id"])["video_id"])
+    if lacking := sorted(known - source.complete):
+        log.warning(f"{len(lacking)} videos lack an array in one of the folders and count as failed, as {lacking[0]}")
     if not source.text_encoder:
         log.info(f"{layout} has no text features: make them with `avqa text`, then run `avqa index`")
         return
@@ -68,7 +72,7 @@ class _Folder:
             array = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise AVQAError(f"{path}: cannot be read as an array ({error}); get it again") from error
-        if array.dtype not in (np.float16, np.float32, np.float64) or not np.isfinite(array).all():
+        if array.dtype not in (np.float16, np.float32, np.float64) or not all_finite(array):
             raise AVQAError(f"{path}: holds {array.dtype} or numbers that are not finite; get it again")
         return array
 

@@ -12,6 +12,7 @@ import numpy as np
 from extractors import ENCODERS, AudioInput, EncoderSpec
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import DECODED, PER_VIDEO, PROVENANCE
+from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import REMEDY, open_hdf5
 
 BLOCK = 2**25  # bytes that are checked at a time
@@ -120,7 +121,7 @@ def _check_segments(report: FileReport, file: h5py.File) -> None:
         for name, values in file.get(group, {}).items():
             report.shapes[f"{group}/{name}"] = values.shape[1:]
             for row, block in _blocks(report, values):
-                if not np.isfinite(block).all():
+                if not all_finite(block):
                     report.add("finite", f"{group}/{name} has numbers that are not finite", row=row)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import PER_VIDEO
+from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import REMEDY, open_hdf5
 
 OPEN_FILES = 16  # shards that are open at a time; systems allow a process about 1,000 open files
@@ -69,7 +70,7 @@ class FeatureIndex:
             path = self.files[group][shard]
             at = np.flatnonzero(shards == shard)
             part = self._read_rows(path, output, places[at])
-            if not np.isfinite(part).all():
+            if not all_finite(part):
                 bad = wanted[at[np.flatnonzero(~np.isfinite(part).reshape(len(at), -1).all(1))[0]]]
                 which = repr(self.texts[bad]) if group == "text" else f"video {self.video_id[bad]}"
                 raise AVQAError(f"{path}: {name} of {which} is not finite; {REMEDY}")

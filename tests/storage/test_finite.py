@@ -1,0 +1,29 @@
+"""The bitwise test of finiteness against numpy's."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from pipeline.storage.finite import all_finite
+
+
+@given(
+    st.sampled_from(["float16", "float32", "float64", "uint8"]).flatmap(
+        lambda dtype: arrays(dtype, array_shapes(min_dims=0, min_side=0, max_side=4))
+    )
+)
+def test_as_numpy(values):
+    assert all_finite(values) == np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_every_kind_in_every_place(dtype, bad):
+    values = np.full((3, 4), np.finfo(dtype).max, dtype)
+    assert all_finite(values) and all_finite(-values) and all_finite(values.T)
+    for n in range(12):
+        wrong = values.copy()
+        wrong.flat[n] = bad
+        assert not all_finite(wrong) and not all_finite(wrong.T)
