@@ -86,6 +86,7 @@ def measure(feature: Feature, folder: Path, rounds: int) -> None:
                 for n in order:
                     assert read(int(n)).flat[0] > 0
                 times.setdefault((name, state), []).append(time.perf_counter() - begin)
+                del read  # closes its files: HDF5 would keep what it has read
     size = feature.videos * feature.values(0).nbytes / 1e6
     for name, (path, _) in readers.items():
         cold, warm = (median(times[name, state]) for state in ("cold", "warm"))

@@ -45,7 +45,7 @@ class FeatureIndex:
         lost = [path for paths in self.files.values() for path in paths if not path.exists()]
         if lost:
             raise AVQAError(f"{self.path}: {len(lost)} of its shards are missing, as {lost[0]}; run the workflow again")
-        self._open: OrderedDict[Path, h5py.File] = OrderedDict()
+        self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
         self._lock = Lock()
 
     def _add(self, group: h5py.Group) -> None:
@@ -90,11 +90,11 @@ class FeatureIndex:
             except OSError as error:
                 raise AVQAError(f"{path}: cannot be read ({error}); `avqa verify` checks all files") from error
 
-    def _opened(self, path: Path) -> h5py.File:
+    def _opened(self, path: Path) -> "_OpenFile":
         if path not in self._open:
             while len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[path] = h5py.File(path, "r")
+            self._open[path] = _OpenFile(path)
         self._open.move_to_end(path)
         return self._open[path]
 
@@ -103,3 +103,19 @@ class FeatureIndex:
         with self._lock:
             while self._open:
                 self._open.popitem()[1].close()
+
+
+class _OpenFile(dict[str, h5py.Dataset]):
+    """The datasets of an open file, by name. Each is opened once, which takes as long as reading a video's vectors."""
+
+    def __init__(self, path: Path):
+        self.file = h5py.File(path, "r", rdcc_nbytes=2**20)  # a cache of whole chunks has no use in random order
+
+    def __missing__(self, name: str) -> h5py.Dataset:
+        self[name] = self.file[name]
+        return self[name]
+
+    def close(self) -> None:
+        """Close the file."""
+        self.clear()
+        self.file.close()
