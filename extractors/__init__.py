@@ -100,7 +100,7 @@ def _clip(model: str, size: int, patches: int, dim: int) -> EncoderSpec:
     outputs = {"cls": (dim,), "patch": (patches, dim)}
     text_outputs = {"words": (CLIP_TOKENS, dim), "sentence": (dim,)}
     # Norms are of the order of 10; those of features that were divided by their norm are 1.
-    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, text_outputs, norms=(2, 100))
+    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, text_outputs, norms=(2, 1000))
 
 
 # OpenAI trained its CLIP with QuickGELU, so the weights need these variants wherever they are loaded from.

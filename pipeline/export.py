@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pipeline import __version__
 from pipeline.data.containers import CONTAINERS, Record
-from pipeline.data.feature_set import FeatureSet
+from pipeline.data.feature_set import FeatureSet, is_text
 from pipeline.data.formats.base import VIDEO_ID
 from pipeline.data.layouts import LAYOUTS, Folder, Layout, T
 from pipeline.errors import AVQAError
@@ -109,7 +109,7 @@ def _choose(folder: Folder, features: FeatureSet) -> list[str] | None:
     if all(name in features.names for name in folder.features):
         return list(folder.features)
     outputs = [name.split("/")[1] for name in folder.features]
-    encoders = dict.fromkeys(name.split("/")[0] for name in features.names if not name.startswith("text/"))
+    encoders = dict.fromkeys(name.split("/")[0] for name in features.names if not is_text(name))
     others = [[f"{encoder}/{output}" for output in outputs] for encoder in encoders]
     others = [names for names in others if all(name in features.names for name in names)]
     if len(others) == 1:
@@ -174,7 +174,7 @@ def _shape(folder: Folder, names: list[str], features: FeatureSet) -> tuple[int,
 def _array(names: list[str], features: FeatureSet, key: str, dtype: str) -> np.ndarray:
     """The array of one file: T, …; or 1, … of a text."""
     values = [features[name, key].astype(dtype) for name in names]
-    if names[0].startswith("text/"):
+    if is_text(names[0]):
         return values[0][None]
     if len(values) == 1:
         return values[0]
@@ -280,7 +280,7 @@ def _write_containers(features: FeatureSet, videos: list[str], layout: str, dtyp
     """videos-00000.<suffix> … and texts-00000.<suffix> …, each of at most FILE_BYTES, and for `datasets` its card."""
     table = features.videos.set_index("video_id")
     for kind, keys in (("videos", videos), ("texts", features.texts)):
-        names = [name for name in features.names if name.startswith("text/") == (kind == "texts")]
+        names = [name for name, shape in features.names.items() if shape and is_text(name) == (kind == "texts")]
         size = sum(int(np.prod(features.names[name])) for name in names) * np.dtype(dtype).itemsize
         step = max(1, FILE_BYTES // max(size, 1))
         for n, begin in enumerate(tqdm(range(0, len(keys), step), desc=kind, unit="file", mininterval=2)):

@@ -18,7 +18,7 @@ TEXT = "clip_vit_b32"
 SHAPES = {  # of encoders that a layout reads and that need not be in the table
     "tome_vit_l16_384": {"tokens": (14, 1024)},
     "resnet18_music_avqa": {"map": (512, 14, 14)},
-    "ast": {"cls": (768,), "patch": (12, 768)},
+    "ast": {"cls": (768,), "pooled": (12, 768)},
 }
 PROVENANCE = {"weights": "openai", "weights_sha256": "0" * 64, "pretrained": True, "libraries": {"torch": "2.0"}}
 

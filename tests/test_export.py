@@ -14,7 +14,8 @@ import safetensors.numpy
 from results import feature, make_results, questions, text_feature
 
 import pipeline
-from pipeline.cli import main
+from pipeline.cli import EXPORTS, main
+from pipeline.data.containers import CONTAINERS
 from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError
 from pipeline.export import export, export_ids
@@ -28,7 +29,7 @@ NEEDS = {  # what a layout is made from, and its text encoder
     "tspm": (VGGISH | CLIP | TOME, L14),
     "qa-tiger": (VGGISH | CLIP | TOME, L14),
     "av-master": (VGGISH | CLIP, L14),
-    "cuespace": (CLIP | TOME | {"ast": ("cls", "patch")}, L14),
+    "cuespace": (CLIP | TOME | {"ast": ("cls", "pooled")}, L14),
 }
 
 
@@ -101,7 +102,7 @@ def read_cuespace(out, split):
         yield load(out / "frame_ViT-L14@336px", video), feature(f"{L14}/cls", video, 60)
         yield load(out / "visual_tome14", video), feature("tome_vit_l16_384/tokens", video, 60)
         yield load(out / "ast/audio_ast_cls", video), feature("ast/cls", video, 60)
-        yield load(out / "ast/audio_ast_patch_last_pooled", video), feature("ast/patch", video, 60)
+        yield load(out / "ast/audio_ast_patch_last_pooled", video), feature("ast/pooled", video, 60)
 
 
 READERS = {
@@ -358,3 +359,7 @@ def test_safetensors_and_datasets_in_files_of_bounded_size(small, tmp_path, monk
     patch = np.array(table["clip_vit_b32/patch"][n].as_py(), "float16")
     np.testing.assert_array_equal(patch, feature("clip_vit_b32/patch", "v004"))
     assert pq.read_table(tmp_path / "hf" / "texts").num_rows == 4
+
+
+def test_the_command_offers_every_container():
+    assert tuple(CONTAINERS) == EXPORTS

@@ -12,7 +12,8 @@ from results import OUTPUTS, feature, make_results, questions, shard_lists, text
 
 from pipeline.cli import main
 from pipeline.index import build_index
-from pipeline.storage.hdf5 import open_hdf5
+from pipeline.storage.contract import PER_VIDEO, DatasetSpec
+from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.verify import verify
 
 VIDEOS = [f"v{n:03d}" for n in range(12)]
@@ -77,7 +78,7 @@ PLANTED = {
     ),
     "a norm beyond the encoder's": (
         "clip_vit_b32",
-        {CLS: feature(*CLS) * np.float16(20)},
+        {CLS: feature(*CLS) * np.float16(100)},
         ("error", "norm", "clip_vit_b32", "00001.h5", "v005"),
     ),
     "a constant video": (
@@ -247,3 +248,19 @@ def test_results_of_a_configuration(dataset, tmp_path):
     build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
     with open_hdf5(dataset / "features.h5", "index"):
         assert main(["verify", str(path)]) == 0
+
+
+def test_segments_are_checked_too(tmp_path, capsys):
+    path = tmp_path / "segments.h5"
+    specs = {"audio/16000": DatasetSpec((2, 16000), "float32")}
+    specs |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
+    made = {"kind": "segments", "collection": "c", "shard": "0", "source": "s", "config": {}}
+    audio = np.zeros((2, 16000), "float32")
+    for bad in (False, True):
+        path.unlink(missing_ok=True)
+        with ShardWriter(path, 2, specs, made, {"video_id": ["a", "b"]}) as writer:
+            for n in range(2):
+                audio[1, 5] = np.nan if bad and n else 0
+                writer.write(n, {"audio/16000": audio, "num_segments": 2, "has_audio": True, "status": 0})
+        assert main(["verify", str(path)]) == bad
+    assert "error finite" in capsys.readouterr().out

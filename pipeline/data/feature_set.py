@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from pipeline.data.torch_dataset import QuestionDataset
 
 
+def is_text(name: str) -> bool:
+    """Whether a feature is about texts and not about videos."""
+    return name.partition("/")[0].partition("_")[0] == "text"
+
+
 class FeatureSet:
     """The features of a data set, read from its shards as needed.
 
@@ -40,7 +45,7 @@ class FeatureSet:
         name, item = key
         if name not in self.names:
             raise AVQAError(f"{self.index.path}: has no {name}; it has {', '.join(self.names)}")
-        rows = self._text_rows if name.startswith("text/") else self._rows
+        rows = self._text_rows if is_text(name) else self._rows
         if item not in rows:
             raise AVQAError(f"{self.index.path}: has no {'text' if rows is self._text_rows else 'video'} {item!r}")
         return self.index.read(name, [rows[item]])[0]

@@ -111,7 +111,7 @@ LAYOUTS = {
             Folder("frame_ViT-L14@336px", "video_feat", L14_336, (T, 768)),
             Folder("visual_tome14", "patch_feat", TOME, (T, 14, 1024)),
             Folder("ast/audio_ast_cls", "audio_feat", ("ast/cls",), (T, 768)),
-            Folder("ast/audio_ast_patch_last_pooled", "audio_patch_feat", ("ast/patch",), (T, 12, 768), optional=True),
+            Folder("ast/audio_ast_patch_last_pooled", "audio_patch_feat", ("ast/pooled",), (T, 12, 768), optional=True),
         ),
         ("annots/music_avqa/music_avqa_{split}.json",),
         answers="annots/music_avqa/answer2idx.json",

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from pipeline.data.feature_set import FeatureSet
+from pipeline.data.feature_set import FeatureSet, is_text
 from pipeline.errors import AVQAError
 
 
@@ -40,7 +40,7 @@ class QuestionDataset(Dataset):
 
     def __getitem__(self, n: int) -> dict[str, object]:
         item, features = self.items[n], self._opened()
-        keys = {name: item["question" if name.startswith("text/") else "video_id"] for name in self.names}
+        keys = {name: item["question" if is_text(name) else "video_id"] for name in self.names}
         return item | {name: torch.from_numpy(features[name, key]) for name, key in keys.items()}
 
     def _opened(self) -> FeatureSet:
