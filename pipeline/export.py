@@ -47,6 +47,8 @@ def export(folder: str | Path, layout: str, out: str | Path, *, dtype: str = "fl
         videos = [video_id for video_id in features if video_id not in failed]
         record = {"created_by": f"avqa-pipeline {__version__}", "layout": layout, "dtype": dtype}
         record |= {"dataset": features.folder.name, "features": features.index.provenance}
+        asked = questions[["export_id", "video_id", "question"]].to_csv(index=False)
+        record["questions"] = hashlib.sha256(asked.encode()).hexdigest()
         if layout in CONTAINERS:
             start(out, record)
             _write_containers(features, videos, layout, dtype, out)

@@ -74,6 +74,8 @@ class FeatureIndex:
                 bad = wanted[at[np.flatnonzero(~np.isfinite(part).reshape(len(at), -1).all(1))[0]]]
                 which = repr(self.texts[bad]) if group == "text" else f"video {self.video_id[bad]}"
                 raise AVQAError(f"{path}: {name} of {which} is not finite; {REMEDY}")
+            if len(at) == len(wanted):
+                return part
             if values is None:
                 values = np.empty((len(wanted), *part.shape[1:]), part.dtype)
             values[at] = part

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipeline.storage.finite import all_finite
+from pipeline.storage.finite import BLOCK, all_finite
 
 
 @given(
@@ -16,6 +16,15 @@ from pipeline.storage.finite import all_finite
 )
 def test_as_numpy(values):
     assert all_finite(values) == np.isfinite(values).all()
+
+
+def test_past_a_block():
+    values = np.zeros(3 * BLOCK + 5, "float16")
+    for n in (0, BLOCK - 1, BLOCK, 3 * BLOCK, len(values) - 1):
+        values[n] = np.inf
+        assert not all_finite(values)
+        values[n] = 0
+    assert all_finite(values)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
