@@ -34,6 +34,7 @@ rule features:
         rules.text.output,
         rules.failures.output,
         rules.verify.output,
+        kept_segments(),  # Snakemake keeps temporary files that a target needs
 
 
 rule all:
