@@ -117,8 +117,11 @@ class Comparison:
         if not self.timed:
             return 1.0, 0.0, 0.0
         mean = self.timing / self.timed
-        none = mean[np.argmin(abs(SLOPES - 1)), np.argmin(abs(SHIFTS))]
+        same_rate = int(np.argmin(abs(SLOPES - 1)))
+        none = mean[same_rate, np.argmin(abs(SHIFTS))]
         k, s = np.unravel_index(np.argmax(mean), mean.shape)
+        if mean[k, s] - mean[same_rate].max() < GAIN:  # another rate must be better than the best shift alone
+            k, s = same_rate, int(np.argmax(mean[same_rate]))
         gain = float(mean[k, s] - none)
         # Interpolation removes noise as well: a real shift is better than the same shift the other way.
         mirrored = mean[len(SLOPES) - 1 - k, len(SHIFTS) - 1 - s]
@@ -249,7 +252,7 @@ def plot(result: Comparison, path: str | Path) -> None:
         by_shift.plot(SHIFTS, result.timing[np.argmin(abs(SLOPES - slope))] / result.timed)
         by_shift.set_title(f"slope {slope:.3f}")
     by_second.set(xlabel="second", ylabel="cosine similarity")
-    by_shift.set(xlabel="shift of B in seconds", ylabel="similarity, mean of each video removed")
+    by_shift.set(xlabel="shift of B in seconds", ylabel="centred similarity")
     norms.set(xlabel=f"norm in A, {result.names[0]}", ylabel=f"norm in B, {result.names[1]}")
     figure.suptitle(result.verdict())
     figure.savefig(path, dpi=120)
