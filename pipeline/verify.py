@@ -199,10 +199,10 @@ def _verify_collection(result: Verification, collection: Path, wanted: dict[str,
     for files in wanted.values():
         reports = _check(result, files)
         _same_provenance(result, reports)
-        _duplicates(result, reports, sizes)
         for report in reports:
             by_shard.setdefault(report.path.stem, []).append(report)
             _against_list(result, report, lists)
+    _duplicates(result, [report for reports in by_shard.values() for report in reports], sizes)
     for reports in by_shard.values():
         _same_seconds(result, reports)
 
@@ -229,17 +229,26 @@ def _same_provenance(result: Verification, reports: list[FileReport]) -> None:
 
 
 def _duplicates(result: Verification, reports: list[FileReport], sizes: dict[str, int]) -> None:
-    """Different videos with equal features. Files of equal size are taken for copies of one video."""
-    first: dict[tuple[str, bytes], tuple[FileReport, int]] = {}
+    """Different videos with equal features: an error if all encoders agree and the files differ in size.
+
+    Otherwise they may be copies of one file, or share a sound track or the frames, as mirrored and composed videos do.
+    """
+    first: dict[tuple[object, str, bytes], tuple[FileReport, int]] = {}
+    pairs: dict[tuple[str, str], list[tuple[FileReport, int, str]]] = {}
+    encoders = {report.provenance.get("encoder") for report in reports if report.digests}
     for report, output, row, value in _digests(reports):
-        other, other_row = first.setdefault((output, value), (report, row))
+        other, other_row = first.setdefault((report.provenance.get("encoder"), output, value), (report, row))
         name, other_name = report.names[row], other.names[other_row]
-        if name == other_name:
-            continue
-        message = f"{output}: the same features as {other_name} (row {other_row} of {other.path.name})"
+        if name != other_name:
+            message = f"{output}: the same features as {other_name} (row {other_row} of {other.path.name})"
+            pairs.setdefault((name, other_name), []).append((report, row, message))
+    for (name, other_name), found in pairs.items():
+        same = {report.provenance.get("encoder") for report, _, _ in found}
         copied = sizes.get(name, 0) == sizes.get(other_name, -1)
-        level, remedy = ("warning", LOOK) if copied else ("error", "extract both again and compare")
-        result.findings.append(Finding(level, "duplicate", str(report.path), row, name, message, remedy))
+        wrong = len(encoders) > 1 and same == encoders and not copied
+        level, remedy = ("error", "extract both again and compare") if wrong else ("warning", LOOK)
+        for report, row, message in found:
+            result.findings.append(Finding(level, "duplicate", str(report.path), row, name, message, remedy))
 
 
 def _digests(reports: list[FileReport]) -> Iterator[tuple[FileReport, str, int, bytes]]:
