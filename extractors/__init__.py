@@ -98,6 +98,7 @@ class EncoderSpec:
     outputs: dict[str, tuple[int, ...]]  # name -> shape per second
     text_outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> shape per text; empty: no text
     on_request: frozenset[str] = frozenset()  # outputs that are made only where a configuration names them
+    norms: tuple[float, float] = (1e-3, 1e4)  # smallest and largest Euclidean norm that a vector of it can have
 
     @property
     def default_outputs(self) -> list[str]:
@@ -110,7 +111,8 @@ def _clip(model: str, size: int, patches: int, dim: int, width: int, text_width:
     outputs = {"cls": (dim,), "patch": (patches, dim), "patch_unprojected": (patches, width)}
     texts = {"words": (77, dim), "words_unprojected": (77, text_width), "sentence": (dim,)}
     unprojected = frozenset({"patch_unprojected"})
-    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, texts, unprojected)
+    # Norms are of the order of 10; those of features that were divided by their norm are 1.
+    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, texts, unprojected, (2, 1000))
 
 
 def _siglip(model: str, size: int, patches: int, dim: int) -> EncoderSpec:

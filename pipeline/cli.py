@@ -11,11 +11,14 @@ from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
 from pipeline.config import check_config, collection_dir, dataset_dir, load_config, text_encoders
+from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError, out_of_memory, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
 from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.shard_list import Video, read_shard_list
+
+EXPORTS = ("webdataset", "datasets", "safetensors")  # rows of pipeline/data/containers.py
 
 log = logging.getLogger(__name__)
 
@@ -198,14 +201,36 @@ def ablations(args: argparse.Namespace) -> None:
 
 
 def verify(args: argparse.Namespace) -> None:
-    from pipeline.storage.features import FeatureIndex, damaged_files
+    from pipeline.verify import run
 
-    config = _config(args, "dataset", "videos")
-    damage = damaged_files(collection_dir(config), dataset_dir(config))
-    if damage:
-        raise AVQAError(f"{len(damage)} damaged files\n" + "\n".join(damage))
-    FeatureIndex(dataset_dir(config) / "features.h5").close()
-    log.info(f"{config['dataset']}: every file of features is whole")
+    run(args.path, args.json, show=print)
+
+
+def compare(args: argparse.Namespace) -> None:
+    from pipeline.compare import compare, plot
+
+    result = compare(args.a, args.b, args.output)
+    print(result)
+    if args.plot:
+        plot(result, args.plot)
+
+
+def provenance(args: argparse.Namespace) -> None:
+    from pipeline.provenance import provenance
+
+    print(provenance(args.file))
+
+
+def export(args: argparse.Namespace) -> None:
+    from pipeline.export import export
+
+    export(args.folder, args.layout, args.out, dtype=args.dtype, force=args.force)
+
+
+def import_(args: argparse.Namespace) -> None:
+    from pipeline.import_ import import_features
+
+    import_features(args.folder, args.layout, _config(args, "dataset", "videos", "annotations"))
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -237,7 +262,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(run, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            run.__name__, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter, description=help
+            run.__name__.rstrip("_"),
+            help=help,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            description=help,
         )
         sub.set_defaults(run=run)
         return sub
@@ -344,9 +372,6 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
     sub.add_argument("--table", required=True, help="a name in manifests/<architecture>_tables.csv")
 
-    sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")
-    add_config(sub)
-
     sub = command(plan, "Jobs, hours, temporary disk and bytes that a data set will take.")
     add_config(sub)
     sub.add_argument("--calibrate", action=argparse.BooleanOptionalAction, default=True, help="measure the rates here")
@@ -357,4 +382,31 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(weights, "Download the weights of an encoder, where they are not in the cache yet.")
     sub.add_argument("--encoder", required=True, choices=list(ENCODERS))
     sub.add_argument("--weights", required=True, help="a hub tag")
+
+    sub = command(verify, "Check every number of features and whether they belong together; errors end in status 1.")
+    sub.add_argument("path", metavar="PATH", help="an HDF5 file, a folder of results, or a configuration")
+    sub.add_argument("--json", help="write the findings to this file as well")
+
+    sub = command(compare, "Say whether two sets of features are the same, shifted, scaled, or of another encoder.")
+    for name in ("a", "b"):
+        sub.add_argument(name, metavar=name.upper(), help="a features file, or a folder of .h5 or .npy files")
+    sub.add_argument("--output", help="which output of an encoder with several, such as cls")
+    sub.add_argument("--plot", metavar="FILE", help="similarity by second and by shift, and norms, as an image")
+
+    sub = command(provenance, "Print where a file comes from and the command that makes it again.")
+    sub.add_argument("file", metavar="FILE", help="an HDF5 file of the pipeline, or the folder of an export")
+
+    sub = command(export, "Write a data set's features as published models and other tools read them.")
+    sub.add_argument("folder", metavar="DIR", help="results of a data set")
+    sub.add_argument("--layout", required=True, choices=[*LAYOUTS, *EXPORTS])
+    sub.add_argument("--out", required=True, help="folder; an interrupted export resumes there")
+    sub.add_argument("--dtype", choices=["float32", "float16"], default="float32")
+    sub.add_argument(
+        "--force", action="store_true", help="export features that are not those of the layout's release, and list how"
+    )
+
+    sub = command(import_, "Take published .npy folders over into shards, so that a model can be trained on them.")
+    sub.add_argument("folder", metavar="DIR", help="holds the layout's folders, or links to them")
+    sub.add_argument("--layout", required=True, choices=list(LAYOUTS))
+    add_config(sub)
     return parser

@@ -135,6 +135,7 @@ def test_a_replaced_video_makes_one_shard_due(place):
         "features",
         "index",
         "manifest",
+        "verify",
     ], done.stdout
 
 
@@ -245,7 +246,7 @@ def test_a_damaged_shard_is_named_and_only_that_one_is_made_again(place):
     results = place / "results"
     before, file = content(results), "clips/features/clip_vit_b32/00001.h5"
     os.truncate(results / file, (results / file).stat().st_size // 2)
-    verified = avqa(place, "verify", "--config", "tiny.yaml")
+    verified = avqa(place, "verify", "tiny.yaml")
     assert verified.returncode == 1 and verified.stdout.count(".h5:") == 1 and file in verified.stdout
     (results / file).unlink()
     done = snakemake(place, "features")

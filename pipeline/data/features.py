@@ -25,7 +25,7 @@ class Features:
     def __init__(self, index: FeatureIndex, name: str, device: torch.device, seconds: slice | None = None):
         self.index, self.name, self.device, self.seconds = index, name, device, seconds
         self.shape = index.shape(name, seconds)
-        rows, self.row_bytes = index.names[name][0], 2 * int(np.prod(self.shape))
+        rows, self.row_bytes = index.names[name][0], index.dtypes[name].itemsize * int(np.prod(self.shape))
         size, memory = rows * self.row_bytes, available_memory() / MEMORY_SHARE
         on_device = device.type == "cuda" and size <= torch.cuda.mem_get_info()[0] / MEMORY_SHARE
         self.mean = self.std = self.values = None
@@ -65,7 +65,7 @@ class Features:
     def _read(self, rows: np.ndarray) -> np.ndarray:
         """Rows from memory where they are kept, else from their shards, each once."""
         unique, first, of_unique = np.unique(rows, return_index=True, return_inverse=True)
-        values = np.empty((len(rows), *self.shape), np.float16)
+        values = np.empty((len(rows), *self.shape), self.index.dtypes[self.name])
         lacking = np.array([row not in self.kept for row in unique])
         self.index.prefetch(self.name, unique[lacking], self.seconds)
         for row, at, absent in zip(unique.tolist(), first, lacking, strict=True):

@@ -337,7 +337,9 @@ def features(name):
 def targets(name):
     """What is made of a data set. Checkpoints are requested by name for the same reason."""
     return [
-        *expand([*rules.index.output, *rules.failures.output, *rules.report.output], dataset=name),
+        *expand(
+            [*rules.index.output, *rules.verify.output, *rules.failures.output, *rules.report.output], dataset=name
+        ),
         *expand(rules.text.output, dataset=name, encoder=text_encoders(CONFIGS[name])),
         *checkpoint_files(name),
     ]

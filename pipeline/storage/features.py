@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import PER_VIDEO
+from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import REMEDY, open_hdf5
 
 OPEN_FILES = 16  # shards that are open at a time; systems allow a process about 1,000 open files
@@ -34,19 +35,22 @@ class FeatureIndex:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.names: dict[str, tuple[int, ...]] = {}  # feature -> shape: rows, then that of one row
+        self.dtypes: dict[str, np.dtype] = {}
         self.provenance: dict[str, dict] = {}  # encoder (or "text") -> the attributes of its files
         self.files: dict[str, list[Path]] = {}
         with open_hdf5(self.path, "index") as file:
+            self.collection = str(file.attrs["collection"])
             self.video_id = file["video_id"].asstr()[:]
             self.num_segments, self.has_audio, self.status = (file[name][:] for name in PER_VIDEO)
             self.shard, self.row = file["shard"][:], file["row"][:]
             self.texts = file["text/text"].asstr()[:]
+            self.text_lengths = file["text/length"][:]  # tokens
             for group in (item for item in file.values() if isinstance(item, h5py.Group)):
                 self._add(group)
         lost = [path for paths in self.files.values() for path in paths if not path.exists()]
         if lost:
             raise AVQAError(f"{self.path}: {len(lost)} of its shards are missing, as {lost[0]}; run the workflow again")
-        self._open: OrderedDict[Path, h5py.File] = OrderedDict()
+        self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
         self._lock = Lock()
 
     def _add(self, group: h5py.Group) -> None:
@@ -54,7 +58,9 @@ class FeatureIndex:
         attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.attrs.items() if k != "files"}
         self.provenance[name] = attributes
         self.files[name] = [self.path.parent / str(file) for file in group.attrs["files"]]
-        self.names |= {f"{name}/{k}": item.shape for k, item in group.items() if item.dtype.kind in "fi"}
+        numbers = {f"{name}/{k}": item for k, item in group.items() if item.dtype.kind in "fi"}
+        self.names |= {k: item.shape for k, item in numbers.items()}
+        self.dtypes |= {k: item.dtype for k, item in numbers.items()}
 
     def read(
         self, name: str, rows: Iterable[int] | None = None, seconds: slice | None = None, out: np.ndarray | None = None
@@ -65,7 +71,7 @@ class FeatureIndex:
         if a shard is damaged or holds a number that is not finite.
         """
         wanted = np.arange(self.names[name][0]) if rows is None else np.asarray(list(rows), np.int64)
-        values = np.empty((len(wanted), *self.shape(name, seconds)), np.float16) if out is None else out
+        values = np.empty((len(wanted), *self.shape(name, seconds)), self.dtypes[name]) if out is None else out
         for path, output, at, places in self._by_shard(name, wanted) if values.size else ():
             with self._lock:
                 try:
@@ -77,7 +83,7 @@ class FeatureIndex:
                 except OSError as error:
                     raise AVQAError(f"{path}: cannot be read ({error}); `avqa verify` checks all files") from error
             for n in at:
-                if not np.isfinite(values[n]).all():
+                if not all_finite(values[n]):
                     raise AVQAError(f"{path}: {name} of {self._row_name(name, wanted[n])} is not finite; {REMEDY}")
         return values
 
@@ -112,11 +118,11 @@ class FeatureIndex:
     def _row_name(self, name: str, row: int) -> str:
         return repr(self.texts[row]) if name.startswith("text") else f"video {self.video_id[row]}"
 
-    def _opened(self, path: Path) -> h5py.File:
+    def _opened(self, path: Path) -> "_OpenFile":
         if path not in self._open:
             while len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[path] = h5py.File(path, "r")
+            self._open[path] = _OpenFile(path)
         self._open.move_to_end(path)
         return self._open[path]
 
@@ -155,21 +161,17 @@ def _chunk(dataset: h5py.Dataset, row: int, second: int) -> h5py.h5d.StoreInfo:
     return dataset.id.get_chunk_info_by_coord((row, second, *[0] * (dataset.ndim - 2))[: dataset.ndim])
 
 
-def damaged_files(collection: str | Path, dataset: str | Path) -> list[str]:
-    """Read every number of every features and text file of two results folders; one line per file that is damaged."""
-    kinds = [(path, "features") for path in sorted(Path(collection, "features").glob("*/*.h5"))]
-    kinds += [(path, "text") for path in sorted(Path(dataset, "text").glob("*.h5"))]
-    found = []
-    for path, kind in kinds:
-        try:
-            with open_hdf5(path, kind) as file:
-                file.visititems(_read_all)
-        except (AVQAError, OSError) as error:
-            found.append(str(error))
-    return found
+class _OpenFile(dict[str, h5py.Dataset]):
+    """The datasets of an open file, by name. Each is opened once, which takes as long as reading a video's vectors."""
 
+    def __init__(self, path: Path):
+        self.file = h5py.File(path, "r", rdcc_nbytes=2**20)  # a cache of whole chunks has no use in random order
 
-def _read_all(_: str, item: object) -> None:
-    if isinstance(item, h5py.Dataset):
-        for n in range(len(item)):
-            item[n]
+    def __missing__(self, name: str) -> h5py.Dataset:
+        self[name] = self.file[name]
+        return self[name]
+
+    def close(self) -> None:
+        """Close the file."""
+        self.clear()
+        self.file.close()
