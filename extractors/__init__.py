@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class EncoderSpec:
     outputs: dict[str, tuple[int, ...]]  # name -> shape per second
     text_outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> shape per text; empty: no text
     on_request: frozenset[str] = frozenset()  # outputs that are made only where a configuration names them
+    norms: tuple[float, float] = (1e-3, 1e4)  # smallest and largest Euclidean norm that a vector of it can have
 
     @property
     def default_outputs(self) -> list[str]:
@@ -109,7 +111,8 @@ def _clip(model: str, size: int, patches: int, dim: int, width: int, text_width:
     outputs = {"cls": (dim,), "patch": (patches, dim), "patch_unprojected": (patches, width)}
     texts = {"words": (77, dim), "words_unprojected": (77, text_width), "sentence": (dim,)}
     unprojected = frozenset({"patch_unprojected"})
-    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, texts, unprojected)
+    # Norms are of the order of 10; those of features that were divided by their norm are 1.
+    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, texts, unprojected, (2, 1000))
 
 
 def _siglip(model: str, size: int, patches: int, dim: int) -> EncoderSpec:
@@ -204,6 +207,24 @@ def encoder_spec(name: str) -> EncoderSpec:
 def text_encoders() -> str:
     """The names of the encoders that have text outputs, for messages."""
     return ", ".join(name for name, spec in ENCODERS.items() if spec.text_outputs)
+
+
+def is_hub_tag(weights: str) -> bool:
+    """Whether weights are neither random nor a file, so that they are downloaded on first use."""
+    return weights != "random" and not is_file(weights)
+
+
+def fetch_weights(name: str, weights: str) -> Path:
+    """Download what a hub tag names, unless it is in the library's cache; returns the file. Builds no network.
+
+    Raises EncoderError for an unknown tag, and where a download is impossible.
+    """
+    spec = encoder_spec(name)
+    module, _, attribute = spec.loader.partition(":")
+    kind = getattr(import_module(module), attribute)
+    encoder = kind.__new__(kind)
+    encoder.spec = spec
+    return encoder.fetch(weights)
 
 
 def load_encoder(

@@ -140,7 +140,7 @@ class Encoder(ABC):
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """A weights file's tensors, without running code of the file; of a checkpoint, those under `model`.
+    """A weights file's tensors, without running code of the file; of a checkpoint, those under its usual key.
 
     Raises ValueError for a file that is no state dict.
     """
@@ -153,8 +153,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"cannot be read as a plain state dict ({error}); "
             "a TorchScript archive must be saved as one first (README.md, Weights), a broken file replaced"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError("must hold a state dict, names to tensors, and nothing else")
     return state

@@ -1,6 +1,7 @@
 """Score a trained model: accuracy overall, by scenario and by question type."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import safetensors.torch
 import torch
 import yaml
 
+from extractors.base import read_state_dict
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
-from pipeline.models import fast
+from pipeline.models import entry_settings, fast, model_class, settings_class
 from pipeline.models.base import AVQAModel
+from pipeline.models.settings import TOKENS
 from pipeline.storage.atomic import atomic
-from pipeline.train import build_model, frozen, load_data, predict
+from pipeline.train import build_model, frozen, load_data, of_one_model, predict
 
 # The nine types in the order of the papers' tables.
 TYPES = (
@@ -30,54 +33,142 @@ TYPES = (
 )
 
 
-def evaluate(folder: str | Path, split: str = "test") -> dict:
-    """Answer a split's questions with the model in `folder`; writes predictions.parquet and scores.json there.
+def evaluate(
+    folder: str | Path, split: str = "test", questions_of: str | Path | None = None, out: str | Path | None = None
+) -> dict:
+    """Answer a split's questions with the model in `folder`; writes predictions.parquet and scores.json to `out`
+    (default: there).
 
-    For another split than test the files are named predictions-<split>.parquet and scores-<split>.json. Questions
-    whose video failed are answered too, from zeros. Returns the scores. Raises AVQAError if the folder holds no
-    trained model.
+    `questions_of` is the results folder of another data set, whose questions are asked in place of the model's own. For
+    another split than test the files are named predictions-<split>.parquet and scores-<split>.json. Questions whose
+    video failed are answered too, from zeros; `present` has the scores without them. Returns the scores. Raises
+    AVQAError if the folder holds no trained model.
     """
-    folder = Path(folder)
-    trained, model, data = load_trained(folder)
-    schedule = trained["config"]["train"]
+    folder, out = Path(folder), Path(out or folder)
+    trained, model, data = load_trained(folder, questions_of)
+    described = {"model": trained["model"], "seed": trained["seed"], "trained_on": trained["config"]["dataset"]}
+    return answer(model, data, trained["config"]["train"], trained["answers"], out, split, described)
+
+
+def evaluate_released(config: dict, name: str, checkpoint: str | Path, out: str | Path, split: str = "test") -> dict:
+    """Answer a split's questions with a published checkpoint, a .safetensors file or a .pt file of plain tensors.
+
+    `name` is an entry of `models` with the features to read. Writes to `out` and returns what `evaluate` does. Raises
+    AVQAError if the file is no checkpoint of the model, or not one for these features, words and answers.
+    """
+    config = of_one_model(config, name)
+    data = load_data(config, name, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    with fast.switched(config["train"]["fast"]):
+        model = load_released(config["models"][name], data, Path(checkpoint))
+    described = {"model": name, "checkpoint": str(checkpoint)}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return answer(model.to(data.device), data, config["train"], data.answers, Path(out), split, described)
+
+
+def load_released(entry: dict, data: QuestionData, checkpoint: Path) -> AVQAModel:
+    """The model of an entry with a published checkpoint's weights and sizes, for the data's shapes."""
+    if not checkpoint.is_file():
+        raise AVQAError(f"{checkpoint}: no such checkpoint")
+    chosen, usual = entry_settings(entry), settings_class(entry["architecture"])()
+    changes = {k: v for k, v in vars(chosen).items() if v != getattr(usual, k)}  # the others follow from the tensors
+    try:
+        published = model_class(entry["architecture"]).load_released(read_state_dict(checkpoint), **changes)
+    except ValueError as error:
+        raise AVQAError(f"{checkpoint}: {error}") from error
+    counts = {"answers": (published.num_answers, len(data.answers))}
+    if data.vocabulary is not None:
+        counts["words"] = (published.num_tokens, len(data.vocabulary))
+    for what, (theirs, ours) in counts.items():
+        if theirs != ours:
+            raise AVQAError(
+                f"{checkpoint}: is of a data set with {theirs} {what}, this one has {ours}; both are numbered in the "
+                "order of the training questions, so use the annotations that the checkpoint was trained on"
+            )
+    for name, shape in data.shapes.items():
+        if name not in TOKENS and published.shapes[name][1:] != shape[1:]:
+            expected = "×".join(map(str, published.shapes[name][1:]))
+            raise AVQAError(f"{checkpoint}: reads {name} features of size {expected}, not {entry.get(name, name)}")
+    model = build_model(entry | asdict(published.settings), data)
+    model.load_state_dict(published.state_dict())
+    return model.eval()
+
+
+def answer(
+    model: AVQAModel,
+    data: QuestionData,
+    schedule: dict,
+    answers: list[str],
+    out: Path,
+    split: str,
+    described: dict[str, object],
+) -> dict:
+    """Answer a split's questions, and write predictions and scores, with what describes the model, to a folder."""
     with fast.switched(schedule["fast"]):
         rows, scores = predict(model, data, split, schedule["batch_size"])
-
-    table = data.questions.loc[rows, ["question_id", "video_id", "question", "scenario", "type", "answer"]]
-    table["prediction"] = np.array(data.answers)[scores.argmax(-1)]
-    table["confidence"] = torch.from_numpy(scores).softmax(-1).amax(-1).numpy()
-    table["correct"] = table["prediction"] == table["answer"]
+    table = predictions(data, rows, scores, answers)
     summary = {
-        **score(table),
+        **score_all(table),
         "split": split,
-        "model": trained["model"],
-        "seed": trained["seed"],
-        "questions_of_failed_videos": int(data.questions.loc[rows, "failed"].sum()),
+        **described,
+        "questions_of_failed_videos": int(table["failed"].sum()),
         "encoders": {n: {k: p[k] for k in ("weights", "pretrained")} for n, p in data.provenance.items()},
     }
     suffix = "" if split == "test" else f"-{split}"
-    with atomic(folder / f"predictions{suffix}.parquet") as partial:
+    with atomic(out / f"predictions{suffix}.parquet") as partial:
         table.to_parquet(partial, index=False)
-    with atomic(folder / f"scores{suffix}.json") as partial:
+    with atomic(out / f"scores{suffix}.json") as partial:
         partial.write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-def load_trained(folder: Path) -> tuple[dict, AVQAModel, QuestionData]:
-    """The config.yaml that `avqa train` wrote, the model and its data. Raises AVQAError if something is missing."""
+def predictions(data: QuestionData, rows: np.ndarray, scores: np.ndarray, answers: list[str]) -> pd.DataFrame:
+    """predictions.parquet: the questions in `rows` with what the model answered, N, answers `scores`."""
+    kept = ["question_id", "video_id", "question", "scenario", "type", "part", "answer", "failed"]
+    table = data.questions.loc[rows].reindex(columns=kept)
+    best = scores.argmax(-1)
+    if data.choices is None:
+        table["prediction"] = np.array(answers)[best]
+    else:
+        table["prediction"] = [data.questions.at[row, "choices"][n] for row, n in zip(rows, best, strict=True)]
+    table["confidence"] = torch.from_numpy(scores).softmax(-1).amax(-1).numpy()
+    table["correct"] = table["prediction"] == table["answer"]
+    return table
+
+
+def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[dict, AVQAModel, QuestionData]:
+    """The config.yaml that `avqa train` wrote, the model and its data, or that of the data set in `questions_of`.
+
+    Raises AVQAError if something is missing or does not fit the model."""
     try:
         trained = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
     except FileNotFoundError as error:
         raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
-    config, name = trained["config"], trained["model"]
+    name = trained["model"]
+    config = trained["config"] = of_one_model(trained["config"], name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = load_data(config, name, device)
+    data = load_data(config, name, device, trained.get("vocabulary"))
     if data.answers != trained["answers"]:
         raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)
-    return trained, model.eval(), data
+    return trained, model.eval(), data if questions_of is None else load_other(data, config, name, Path(questions_of))
+
+
+def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> QuestionData:
+    """Another data set as the model of `config` reads it: its features must be made as those of training were, and are
+    standardized by the statistics of training. Raises AVQAError."""
+    config = config | {"results": str(folder.parent), "dataset": folder.name}
+    plain = config | {"train": config["train"] | {"standardize": False}}
+    data = load_data(plain, name, trained.device, trained.vocabulary)
+    for encoder, provenance in trained.provenance.items():
+        for attribute in ("weights", "weights_sha256", "config"):
+            if provenance[attribute] != data.provenance[encoder][attribute]:
+                raise AVQAError(f"{data.path}: {attribute} of {encoder} differ from what the model was trained with")
+    for kind in ("features", "texts"):
+        for feature, values in getattr(data, kind).items():
+            values.mean, values.std = getattr(trained, kind)[feature].mean, getattr(trained, kind)[feature].std
+    return data
 
 
 def evaluate_by_second(folder: str | Path, split: str = "test") -> pd.DataFrame:
@@ -96,6 +187,12 @@ def evaluate_by_second(folder: str | Path, split: str = "test") -> pd.DataFrame:
     with atomic(folder / ("steps.csv" if split == "test" else f"steps-{split}.csv")) as partial:
         steps.to_csv(partial, index=False)
     return steps
+
+
+def score_all(table: pd.DataFrame) -> dict:
+    """`score` of all questions, of each part of the split (head, tail), and of those whose video did not fail."""
+    parts = {part: score(rows) for part, rows in table.dropna(subset="part").groupby("part", sort=False)}
+    return {**score(table), "parts": parts, "present": score(table[~table["failed"]])}
 
 
 def score(table: pd.DataFrame) -> dict:

@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        expand(rules.evaluate.output.scores, model=config["models"], seed=config["train"]["seeds"]),
+        scores,
         rules.failures.output,
     output:
         page=f"{DATASET}/report.html",
@@ -13,6 +13,14 @@ rule report:
     conda:
         "../../envs/torch.yaml"
     params:
-        settings("results", "dataset", "videos", "encoders", "models", train={"seeds": config["train"]["seeds"]}),
+        lambda wildcards: settings(
+            "results",
+            "dataset",
+            "videos",
+            "trained_on",
+            "models",
+            encoders={name: {"weights": ""} for name in CONFIGS[wildcards.dataset]["encoders"]},
+            train={"seeds": CONFIGS[wildcards.dataset]["train"]["seeds"]},
+        )(wildcards),
     shell:
         "avqa report --config {params:q} > {log:q} 2>&1"
