@@ -239,8 +239,6 @@ def test_decoding_waits_until_the_segments_before_are_read(finished):
     """With ahead: 1, the second shard is decoded when both encoders have read the first."""
     log = (finished / "log").read_text()
     started = re.findall(r"^ *(?:local)?rule \w+:\n(?: +\w+: .*\n)*? +output: (\S+)", log, re.MULTILINE)
-        r"^ *(?:local)?rule \w+:\n(?: +\w+: .*\n)*? +output: (\S+)", (finished / "log").read_text(), re.MULTILINE
-    )
     second = next(n for n, path in enumerate(started) if "/segments/" in path and path.endswith("00001.h5"))
     read = [n for n, path in enumerate(started) if re.search(r"/features/\w+/00000\.h5", path)]
     assert len(read) == 2 and max(read) < second
