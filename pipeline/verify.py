@@ -19,7 +19,7 @@ from pipeline.errors import AVQAError
 from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.checks import LOOK, FileReport, Finding, check_file
 from pipeline.storage.contract import PER_VIDEO, PROVENANCE
-from pipeline.storage.features import FeatureIndex
+from pipeline.storage.features import FeatureIndex, is_text
 from pipeline.storage.shard_list import Video, digest, read_shard_list
 
 SHOWN = 5  # findings of one check that are printed; the JSON has all
@@ -157,7 +157,7 @@ def _verify_dataset(result: Verification, dataset: Path, collection: Path | None
         files = {
             name: [Path(os.path.normpath(file)) for file in files]
             for name, files in index.files.items()
-            if name != "text"
+            if not is_text(name)
         }
         _verify_collection(result, dataset.parent / index.collection, files)
         for video_id in sorted(set(questions["video_id"]) - set(index.video_id)):
@@ -177,7 +177,7 @@ def _index_rows(result: Verification, index: FeatureIndex) -> None:
     """Whether each row of the index says where its video is."""
     known = {report.path.resolve(): report for report in result.files}
     for encoder, files in index.files.items():
-        for n, path in enumerate(files if encoder != "text" else ()):
+        for n, path in enumerate(() if is_text(encoder) else files):
             report = known.get(path.resolve())
             at = np.flatnonzero(index.shard == n)
             rows = index.row[at].tolist()

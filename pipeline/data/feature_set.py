@@ -10,15 +10,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import AVQAError
-from pipeline.storage.features import FeatureIndex
+from pipeline.storage.features import FeatureIndex, is_text
 
 if TYPE_CHECKING:
     from pipeline.data.torch_dataset import QuestionDataset
-
-
-def is_text(name: str) -> bool:
-    """Whether a feature is about texts and not about videos."""
-    return name.partition("/")[0].partition("_")[0] == "text"
 
 
 class FeatureSet:

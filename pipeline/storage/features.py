@@ -108,15 +108,14 @@ class FeatureIndex:
         """The file of each shard that has some of the rows, the dataset's name in it, which of `rows` these are, and
         where they are in the shard."""
         group, _, output = name.partition("/")
-        is_text = group.partition("_")[0] == "text"
-        shards = np.zeros_like(rows) if is_text else self.shard[rows]
-        places = rows if is_text else self.row[rows]
+        shards = np.zeros_like(rows) if is_text(group) else self.shard[rows]
+        places = rows if is_text(group) else self.row[rows]
         for shard in np.unique(shards):
             at = np.flatnonzero(shards == shard)
-            yield self.files[group][shard], output if is_text else name, at, places[at]
+            yield self.files[group][shard], output if is_text(group) else name, at, places[at]
 
     def _row_name(self, name: str, row: int) -> str:
-        return repr(self.texts[row]) if name.startswith("text") else f"video {self.video_id[row]}"
+        return repr(self.texts[row]) if is_text(name) else f"video {self.video_id[row]}"
 
     def _opened(self, path: Path) -> "_OpenFile":
         if path not in self._open:
@@ -131,6 +130,11 @@ class FeatureIndex:
         with self._lock:
             while self._open:
                 self._open.popitem()[1].close()
+
+
+def is_text(name: str) -> bool:
+    """Whether a feature, or a group of features.h5, is of texts and not of videos."""
+    return name.partition("/")[0].partition("_")[0] == "text"
 
 
 def _runs(at: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int]]:
