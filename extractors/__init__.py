@@ -131,6 +131,12 @@ def encoder_spec(name: str) -> EncoderSpec:
     return ENCODERS[name]
 
 
+def encoder_class(name: str) -> type[Encoder]:
+    """The class of an encoder. Raises EncoderError if there is none."""
+    module, class_name = encoder_spec(name).loader.split(":")
+    return getattr(import_module(module), class_name)
+
+
 def load_encoder(
     name: str, weights: str, *, sha256: str | None = None, seed: int = 0, dtype: str = "bfloat16"
 ) -> Encoder:
@@ -139,6 +145,4 @@ def load_encoder(
     `weights` is a hub tag, a local .safetensors or .pt file, or `random` for seeded random numbers. Raises
     EncoderError for unknown names and for weights that are missing, do not fit or have another sha256.
     """
-    spec = encoder_spec(name)
-    module, _, attribute = spec.loader.partition(":")
-    return getattr(import_module(module), attribute)(spec, weights, sha256, seed, dtype)
+    return encoder_class(name)(encoder_spec(name), weights, sha256, seed, dtype)

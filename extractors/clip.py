@@ -62,6 +62,11 @@ class CLIP(Encoder):
         cls, tokens = visual(values.to(self.dtype))
         return {"cls": cls.float(), "patch": (tokens @ visual.proj).float()}
 
+    @staticmethod
+    def tokens(text: str) -> list[str]:
+        tokenizer = open_clip.SimpleTokenizer()
+        return ["(start)", *(tokenizer.decode([token]).strip() for token in tokenizer.encode(text)), "(end)"]
+
     @torch.inference_mode()
     def encode_text(self, texts: list[str], sentence: str) -> dict[str, torch.Tensor]:
         """words Q, 77, D; sentence Q, D (`eot`: the end-of-text row, `first`: row 0, `mean`: of the text's rows);

@@ -148,7 +148,32 @@ def model(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     from pipeline.report import write_report
 
-    print(write_report(load_config(args.config, "dataset", "videos", "encoders", "models", "train")))
+    print(write_report(load_config(args.config, "dataset", "videos", "encoders", "models", "decode", "train")))
+
+
+def explain(args: argparse.Namespace) -> None:
+    from pipeline.explain import explain
+
+    explanation = explain(args.folder, args.split)
+    for name, reason in explanation["not_offered"].items():
+        log.info(f"{name}: {reason}")
+    log.info(f"{explanation['questions']} questions: {Path(args.folder) / 'explanation.json'}")
+
+
+def results(args: argparse.Namespace) -> None:
+    from pipeline.results import format_results, format_survey
+
+    if args.survey:
+        print(format_survey(args.method))
+        return
+    config = load_config(args.config, "dataset", "models", "train") if args.config else None
+    print(format_results(args.dataset, args.method, args.source, args.sort, config))
+
+
+def look(args: argparse.Namespace) -> None:
+    from pipeline.look import look
+
+    print(look(args.video, load_config(args.config) if args.config else None, args.out))
 
 
 def ablations(args: argparse.Namespace) -> None:
@@ -258,8 +283,25 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--answers", type=int, default=42, help="to choose from")
     sub.add_argument("--settings", default="{}", help='JSON of the model\'s settings, such as {"width": 256}')
 
-    sub = command(report, "Summarise a data set's scores as text and as report.html.")
+    sub = command(explain, "Examine what a trained model's answers depend on: modalities, seconds, words, features.")
+    sub.add_argument("folder", metavar="DIR", help="what `avqa train` wrote")
+    sub.add_argument("--split", default="test")
+
+    sub = command(report, "Write a data set's results as text and as report.html.")
     sub.add_argument("--config", required=True)
+
+    sub = command(results, "Print the papers' results, best first, and with --config ours beside them.")
+    sub.add_argument("--dataset", default="MUSIC-AVQA", help="MUSIC-AVQA, MUSIC-AVQA-R, MUSIC-AVQA-v2.0, AVQA, …")
+    sub.add_argument("--method", help="only methods with this in their name")
+    sub.add_argument("--source", help="only results from papers or tables with this in their name, such as Table XII")
+    sub.add_argument("--sort", default="overall", metavar="COLUMN", help="such as Audio/Counting")
+    sub.add_argument("--config", help="configuration whose models' scores are added")
+    sub.add_argument("--survey", action="store_true", help="print the survey's methods and data sets instead")
+
+    sub = command(look, "Write a page with what the pipeline reads of a video: frames, waveform, log-mel spectrogram.")
+    sub.add_argument("video", metavar="VIDEO_ID|FILE")
+    sub.add_argument("--config", help="of the video's data set; needed for a video id")
+    sub.add_argument("--out", help="page to write (default: VIDEO_ID.html)")
 
     sub = command(ablations, "Put the scores of one table of a model's paper beside the paper's.")
     sub.add_argument("--config", required=True)

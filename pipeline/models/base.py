@@ -20,6 +20,10 @@ from pipeline.errors import AVQAError
 from pipeline.models.settings import ModelSettings
 
 
+class NotOffered(AVQAError):
+    """The model has no such part; the message names both."""
+
+
 @dataclass
 class Batch:
     """B questions, and the features of their videos by name.
@@ -82,17 +86,26 @@ class AVQAModel(nn.Module, ABC):
         """B, T, num_answers: the scores had the video ended after each second. Not every model offers it."""
         raise self._not_offered("accuracy by second")
 
+    def word_attention(self, batch: Batch) -> dict[str, Tensor]:
+        """Modality -> B, W: the share of its attention that each token of the question gets. Not every model offers
+        it."""
+        raise self._not_offered("attention on words")
+
+    def preference_features(self, batch: Batch) -> dict[str, Tensor]:
+        """Modality -> B, D: its features under the question, before they are fused. Not every model offers it."""
+        raise self._not_offered("preference features")
+
     @classmethod
     def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVQAModel:
         """A model with the weights of its authors' released checkpoint. Not every model offers it."""
-        raise AVQAError(f"{cls.__name__} does not offer released checkpoints")
+        raise NotOffered(f"{cls.__name__} does not offer released checkpoints")
 
     def released_state_dict(self) -> dict[str, Tensor]:
         """The weights under the names of the authors' release. Not every model offers it."""
         raise self._not_offered("released checkpoints")
 
-    def _not_offered(self, what: str) -> AVQAError:
-        return AVQAError(f"{type(self).__name__} does not offer {what}")
+    def _not_offered(self, what: str) -> NotOffered:
+        return NotOffered(f"{type(self).__name__} does not offer {what}")
 
     @torch.no_grad()
     def report(self) -> str:

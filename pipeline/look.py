@@ -1,0 +1,72 @@
+"""One page with what the pipeline reads of a video, and what is asked and answered about it."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.config import check_config, collection_dir, dataset_dir
+from pipeline.errors import AVQAError
+from pipeline.reporting.answers import questions_about, read_predictions
+from pipeline.reporting.page import render
+from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
+from pipeline.storage.atomic import atomic
+
+WIDTH = 160  # pixels per second
+
+
+def look(video: str, config: dict | None = None, out: str | Path | None = None) -> str:
+    """Write the page of a video (a file, or with `config` an id) to `out`; returns a summary as text.
+
+    Without `config`, decoding has its defaults and frames are CLIP's. Raises AVQAError if there is no such video.
+    """
+    path = find_video(video, config)
+    video_id = video if config and not Path(video).is_file() else path.stem
+    decode, encoders = (config["decode"], config["encoders"]) if config else (default_decode(), [])
+    (sheet,) = read_sheets({video_id: str(path)}, frame_input(encoders), decode, WIDTH)
+    facts = [("File", str(path)), ("Frames", frame_input(encoders).key), ("Decoding", _listed(decode))]
+    if not sheet.reason:
+        facts += [("has_audio", str(sheet.has_audio)), ("num_segments", f"{sheet.num_segments} of {sheet.segments}")]
+    questions = _questions(sheet, config) if config else None
+    out = Path(out or f"{video_id}.html")
+    with atomic(out) as partial:
+        page = render("look.html", title=video_id, note="", sheet=sheet, facts=facts, questions=questions)
+        partial.write_text(page, encoding="utf-8")
+    lines = [f"{name}: {value}" for name, value in facts]
+    return "\n".join([*lines, *([f"cannot be read: {sheet.reason}"] if sheet.reason else []), f"page: {out}"])
+
+
+def find_video(video: str, config: dict | None) -> Path:
+    """The file of that name, or of the video with that id. Raises AVQAError."""
+    if Path(video).is_file():
+        return Path(video)
+    if config is None:
+        raise AVQAError(f"{video}: no such file; for a video id, give --config")
+    table = collection_dir(config) / "videos.parquet"
+    if not table.exists():
+        raise AVQAError(f"{table}: no such file; `avqa manifest` makes it")
+    paths = pd.read_parquet(table).set_index("video_id")["path"]
+    if video not in paths:
+        raise AVQAError(f"{video}: no file has this name, and {table} has no video with this id")
+    return Path(paths[video])
+
+
+def default_decode() -> dict:
+    """The schema's defaults of `decode`."""
+    return check_config({"decode": {}}, sections=("decode",))["decode"]
+
+
+def _listed(values: dict) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _questions(sheet: Sheet, config: dict) -> pd.DataFrame:
+    """All questions about the video, and what models answered to those of the test split."""
+    folder = dataset_dir(config)
+    predictions = read_predictions(folder, list(config["models"]), config["train"]["seeds"][0])
+    table = pd.read_parquet(folder / "questions.parquet")
+    table = table.loc[table["video_id"] == sheet.video_id, ["split", "question", "answer"]].drop_duplicates()
+    answered = questions_about(sheet, predictions) if predictions else pd.DataFrame()
+    if answered.empty:
+        return table
+    answered = answered.drop_duplicates(["question", "answer"]).assign(split="test")
+    return table.merge(answered, how="left", on=["split", "question", "answer"]).fillna("")

@@ -1,0 +1,130 @@
+"""What models answer, and what their answers depend on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.reporting.page import new_figure, svg
+from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
+
+CONFUSED = 16  # the most frequent answers have a row and a column of their own
+EXAMPLES = 2  # videos with the surest wrong answers, and as many with the surest right ones
+SHEET_WIDTH = 112  # pixels per second
+COLOURED = 9  # answers with a colour of their own; the others are grey
+
+
+def read_predictions(folder: Path, models: list[str], seed: int) -> dict[str, pd.DataFrame]:
+    """predictions.parquet of each model's run with a seed; models without one are left out."""
+    paths = {model: folder / "models" / model / f"seed-{seed}" / "predictions.parquet" for model in models}
+    return {model: pd.read_parquet(path) for model, path in paths.items() if path.exists()}
+
+
+def confusion(predictions: pd.DataFrame) -> tuple[list[str], list[list[tuple[int, float]]]]:
+    """The most frequent answers, and for each of them how often the model gave which: count and share of the row.
+    The last column has all other answers."""
+    names = predictions["answer"].value_counts(sort=True).index[:CONFUSED].tolist()
+    other = predictions["prediction"].where(predictions["prediction"].isin(names), "other")
+    table = pd.crosstab(predictions["answer"], other).reindex(index=names, columns=[*names, "other"], fill_value=0)
+    shares = table.div(table.sum(axis=1).clip(lower=1), axis=0)
+    pairs = zip(table.to_numpy().tolist(), shares.to_numpy().tolist(), strict=True)
+    return names, [list(zip(*row, strict=True)) for row in pairs]
+
+
+def examples(predictions: dict[str, pd.DataFrame], videos: pd.DataFrame, config: dict) -> list[dict]:
+    """Contact sheets of a few test videos, with their questions and what each model answered."""
+    first = next(iter(predictions.values()))
+    sure = first.sort_values("confidence", ascending=False, kind="stable")
+    wrong, right = (sure.loc[sure["correct"] == c, "video_id"].drop_duplicates() for c in (False, True))
+    chosen = wrong[:EXAMPLES].tolist()
+    chosen += [video_id for video_id in right if video_id not in chosen][:EXAMPLES]
+    paths = videos.set_index("video_id")["path"].reindex(chosen).dropna().to_dict()
+    sheets = read_sheets(paths, frame_input(config["encoders"]), config["decode"], SHEET_WIDTH)
+    return [{"sheet": sheet, "questions": questions_about(sheet, predictions)} for sheet in sheets]
+
+
+def questions_about(sheet: Sheet, predictions: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """A video's test questions, the answer, and each model's answer with its confidence."""
+    keys, table = ["question", "scenario", "type", "answer"], None
+    for model, answers in predictions.items():
+        own = answers[answers["video_id"] == sheet.video_id].reset_index(drop=True)
+        table = own[keys].copy() if table is None else table
+        marks = own["correct"].map({True: "✓", False: "✗"})
+        table[model] = marks + " " + own["prediction"] + own["confidence"].map(" {:.0%}".format)
+    table["type"] = table.pop("scenario") + "/" + table["type"]
+    return table
+
+
+def read_explanations(folder: Path, models: list[str], seed: int) -> dict[str, dict]:
+    """explanation.json of each model's run with a seed; models without one are left out."""
+    paths = {model: folder / "models" / model / f"seed-{seed}" / "explanation.json" for model in models}
+    return {model: json.loads(path.read_text(encoding="utf-8")) for model, path in paths.items() if path.exists()}
+
+
+def contribution_table(explanations: dict[str, dict]) -> pd.DataFrame:
+    """Accuracy in % as trained, and what is lost with each feature taken from another video."""
+    lines = []
+    for model, explanation in explanations.items():
+        trained = _scenarios(explanation["contributions"]["as trained"])
+        for name, scores in explanation["contributions"].items():
+            values = _scenarios(scores)
+            if name == "as trained":
+                cells = {column: f"{value:.1f}" for column, value in values.items()}
+            else:
+                cells = {column: f"{value - trained[column]:+.1f}" for column, value in values.items()}
+            label = name if name == "as trained" else f"{name} of another video"
+            lines.append({"model": model, "features": label, **cells})
+    return pd.DataFrame(lines)
+
+
+def _scenarios(scores: dict) -> dict[str, float]:
+    entries = scores["scenario"] | {"overall": scores["overall"]}
+    return {name: 100 * entry["accuracy"] for name, entry in entries.items()}
+
+
+def second_curves(explanations: dict[str, dict]) -> str | None:
+    """Accuracy by second of the models that offer it."""
+    offered = {model: explanation["by_second"] for model, explanation in explanations.items() if "by_second" in explanation}
+    if not offered:
+        return None
+    figure, (axis,) = new_figure(height=3.2)
+    for model, accuracies in offered.items():
+        axis.plot(range(1, len(accuracies) + 1), 100 * np.array(accuracies), marker=".", label=model)
+    axis.set(xlabel="seconds of the video", ylabel="accuracy (%)")
+    axis.legend()
+    return svg(figure)
+
+
+def attention_examples(explanation: dict) -> list[dict]:
+    """Questions with each modality's attention: tokens with their share, scaled to the largest, and what padding
+    gets."""
+    found = []
+    for example in explanation.get("word_attention", []):
+        modalities = {}
+        for name, shares in example["attention"].items():
+            largest = max(*shares, 1e-6)
+            tokens = [(t, share, share / largest) for t, share in zip(example["tokens"], shares, strict=True)]
+            modalities[name] = {"tokens": tokens, "padding": max(0.0, 1 - sum(shares))}
+        found.append(example | {"modalities": modalities})
+    return found
+
+
+def preference_plot(explanation: dict) -> str | None:
+    """The preference features of each modality on their two principal components, coloured by answer."""
+    features = explanation.get("preference_features")
+    if features is None:
+        return None
+    answers = pd.Series(features["answers"])
+    named = answers.value_counts().index[:COLOURED]
+    modalities = [name for name in features if name != "answers"]
+    figure, axes = new_figure(height=4.4, columns=len(modalities))
+    for axis, name in zip(axes, modalities, strict=True):
+        points = np.array(features[name])
+        for label, color in [("other", "0.6"), *((answer, f"C{n}") for n, answer in enumerate(named))]:
+            chosen = ~answers.isin(named) if label == "other" else answers == label
+            if chosen.any():
+                axis.scatter(*points[chosen.to_numpy()].T, s=9, alpha=0.7, color=color, label=label, rasterized=True)
+        axis.set(title=name, xlabel="component 1", ylabel="component 2")
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return svg(figure)

@@ -1,0 +1,94 @@
+"""Contact sheets: what the pipeline reads of a video, second by second."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+
+import librosa
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from extractors import ENCODERS, AudioInput, FrameInput
+from pipeline.media.segments import MachineError
+from pipeline.media.worker import Limits, Worker, WorkerFailure
+from pipeline.reporting.page import webp
+
+AUDIO = AudioInput(16000)
+# VGGish's log-mel setting (Hershey et al., 2017): 25 ms windows every 10 ms, 64 bands from 125 to 7,500 Hz.
+MEL = {"sr": AUDIO.rate, "n_fft": 400, "hop_length": 160, "n_mels": 64, "fmin": 125, "fmax": 7500}
+RANGE = 80.0  # dB below the loudest band
+QUIET = 1e-2  # power of a band below which a video counts as silent
+WAVE_HEIGHT, MEL_HEIGHT, INK = 32, 64, (70, 130, 180)  # pixels, and the waveform's colour
+
+
+@dataclass
+class Sheet:
+    """One video's contact sheet, or the reason why there is none."""
+
+    video_id: str
+    num_segments: int = 0
+    has_audio: bool = False
+    segments: int = 0  # seconds that features have; those past num_segments are padding
+    frame_at: float = 0.5
+    peak: float = 0.0  # largest absolute sample
+    seconds: list[str] = field(default_factory=list)  # an image of each second: frame, waveform, log-mel
+    reason: str = ""
+
+
+def frame_input(encoders: Iterable[str]) -> FrameInput:
+    """The frames of the first of the encoders that reads any, one per second."""
+    frames = (item for name in encoders for item in ENCODERS[name].inputs if isinstance(item, FrameInput))
+    return replace(next(frames, FrameInput(224)), fps=1)
+
+
+def read_sheets(paths: dict[str, str], frames: FrameInput, decode: dict, width: int) -> Iterator[Sheet]:
+    """The contact sheets of videos (id -> path), `width` pixels per second; `decode` as in the configuration.
+
+    Videos are decoded in a process of their own, which may crash or hang without harm.
+    """
+    options = {name: value for name, value in decode.items() if name != "workers"}
+    with closing(Worker(Limits())) as worker:
+        for video_id, path in paths.items():
+            sheet = Sheet(video_id, segments=options["segments"], frame_at=options["frame_at"])
+            try:
+                found, data = worker.read(path, [frames, AUDIO], **options)
+            except (WorkerFailure, MachineError) as error:
+                sheet.reason = str(error)
+            else:
+                sheet.num_segments, sheet.has_audio = found["num_segments"], found["has_audio"]
+                audio = data[AUDIO.key][: sheet.num_segments]
+                sheet.peak = float(np.abs(audio).max())
+                sheet.seconds = [webp(image) for image in _draw(data[frames.key][: sheet.num_segments], audio, width)]
+            yield sheet
+
+
+def _draw(frames: np.ndarray, audio: np.ndarray, width: int) -> Iterator[Image.Image]:
+    """One image per second: frames T, S, S, 3 above the waveform and the log-mel spectrogram of audio T, rate."""
+    waves, mels = draw_waveform(audio, width), draw_log_mel(audio, width)
+    for frame, wave, mel in zip(frames, waves, mels, strict=True):
+        image = Image.new("RGB", (width, width + WAVE_HEIGHT + MEL_HEIGHT), "white")
+        image.paste(Image.fromarray(frame).resize((width, width), Image.Resampling.BICUBIC), (0, 0))
+        image.paste(Image.fromarray(wave), (0, width))
+        image.paste(Image.fromarray(mel), (0, width + WAVE_HEIGHT))
+        yield image
+
+
+def draw_waveform(audio: np.ndarray, width: int) -> np.ndarray:
+    """T, rate samples -> T, WAVE_HEIGHT, width, 3: in each column, a bar from its lowest sample to its highest."""
+    samples = audio.shape[1] // width * width
+    columns = audio[:, :samples].reshape(len(audio), width, -1) / max(np.abs(audio).max(), 1e-3)
+    middle = (WAVE_HEIGHT - 1) / 2
+    top, bottom = middle * (1 - columns.max(-1)), middle * (1 - columns.min(-1))  # T, width
+    y = np.arange(WAVE_HEIGHT)[None, :, None]
+    inside = (y >= np.floor(top)[:, None]) & (y <= np.ceil(bottom)[:, None])
+    return np.where(inside[..., None], np.uint8(INK), np.uint8(255))
+
+
+def draw_log_mel(audio: np.ndarray, width: int) -> np.ndarray:
+    """T, rate samples -> T, MEL_HEIGHT, width, 3: low bands at the bottom, RANGE dB from dark to bright."""
+    mel = librosa.feature.melspectrogram(y=audio.reshape(-1), **MEL)
+    level = librosa.power_to_db(mel, ref=max(mel.max(), QUIET), top_db=None).clip(-RANGE, 0) / RANGE + 1
+    image = Image.fromarray(matplotlib.colormaps["magma"](level[::-1], bytes=True)[..., :3])
+    rows = np.asarray(image.resize((width * len(audio), MEL_HEIGHT), Image.Resampling.BILINEAR))
+    return rows.reshape(MEL_HEIGHT, len(audio), width, 3).swapaxes(0, 1)

@@ -1,0 +1,60 @@
+"""Run time of the stages, from the benchmark files that Snakemake writes for each job."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+
+def stage_table(collection: Path, dataset: Path, config: dict, shards: dict[str, int], questions: pd.DataFrame):
+    """One line per stage that has benchmark files; see the template for what the columns mean.
+
+    `shards`: seconds of video by the shard's name. A job that resumed has the time of its last start only.
+    """
+    splits, texts = questions["split"].value_counts(), questions["question"].nunique()
+    lines = [_line("decode", collection / "benchmarks" / "decode", shards, "s of video")]
+    for encoder in config["encoders"]:
+        lines.append(_line(f"extract: {encoder}", collection / "benchmarks" / encoder, shards, "s of video"))
+    lines.append(_line("text", dataset / "benchmarks", {"text": texts}, "texts"))
+    for model in config["models"]:
+        for stage, split in (("train", "train"), ("evaluate", "test")):
+            jobs = {}
+            for seed in config["train"]["seeds"]:
+                epochs = _epochs(dataset / "models" / model / f"seed-{seed}") if stage == "train" else 1
+                jobs[f"seed-{seed}.{stage}"] = int(splits.get(split, 0)) * epochs
+            lines.append(_line(f"{stage}: {model}", dataset / "benchmarks" / model, jobs, "questions"))
+    return pd.DataFrame([line for line in lines if line is not None])
+
+
+def _epochs(folder: Path) -> int:
+    history = folder / "history.csv"
+    return len(pd.read_csv(history)) if history.exists() else 0
+
+
+def _line(stage: str, folder: Path, jobs: dict[str, int], unit: str) -> dict | None:
+    """A stage's jobs (name of the benchmark file -> items), added up; None if there are no benchmark files."""
+    measured = {name: _read(folder / f"{name}.tsv") for name in jobs if (folder / f"{name}.tsv").exists()}
+    if not measured:
+        return None
+    items = sum(jobs[name] for name in measured)
+    wall, cpu = (_sum(row[column] for row in measured.values()) for column in ("s", "cpu_time"))
+    line = {"stage": stage, "jobs": len(measured), "items": f"{items:,} {unit}", "wall time (s)": f"{wall:.1f}"}
+    if not cpu:  # a job too short for Snakemake to look at it
+        cpu = float("nan")
+    numbers = {
+        "CPU time (s)": cpu,
+        "cores in use": cpu / wall,
+        "peak memory (MB)": max(row["max_rss"] for row in measured.values()),
+        "rate per job (items/s)": items / wall,
+        "ceiling (items/s)": items / cpu * (os.cpu_count() or 1),
+    }
+    return line | {name: "–" if value != value else f"{value:,.1f}" for name, value in numbers.items()}
+
+
+def _read(path: Path) -> pd.Series:
+    return pd.to_numeric(pd.read_csv(path, sep="\t").iloc[-1], errors="coerce")
+
+
+def _sum(values: Iterable[float]) -> float:
+    return float(sum(values))
