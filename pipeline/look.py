@@ -56,7 +56,7 @@ def default_decode() -> dict:
 
 
 def _listed(values: dict) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+    return ", ".join(f"{name} {value}" for name, value in values.items() if name != "workers")
 
 
 def _questions(sheet: Sheet, config: dict) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
         "contributions": answers.contribution_table(explanations),
         "by_second": answers.second_curves(explanations),
         "attention": {m: found for m, e in explanations.items() if (found := answers.attention_examples(e))},
-        "preferences": {m: plot for m, e in explanations.items() if (plot := answers.preference_plot(e))},
+        "preferences": {m: plots for m, e in explanations.items() if (plots := answers.preference_plots(e))},
         "failures": failures,
         "stages": stages.stage_table(
             collection_dir(config), folder, config, overview.seconds_by_shard(index), questions

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.reporting.page import new_figure, svg
+from pipeline.reporting.page import legend, new_figure, svg
 from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
 
 CONFUSED = 16  # the most frequent answers have a row and a column of their own
 EXAMPLES = 2  # videos with the surest wrong answers, and as many with the surest right ones
 SHEET_WIDTH = 112  # pixels per second
-COLOURED = 9  # answers with a colour of their own; the others are grey
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # of the most frequent answers; others are grey
 
 
 def read_predictions(folder: Path, models: list[str], seed: int) -> dict[str, pd.DataFrame]:
@@ -88,11 +88,11 @@ def second_curves(explanations: dict[str, dict]) -> str | None:
     offered = {model: explanation["by_second"] for model, explanation in explanations.items() if "by_second" in explanation}
     if not offered:
         return None
-    figure, (axis,) = new_figure(height=3.2)
+    figure, axis = new_figure(9, 3.2)
     for model, accuracies in offered.items():
         axis.plot(range(1, len(accuracies) + 1), 100 * np.array(accuracies), marker=".", label=model)
     axis.set(xlabel="seconds of the video", ylabel="accuracy (%)")
-    axis.legend()
+    legend(axis)
     return svg(figure)
 
 
@@ -110,21 +110,20 @@ def attention_examples(explanation: dict) -> list[dict]:
     return found
 
 
-def preference_plot(explanation: dict) -> str | None:
-    """The preference features of each modality on their two principal components, coloured by answer."""
-    features = explanation.get("preference_features")
-    if features is None:
-        return None
-    answers = pd.Series(features["answers"])
-    named = answers.value_counts().index[:COLOURED]
-    modalities = [name for name in features if name != "answers"]
-    figure, axes = new_figure(height=4.4, columns=len(modalities))
-    for axis, name in zip(axes, modalities, strict=True):
+def preference_plots(explanation: dict) -> dict[str, str]:
+    """Each modality's preference features on their two principal components, coloured by answer."""
+    features = explanation.get("preference_features", {"answers": []})
+    answers = pd.Series(features["answers"], dtype=str)
+    named = answers.value_counts().index[: len(COLOURS)]
+    plots = {}
+    for name in (name for name in features if name != "answers"):
         points = np.array(features[name])
-        for label, color in [("other", "0.6"), *((answer, f"C{n}") for n, answer in enumerate(named))]:
+        figure, axis = new_figure(5.4, 4)
+        for label, color in [("other", "0.6"), *zip(named, COLOURS, strict=False)]:
             chosen = ~answers.isin(named) if label == "other" else answers == label
             if chosen.any():
-                axis.scatter(*points[chosen.to_numpy()].T, s=9, alpha=0.7, color=color, label=label, rasterized=True)
+                axis.scatter(*points[chosen.to_numpy()].T, s=9, alpha=0.7, color=color, label=label)
         axis.set(title=name, xlabel="component 1", ylabel="component 2")
-    axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return svg(figure)
+        legend(axis, loc="center left", bbox_to_anchor=(1, 0.5))
+        plots[name] = svg(figure)
+    return plots

@@ -65,7 +65,6 @@ def encoders(index: FeatureIndex) -> pd.DataFrame:
                 "sha256 of the weights": attributes["weights_sha256"],
                 "libraries": _listed(attributes.get("libraries", "")),
                 "configuration": _listed(attributes.get("config", "")),
-                "created by": attributes.get("created_by", ""),
             }
         )
     return pd.DataFrame(lines)
@@ -74,10 +73,12 @@ def encoders(index: FeatureIndex) -> pd.DataFrame:
 def _listed(value: object) -> str:
     """JSON of an attribute as name value, name value."""
     try:
-        parts = json.loads(str(value))
+        value = json.loads(value) if isinstance(value, str) else value
     except ValueError:
         return str(value)
-    return ", ".join(f"{k} {v}" for k, v in parts.items()) if isinstance(parts, dict) else str(parts)
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{k} ({_listed(v)})" if isinstance(v, dict) else f"{k} {v}" for k, v in value.items())
 
 
 def seconds_by_shard(index: FeatureIndex) -> dict[str, int]:

@@ -5,6 +5,7 @@ import io
 
 import jinja2
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -14,7 +15,6 @@ STYLE = {
     "svg.hashsalt": "avqa",  # so that equal figures are equal files
     "svg.fonttype": "none",
     "savefig.transparent": True,
-    "legend.frameon": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.spines.top": False,
@@ -36,11 +36,16 @@ def render(template: str, **parts) -> str:
     return _ENVIRONMENT.get_template(template).render(**parts)
 
 
-def new_figure(width: float = 10, height: float = 3.6, columns: int = 1) -> tuple[Figure, list]:
-    """A figure of inches width × height with so many axes side by side, legible on a light and on a dark page."""
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of width × height inches with one plot, legible on a light and on a dark page."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+        return figure, figure.subplots()
+
+
+def legend(axis: Axes, **place) -> None:
+    """A legend in the figure's style."""
+    axis.legend(frameon=False, labelcolor=GREY, **place)
 
 
 def svg(figure: Figure) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import AVQAError
-from pipeline.reporting.page import new_figure, svg
+from pipeline.reporting.page import legend, new_figure, svg
 from pipeline.results import KEYS, own_results, published, short_name, wide
 
 
@@ -60,16 +60,17 @@ def beside_published(config: dict) -> tuple[pd.DataFrame, bool]:
     return table.rename(columns=short_name), same
 
 
-def training_curves(folder: Path, scores: dict[str, list[dict]]) -> str:
+def training_curves(folder: Path, scores: dict[str, list[dict]]) -> dict[str, str]:
     """Training loss and validation accuracy by epoch of all models and seeds."""
-    figure, axes = new_figure(columns=2)
-    for color, (model, runs) in enumerate(scores.items()):
-        for n, run in enumerate(runs):
-            history = pd.read_csv(folder / "models" / model / f"seed-{run['seed']}" / "history.csv")
-            style = {"color": f"C{color}", "alpha": 0.8, "label": model if n == 0 else None}
-            axes[0].plot(history["epoch"], history["loss"], **style)
-            axes[1].plot(history["epoch"], 100 * history["val_accuracy"], **style)
-    for axis, title in zip(axes, ("Training loss", "Validation accuracy (%)"), strict=True):
+    plots = {}
+    for title, column, factor in (("Training loss", "loss", 1), ("Validation accuracy (%)", "val_accuracy", 100)):
+        figure, axis = new_figure(5.4, 3.6)
+        for color, (model, runs) in enumerate(scores.items()):
+            for n, run in enumerate(runs):
+                history = pd.read_csv(folder / "models" / model / f"seed-{run['seed']}" / "history.csv")
+                style = {"color": f"C{color}", "alpha": 0.8, "label": model if n == 0 else None}
+                axis.plot(history["epoch"], factor * history[column], **style)
         axis.set(title=title, xlabel="epoch")
-    axes[1].legend()
-    return svg(figure)
+        legend(axis)
+        plots[title] = svg(figure)
+    return plots

@@ -47,7 +47,12 @@ for table in GRID["table"].unique():
                 seed=config["train"]["seeds"],
             ),
         output:
-            f"{DATASET}/ablations/{table}.csv",
+            report(
+                f"{DATASET}/ablations/{table}.csv",
+                caption="captions/ablations.rst",
+                category="Tables of the paper",
+                labels={"result": table},
+            ),
         log:
             f"{DATASET}/logs/ablations/{table}.log",
         conda:

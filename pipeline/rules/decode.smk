@@ -9,6 +9,8 @@ rule decode:
         failures=f"{COLLECTION}/failures/{{shard}}.tsv",
     log:
         f"{COLLECTION}/logs/decode/{{shard}}.log",
+    benchmark:
+        f"{COLLECTION}/benchmarks/decode/{{shard}}.tsv"
     conda:
         "../../envs/media.yaml"
     threads: config["decode"]["workers"]
@@ -27,7 +29,12 @@ rule failures:
     input:
         lambda wildcards: expand(f"{COLLECTION}/failures/{{shard}}.tsv", shard=shards(wildcards)),
     output:
-        f"{COLLECTION}/failures.tsv",
+        report(
+            f"{COLLECTION}/failures.tsv",
+            caption="captions/failures.rst",
+            category="Data set",
+            labels={"result": "videos that could not be decoded"},
+        ),
     log:
         f"{COLLECTION}/logs/failures.log",
     conda:

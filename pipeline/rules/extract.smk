@@ -8,6 +8,8 @@ rule extract:
         f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
     log:
         f"{COLLECTION}/logs/{{encoder}}/{{shard}}.log",
+    benchmark:
+        f"{COLLECTION}/benchmarks/{{encoder}}/{{shard}}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: 8
@@ -26,6 +28,8 @@ rule text:
         f"{DATASET}/text/{config['text']['encoder']}.h5",
     log:
         f"{DATASET}/logs/text.log",
+    benchmark:
+        f"{DATASET}/benchmarks/text.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: 8

@@ -1,18 +1,25 @@
-# Scores of all models and seeds to a summary and a page.
+# Scores of all models and seeds, and what the first seed's answers depend on, to a summary and a page.
 
 
 rule report:
     input:
         expand(rules.evaluate.output.scores, model=config["models"], seed=config["train"]["seeds"]),
+        expand(rules.explain.output, model=config["models"], seed=config["train"]["seeds"][:1]),
         rules.failures.output,
     output:
-        page=f"{DATASET}/report.html",
-        summary=f"{DATASET}/summary.txt",
+        page=report(
+            f"{DATASET}/report.html", caption="captions/report.rst", category="Report", labels={"result": "report"}
+        ),
+        summary=report(
+            f"{DATASET}/summary.txt", caption="captions/summary.rst", category="Report", labels={"result": "summary"}
+        ),
     log:
         f"{DATASET}/logs/report.log",
     conda:
         "../../envs/torch.yaml"
     params:
-        settings("results", "dataset", "videos", "encoders", "models", train={"seeds": config["train"]["seeds"]}),
+        settings(
+            "results", "dataset", "videos", "encoders", "models", "decode", train={"seeds": config["train"]["seeds"]}
+        ),
     shell:
         "avqa report --config {params:q} > {log:q} 2>&1"

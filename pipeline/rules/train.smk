@@ -7,10 +7,17 @@ rule train:
         questions=questions,
     output:
         checkpoint=f"{DATASET}/models/{{model}}/seed-{{seed}}/checkpoint.safetensors",
-        history=f"{DATASET}/models/{{model}}/seed-{{seed}}/history.csv",
+        history=report(
+            f"{DATASET}/models/{{model}}/seed-{{seed}}/history.csv",
+            caption="captions/history.rst",
+            category="Training",
+            labels={"model": "{model}", "seed": "{seed}", "result": "history"},
+        ),
         config=f"{DATASET}/models/{{model}}/seed-{{seed}}/config.yaml",
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.train.log",
+    benchmark:
+        f"{DATASET}/benchmarks/{{model}}/seed-{{seed}}.train.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: config["train"]["threads"]
@@ -30,10 +37,17 @@ rule evaluate:
         config=rules.train.output.config,
         features=f"{DATASET}/features.h5",
     output:
-        scores=f"{DATASET}/models/{{model}}/seed-{{seed}}/scores.json",
+        scores=report(
+            f"{DATASET}/models/{{model}}/seed-{{seed}}/scores.json",
+            caption="captions/scores.rst",
+            category="Scores",
+            labels={"model": "{model}", "seed": "{seed}", "result": "scores"},
+        ),
         predictions=f"{DATASET}/models/{{model}}/seed-{{seed}}/predictions.parquet",
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.evaluate.log",
+    benchmark:
+        f"{DATASET}/benchmarks/{{model}}/seed-{{seed}}.evaluate.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: config["train"]["threads"]
@@ -41,3 +55,26 @@ rule evaluate:
         folder=subpath(input.checkpoint, parent=True),
     shell:
         f"avqa evaluate {{params.folder:q}} --split test {LOG}"
+
+
+rule explain:
+    input:
+        checkpoint=rules.train.output.checkpoint,
+        config=rules.train.output.config,
+        features=f"{DATASET}/features.h5",
+    output:
+        report(
+            f"{DATASET}/models/{{model}}/seed-{{seed}}/explanation.json",
+            caption="captions/explanation.rst",
+            category="Scores",
+            labels={"model": "{model}", "seed": "{seed}", "result": "what answers depend on"},
+        ),
+    log:
+        f"{DATASET}/logs/{{model}}/seed-{{seed}}.explain.log",
+    conda:
+        "../../envs/torch.yaml"
+    threads: config["train"]["threads"]
+    params:
+        folder=subpath(input.checkpoint, parent=True),
+    shell:
+        f"avqa explain {{params.folder:q}} {LOG}"
