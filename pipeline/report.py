@@ -1,5 +1,6 @@
 """What came out: a summary of all models and seeds as text, and one self-contained HTML page."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -22,8 +23,8 @@ def write_report(config: dict) -> str:
     folder, seeds = dataset_dir(config), config["train"]["seeds"]
     runs = {name: scores.read_scores(folder, name, seeds) for name in config["models"]}
     failures = pd.read_csv(collection_dir(config) / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
-    pretrained = all(e["pretrained"] for of_model in runs.values() for run in of_model for e in run["encoders"].values())
-    note = "" if pretrained else RANDOM_WEIGHTS
+    encoders = [encoder for own in runs.values() for run in own for encoder in run["encoders"].values()]
+    note = "" if all(encoder["pretrained"] for encoder in encoders) else RANDOM_WEIGHTS
     page = render("report.html", title=config["dataset"], note=note, **_parts(config, folder, runs, failures))
     with atomic(folder / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
@@ -63,6 +64,7 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
         "stages": stages.stage_table(
             collection_dir(config), folder, config, overview.seconds_by_shard(index), questions
         ),
+        "cores": os.cpu_count(),
         "encoders": overview.encoders(index),
         "version": __version__,
         "configuration": yaml.safe_dump(config, sort_keys=False),

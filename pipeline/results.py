@@ -12,9 +12,10 @@ from pipeline.errors import AVQAError
 KEYS = ["method", "setting", "encoder", "source"]
 SCENARIOS = tuple(dict.fromkeys(scenario for scenario, _ in TYPES))
 # The columns of the papers' tables, in their order: each scenario's types, its average, then the whole.
-COLUMNS = tuple(
-    name for s in SCENARIOS for name in (*(f"{scenario}/{kind}" for scenario, kind in TYPES if scenario == s), s)
-) + ("overall",)
+_PARTS = ((*(f"{scenario}/{kind}" for scenario, kind in TYPES if scenario == s), s) for s in SCENARIOS)
+COLUMNS = (*(name for part in _PARTS for name in part), "overall")
+_SHORT = {"Audio": "A", "Visual": "V", "Audio-Visual": "AV", "Counting": "Count", "Comparative": "Comp",
+          "Location": "Local", "Existential": "Exist", "Temporal": "Temp"}  # fmt: skip
 
 
 def published(dataset: str | None = None, method: str | None = None, source: str | None = None) -> pd.DataFrame:
@@ -68,9 +69,7 @@ def _accuracies(scores: dict) -> dict[str, float]:
     return {name: entry["accuracy"] for name, entry in entries.items()}
 
 
-def format_results(
-    dataset: str, method: str | None, source: str | None, sort: str, config: dict | None = None
-) -> str:
+def format_results(dataset: str, method: str | None, source: str | None, sort: str, config: dict | None = None) -> str:
     """The results on a data set as text, best first. Raises AVQAError if there are none or no such column."""
     known = ", ".join(published()["dataset"].unique())
     table = published(dataset, method, source)
@@ -89,12 +88,10 @@ def format_results(
 def short_name(column: str) -> str:
     """A column's name in a narrow table: A/Count for Audio/Counting."""
     scenario, _, kind = column.partition("/")
-    letters = {"Audio": "A", "Visual": "V", "Audio-Visual": "AV"}.get(scenario)
-    if letters is None:
+    if scenario not in SCENARIOS:
         return column
     word, _, rest = kind.partition(" ")
-    short = {"Counting": "Count", "Comparative": "Comp", "Location": "Local", "Existential": "Exist", "Temporal": "Temp"}
-    return f"{letters}/{short.get(word, word)}{' ' + rest if rest else ''}" if kind else f"{letters}-QA"
+    return f"{_SHORT[scenario]}/{_SHORT[word]}{' ' + rest if rest else ''}" if kind else f"{_SHORT[scenario]}-QA"
 
 
 def format_survey(method: str | None) -> str:

@@ -85,7 +85,7 @@ def _scenarios(scores: dict) -> dict[str, float]:
 
 def second_curves(explanations: dict[str, dict]) -> str | None:
     """Accuracy by second of the models that offer it."""
-    offered = {model: explanation["by_second"] for model, explanation in explanations.items() if "by_second" in explanation}
+    offered = {model: found["by_second"] for model, found in explanations.items() if "by_second" in found}
     if not offered:
         return None
     figure, axis = new_figure(9, 3.2)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.errors import AVQAError
 from pipeline.reporting.page import legend, new_figure, svg
-from pipeline.results import KEYS, own_results, published, short_name, wide
+from pipeline.results import COLUMNS, KEYS, SCENARIOS, own_results, published, short_name, wide
 
 
 def read_scores(folder: Path, model: str, seeds: list[int]) -> list[dict]:
@@ -47,16 +47,17 @@ def _cells(scores: dict[str, list[dict]], pick) -> dict[str, str]:
 
 
 def beside_published(config: dict) -> tuple[pd.DataFrame, bool]:
-    """Ours and the papers' accuracies, best first, and whether the papers' are of the same data set; where no paper
-    has results on it, those on MUSIC-AVQA stand in."""
+    """Our accuracies, then the papers', best first, and whether these are of the same data set; where no paper has
+    results on it, those on MUSIC-AVQA stand in. Of the papers, results that have averages by scenario."""
     papers = published(config["dataset"])
     same = not papers.empty
-    if not same:
-        papers = published("MUSIC-AVQA")
-    table = wide(pd.concat([own_results(config), papers]), accuracies=True)
-    table = table.sort_values("overall", ascending=False, kind="stable", na_position="last")
-    numbers = [column for column in table if column not in KEYS]
-    table[numbers] = table[numbers].map(lambda value: "" if value != value else f"{value:.2f}")
+    papers = wide(papers if same else published("MUSIC-AVQA"), accuracies=True)
+    papers = papers.dropna(subset=[name for name in SCENARIOS if name in papers])
+    tables = [t.sort_values("overall", ascending=False, kind="stable") for t in (wide(own_results(config)), papers)]
+    table = pd.concat(tables)
+    numbers = [name for name in COLUMNS if name in table]
+    table = table[[*KEYS, *numbers]]
+    table[numbers] = table[numbers].map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
     return table.rename(columns=short_name), same
 
 

@@ -39,15 +39,15 @@ def _line(stage: str, folder: Path, jobs: dict[str, int], unit: str) -> dict | N
         return None
     items = sum(jobs[name] for name in measured)
     wall, cpu = (_sum(row[column] for row in measured.values()) for column in ("s", "cpu_time"))
-    line = {"stage": stage, "jobs": len(measured), "items": f"{items:,} {unit}", "wall time (s)": f"{wall:.1f}"}
+    line = {"stage": stage, "jobs": len(measured), "items": f"{items:,} {unit}", "wall (s)": f"{wall:,.1f}"}
     if not cpu:  # a job too short for Snakemake to look at it
         cpu = float("nan")
     numbers = {
-        "CPU time (s)": cpu,
-        "cores in use": cpu / wall,
-        "peak memory (MB)": max(row["max_rss"] for row in measured.values()),
-        "rate per job (items/s)": items / wall,
-        "ceiling (items/s)": items / cpu * (os.cpu_count() or 1),
+        "CPU (s)": cpu,
+        "cores": cpu / wall,
+        "peak MB": max(row["max_rss"] for row in measured.values()),
+        "rate (1/s)": items / wall,
+        "ceiling (1/s)": items / cpu * (os.cpu_count() or 1),
     }
     return line | {name: "–" if value != value else f"{value:,.1f}" for name, value in numbers.items()}
 

@@ -77,7 +77,8 @@ class Browser:
 
     def evaluate(self, script: str):
         """The value of an expression of JavaScript, once it is there if it is a promise."""
-        result = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True)
+        how = {"returnByValue": True, "awaitPromise": True, "userGesture": True}
+        result = self.call("Runtime.evaluate", expression=script, **how)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
@@ -90,8 +91,8 @@ class Browser:
     @property
     def requests(self) -> list[str]:
         """What was fetched since the page was opened, but for data in the page itself."""
-        sent = [event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith("data:")]
+        sent = [event["params"]["request"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        return [request["url"] for request in sent if not request["url"].startswith("data:")]
 
     def screenshot(self, target: Path, whole: bool = True) -> None:
         """A PNG of the whole page."""

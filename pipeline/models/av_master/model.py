@@ -94,7 +94,8 @@ class AVMaster(AVQAModel):
         """audio B,T,…; visual B,T,…; words B,W,…; sentence B,…; any float type. Without negatives there is no
         contrastive loss. With `batch.videos`, work on a video is done once for all its questions.
 
-        `attention` asks for Fig. 9's maps and Fig. 7's preferences. Raises ValueError if a batch has both negatives and `videos`."""
+        `attention` asks for Fig. 9's maps and Fig. 7's preferences. Raises ValueError if a batch has both negatives
+        and `videos`."""
         if batch.videos is not None and batch.negatives is not None:
             raise ValueError("videos: negatives belong to questions, so give audio and visual for each question too")
         audio, visual = self.project("audio", self.fc_audio, batch), self.project("visual", self.fc_visual, batch)
