@@ -12,6 +12,7 @@ from PIL import Image
 GREY = "#7a7a7a"  # readable on white and on black: figures have no background of their own
 STYLE = {
     "font.size": 10,
+    "text.parse_math": False,  # answers may have dollar signs
     "svg.hashsalt": "avqa",  # so that equal figures are equal files
     "svg.fonttype": "none",
     "savefig.transparent": True,
@@ -45,7 +46,8 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 def legend(axis: Axes, **place) -> None:
     """A legend in the figure's style."""
-    axis.legend(frameon=False, labelcolor=GREY, **place)
+    with matplotlib.rc_context(STYLE):
+        axis.legend(frameon=False, labelcolor=GREY, **place)
 
 
 def svg(figure: Figure) -> str:
