@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install
+.PHONY: demo test test-slow lint install
 
 demo: install
 	$(BIN)/snakemake --cores all
 
 test: install lint
 	$(BIN)/pytest -n auto --dist loadfile
+
+test-slow: install
+	$(BIN)/pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .

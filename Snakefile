@@ -26,7 +26,7 @@ include: "pipeline/rules/report.smk"
 include: "pipeline/rules/ablations.smk"
 
 
-# Shards are asked for by name, or Snakemake would not miss one that was removed once features.h5 is there.
+# Shards are requested by name: else Snakemake would not detect that one was removed once features.h5 is there.
 rule features:
     input:
         rules.index.output,

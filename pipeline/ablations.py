@@ -28,7 +28,7 @@ def read_grid(config: dict) -> pd.DataFrame:
 
 
 def write_table(config: dict, table: str) -> str:
-    """Write <results>/ablations/<table>.csv: accuracy in %, mean and deviation over the seeds, and the paper's.
+    """Write <results>/<data set>/ablations/<table>.csv: accuracy in %, mean and deviation over seeds, and the paper's.
 
     Returns the table as text. Raises AVQAError if there is no such table or a row has no scores yet.
     """

@@ -68,7 +68,7 @@ def _schema(config: object, sections: tuple[str, ...]) -> dict:
 
 
 def _contradictions(config: dict) -> Iterator[str]:
-    """Mistakes that no single field shows; each line begins with the field."""
+    """Mistakes that only a comparison of fields reveals; each line begins with the field."""
     encoders, models = config.get("encoders", {}), config.get("models", {})
     kept = {name: entry.get("outputs", list(ENCODERS[name].outputs)) for name, entry in encoders.items()}
     for name, outputs in kept.items():

@@ -1,4 +1,4 @@
-"""Annotations and videos to tables: which question is about which file, and which videos make a shard."""
+"""Annotations and videos to tables: which question belongs to which file, and which videos make a shard."""
 
 import logging
 import stat
@@ -35,7 +35,7 @@ def build_manifest(config: dict) -> None:
     if missing and not config["allow_missing"]:
         orphans = int(questions["video_id"].isin(missing).sum())
         raise AVQAError(
-            f"{config['videos']['folder']}: {len(missing)} videos that {orphans} questions ask about are missing, "
+            f"{config['videos']['folder']}: {len(missing)} videos that {orphans} questions need are missing, "
             f"the first: {', '.join(missing[:FIRST_FEW])}; put them there, or set allow_missing: true to leave "
             "their questions out"
         )

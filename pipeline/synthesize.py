@@ -1,8 +1,8 @@
 """The demo's data set: drawn and played performances with questions whose answers are known.
 
 A clip is a stage between two curtains. One to four "instruments" stand on it, each a shape of its own colours, and
-one to four are heard, each in a register of its own. Which are seen and which are heard is drawn independently, so
-that neither gives the other away: some stand there in silence, some sound from off the stage. Questions are in the
+one to four are audible, each in a register of its own. Which are visible and which are audible is drawn independently,
+so that neither reveals the other: some are visible and silent, some are audible and not visible. Questions are in the
 words and the format of MUSIC-AVQA, and their answers follow from the truth that the clip was made from. A question's
 text says nothing about its answer: in a split, the same words have each of their answers equally often.
 """
@@ -24,20 +24,20 @@ import numpy as np
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import atomic, write_if_changed
 
-SIZE, FPS, RATE, GOP = 160, 10, 16000, 10  # pixels a side, pictures and samples a second, seconds in a long GOP
+SIZE, FPS, RATE, GOP = 160, 10, 16000, 10  # pixels per side, frames and samples per second, seconds in a long GOP
 SPLITS = {"train": 0.6, "val": 0.75, "test": 1.0}  # share of the clips up to which a split goes
 PLACES, NUMBERS, NO_YES = ("left", "middle", "right"), ("zero", "one", "two", "three", "four"), ("no", "yes")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How an instrument looks and sounds. `parts` takes coordinates from -1 to 1: 0 outside, else 1 + its colour."""
+    """The appearance and audio of an instrument. `parts` takes coordinates in -1…1: 0 outside, else 1 + colour."""
 
     parts: Callable[[np.ndarray, np.ndarray], np.ndarray]
     colours: tuple[tuple[int, int, int], tuple[int, int, int]]
     pitch: float  # Hz
     harmonics: tuple[float, ...]
-    beat: float  # notes a second
+    beat: float  # notes per second
     decay: float = 0.0  # 1/s after each note's start; 0: held
     vibrato: float = 0.0  # share of the pitch, six times a second
 
@@ -73,7 +73,7 @@ class Player:
 
 @dataclass(frozen=True)
 class Clip:
-    """The truth of one video. `special` is "no sound track", "b-frames", "variable frame rate" or empty."""
+    """The truth of one video. `special` is "no audio track", "b-frames", "variable frame rate" or empty."""
 
     video_id: str
     split: str
@@ -85,24 +85,24 @@ class Clip:
     players: tuple[Player, ...]
 
 
-def compose(rng: np.random.Generator, number: int, split: str, seconds: int, counts: tuple[int, int]) -> Clip:
-    """Make up clip `number` with so many instruments seen and heard, all within `seconds`, or fewer now and then."""
-    special = {0: "no sound track", 1: "b-frames", 2: "variable frame rate"}.get(number, "")
+def draw_clip(rng: np.random.Generator, number: int, split: str, seconds: int, counts: tuple[int, int]) -> Clip:
+    """Draw clip `number` with so many instruments visible and audible, all within `seconds`, or fewer now and then."""
+    special = {0: "no audio track", 1: "b-frames", 2: "variable frame rate"}.get(number, "")
     if number % 8 == 3:
         seconds -= int(rng.integers(1, seconds // 2))
-    seen, heard = (rng.permutation(list(KINDS))[:n].tolist() for n in counts)
-    columns = rng.permutation([0, 1, 2, rng.integers(3)] if len(seen) == 4 else 3)[: len(seen)].tolist()
+    visible, audible = (rng.permutation(list(KINDS))[:n].tolist() for n in counts)
+    columns = rng.permutation([0, 1, 2, rng.integers(3)] if len(visible) == 4 else 3)[: len(visible)].tolist()
     loudness = rng.permutation([1.0, 0.5, 0.25, 0.125]).tolist()
     players = []
-    for n, name in enumerate(dict.fromkeys([*seen, *heard])):
+    for n, name in enumerate(dict.fromkeys([*visible, *audible])):
         place, x, y, radius, level, start, end = "", 0.0, 0.0, 0.0, 0.0, 0, 0
-        if n < len(seen):
+        if n < len(visible):
             place, radius = PLACES[columns[n]], rng.uniform(24, 27)
             x, y = SIZE * (columns[n] + 0.5) / 3 + rng.uniform(-3, 3), SIZE * rng.uniform(0.4, 0.65)
             if columns.count(columns[n]) == 2:  # one above the other
                 y = SIZE * (0.72 if columns[n] in columns[:n] else 0.3)
-        if name in heard:
-            level = loudness[heard.index(name)]
+        if name in audible:
+            level = loudness[audible.index(name)]
             start = 0 if rng.random() < 0.5 else int(rng.integers(0, seconds - 1))
             end = seconds if rng.random() < 0.5 else int(rng.integers(start + 2, seconds + 1))
         players.append(Player(name, place, round(x, 2), round(y, 2), round(radius, 2), level, start, end))
@@ -113,18 +113,18 @@ def compose(rng: np.random.Generator, number: int, split: str, seconds: int, cou
 
 def background(rng: np.random.Generator, outdoor: bool) -> np.ndarray:
     """The empty stage, SIZE, SIZE, 3 uint8: sky over grass or a wall over a floor, between two unlike curtains.
-    What a shape hides of them tells random features on which side it stands."""
+    Which of them a shape covers lets random features distinguish the sides."""
     above, below = ((140, 185, 225), (110, 150, 90)) if outdoor else ((120, 105, 100), (95, 70, 55))
     y, x = np.mgrid[:SIZE, :SIZE][..., None]
     folds = np.where(x // 5 % 2, 1.0, 0.4)
-    picture = np.where(y < 0.55 * SIZE, above, below)
-    picture = np.where(3 * x < SIZE, np.multiply((150, 40, 40), folds), picture)
-    picture = np.where(3 * x >= 2 * SIZE, np.multiply((40, 50, 150), folds), picture)
-    return np.clip(picture + rng.uniform(-8, 8, 3), 0, 255).astype(np.uint8)
+    frame = np.where(y < 0.55 * SIZE, above, below)
+    frame = np.where(3 * x < SIZE, np.multiply((150, 40, 40), folds), frame)
+    frame = np.where(3 * x >= 2 * SIZE, np.multiply((40, 50, 150), folds), frame)
+    return np.clip(frame + rng.uniform(-8, 8, 3), 0, 255).astype(np.uint8)
 
 
 def draw(canvas: np.ndarray, player: Player, time: float) -> None:
-    """Paint the player as it looks at `time` seconds: while it plays it throbs and bobs."""
+    """Paint the player at `time` seconds: while it plays, its size and height change."""
     playing = player.start <= time < player.end
     radius = player.radius * (1 + 0.15 * playing * math.sin(2 * math.pi * 1.3 * time))
     middle = player.y + 5 * playing * math.sin(2 * math.pi * 1.7 * time)
@@ -142,9 +142,9 @@ def play(rng: np.random.Generator, kind: Kind, seconds: int) -> np.ndarray:
     note = (time * kind.beat).astype(int)
     pitch = kind.pitch * 2 ** (rng.integers(-2, 3, note[-1] + 1) / 12)[note]
     phase = 2 * np.pi * np.cumsum(pitch * (1 + kind.vibrato * np.sin(2 * np.pi * 6 * time))) / RATE
-    sound = sum(level * np.sin(n * phase) for n, level in enumerate(kind.harmonics, 1) if level)
-    sound *= np.exp(-kind.decay * (time - note / kind.beat))
-    return sound / math.sqrt(sum(level**2 for level in kind.harmonics) / 2)
+    waveform = sum(level * np.sin(n * phase) for n, level in enumerate(kind.harmonics, 1) if level)
+    waveform *= np.exp(-kind.decay * (time - note / kind.beat))
+    return waveform / math.sqrt(sum(level**2 for level in kind.harmonics) / 2)
 
 
 def speak(rng: np.random.Generator, seconds: int) -> np.ndarray:
@@ -156,7 +156,7 @@ def speak(rng: np.random.Generator, seconds: int) -> np.ndarray:
 
 
 def soundtrack(rng: np.random.Generator, clip: Clip) -> np.ndarray:
-    """All that is heard, float32 in -1…1 at RATE."""
+    """The clip's audio, float32 in -1…1 at RATE."""
     mix = rng.normal(0, 0.001, clip.seconds * RATE)
     for player in (p for p in clip.players if p.loudness):
         tune = play(rng, KINDS[player.name], player.end - player.start)
@@ -177,19 +177,19 @@ def render(clip: Clip, folder: Path) -> None:
     options |= {"bf": "3", "g": str(GOP * FPS)} if clip.special == "b-frames" else {"bf": "0", "g": str(2 * FPS)}
     with atomic(folder / f"{clip.video_id}.mp4") as partial, av.open(str(partial), "w", format="mp4") as file:
         video = file.add_stream("libx264", rate=FPS, width=SIZE, height=SIZE, pix_fmt="yuv420p", options=options)
-        audio = None if clip.special == "no sound track" else file.add_stream("aac", rate=RATE, layout="mono")
+        audio = None if clip.special == "no audio track" else file.add_stream("aac", rate=RATE, layout="mono")
         for n in frames:
             canvas = stage.copy()
             for player in (p for p in clip.players if p.radius):
                 draw(canvas, player, n / FPS)
-            picture = av.VideoFrame.from_ndarray(canvas, format="rgb24")
-            picture.pts = n
-            file.mux(video.encode(picture))
+            frame = av.VideoFrame.from_ndarray(canvas, format="rgb24")
+            frame.pts = n
+            file.mux(video.encode(frame))
         file.mux(video.encode(None))
         if audio:
-            sound = av.AudioFrame.from_ndarray(soundtrack(rng, clip)[None], format="fltp", layout="mono")
-            sound.sample_rate = RATE
-            for part in (sound, None):
+            audio_frame = av.AudioFrame.from_ndarray(soundtrack(rng, clip)[None], format="fltp", layout="mono")
+            audio_frame.sample_rate = RATE
+            for part in (audio_frame, None):
                 file.mux(audio.encode(part))
 
 
@@ -210,53 +210,53 @@ TEMPLATES = {
     RHYTHM: ("Audio-Visual", "Comparative", 0.5),
     "What is the <TH> instrument that comes in?": ("Audio-Visual", "Temporal", 0.7),
 }  # fmt: skip
-RIVALS = ({"drum", "flute"}, {"violin", "xylophone"})  # few, so that each question is asked often
+RIVALS = ({"drum", "flute"}, {"violin", "xylophone"})  # few, so that each question occurs often
 
 
-def ask(clip: Clip) -> Iterator[tuple[str, list[str], str]]:
+def questions_of(clip: Clip) -> Iterator[tuple[str, list[str], str]]:
     """Every question that the clip answers beyond doubt: template, what fills its slots, answer."""
-    seen, heard = [p for p in clip.players if p.radius], [p for p in clip.players if p.loudness]
-    both = [p for p in seen if p.loudness]
-    alone = [p for p in seen if [q.place for q in seen].count(p.place) == 1]
+    visible, audible = [p for p in clip.players if p.radius], [p for p in clip.players if p.loudness]
+    both = [p for p in visible if p.loudness]
+    alone = [p for p in visible if [q.place for q in visible].count(p.place) == 1]
 
-    yield "How many types of musical instruments appeared in the entire video?", [], NUMBERS[len(seen)]
+    yield "How many types of musical instruments appeared in the entire video?", [], NUMBERS[len(visible)]
     yield "Where is the performance?", [], ("indoor", "outdoor")[clip.outdoor]
     for name in KINDS:
-        yield "Is there a <Object> in the entire video?", [name], NO_YES[name in {p.name for p in seen}]
+        yield "Is there a <Object> in the entire video?", [name], NO_YES[name in {p.name for p in visible}]
     for word, extreme in (("leftest", min), ("rightest", max)):
-        outermost = extreme(seen, key=lambda p: p.x)
-        if outermost in alone and len(seen) > 1:
+        outermost = extreme(visible, key=lambda p: p.x)
+        if outermost in alone and len(visible) > 1:
             yield "What kind of instrument is the <LRer> instrument? ", [word], outermost.name
-    if clip.special == "no sound track":
+    if clip.special == "no audio track":
         return
     yield "Is there a voiceover?", [], NO_YES[clip.voiceover]
-    yield "How many musical instruments were heard throughout the video?", [], NUMBERS[len(heard)]
+    yield "How many musical instruments were heard throughout the video?", [], NUMBERS[len(audible)]
     if len(both) <= 2:  # more are rare
         yield "How many instruments are sounding in the video?", [], NUMBERS[len(both)]
-    if (silent := len(seen) - len(both)) <= 2:
+    if (silent := len(visible) - len(both)) <= 2:
         yield "How many instruments in the video did not sound from beginning to end?", [], NUMBERS[silent]
-    for a, b in permutations(heard, 2):
+    for a, b in permutations(audible, 2):
         if {a.name, b.name} in RIVALS:
             yield "Is the <Object> louder than the <Object>?", [a.name, b.name], NO_YES[a.loudness > b.loudness]
-    if len(heard) == 2 and max(p.start for p in heard) < min(p.end for p in heard):
-        for a, b in (heard, heard[::-1]):
+    if len(audible) == 2 and max(p.start for p in audible) < min(p.end for p in audible):
+        for a, b in (audible, audible[::-1]):
             yield "Which is the musical instrument that sounds at the same time as the <Object>?", [a.name], b.name
-    first, *later = sorted(heard, key=lambda p: p.start)
+    first, *later = sorted(audible, key=lambda p: p.start)
     if all(first.start < p.start for p in later):
         yield "What is the <TH> instrument that comes in?", ["first"], first.name
-    loudest = max(heard, key=lambda p: p.loudness)
-    if loudest.radius and len(seen) > 1:
+    loudest = max(audible, key=lambda p: p.loudness)
+    if loudest.radius and len(visible) > 1:
         yield "Where is the <LL> instrument?", ["loudest"], loudest.place
     for a, b in permutations((p for p in alone if p.loudness and p.place != "middle"), 2):
         yield RHYTHM, [a.place, b.place], NO_YES[KINDS[a.name].beat > KINDS[b.name].beat]
 
 
 def choose(rng: np.random.Generator, clips: list[Clip]) -> list[tuple[str, str, str, str]]:
-    """The questions of a split: video_id, template, fillers as JSON, answer. A round asks the same words once for
-    each answer, each time of another clip; an answer half as common as others, or less, is left out."""
+    """The questions of a split: video_id, template, fillers as JSON, answer. A round has the same words once for
+    each answer, each time with another clip; an answer half as common as others, or less, is left out."""
     found: dict = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for n in rng.permutation(len(clips)):
-        for template, fillers, answer in ask(clips[n]):
+        for template, fillers, answer in questions_of(clips[n]):
             found[template][json.dumps(fillers)][answer].append(clips[n].video_id)
     chosen = []
     for template, (_, _, share) in TEMPLATES.items():
@@ -283,7 +283,7 @@ def synthesize(out_dir: str | Path, clips: int = 240, seconds: int = 6, seed: in
     split_of = [next(name for name, end in SPLITS.items() if n < round(end * clips)) for n in range(clips)]
     counts = list(product(range(1, 5), repeat=2))  # each equally often in any stretch of 16 clips, so in each split
     deck = [counts[n] for _ in range(0, clips, len(counts)) for n in rng.permutation(len(counts))]
-    truth = [compose(rng, n, split_of[n], seconds, deck[n]) for n in range(clips)]
+    truth = [draw_clip(rng, n, split_of[n], seconds, deck[n]) for n in range(clips)]
     # Not forked: a caller's threads would not survive it.
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         list(pool.map(render, truth, repeat(out / "videos"), chunksize=8))

@@ -149,7 +149,7 @@ def test_batches_hold_each_questions_own_features(folder, monkeypatch, in_memory
         monkeypatch.setattr("pipeline.data.features.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
     data = QuestionData(folder, FEATURES, TEXTS, False, torch.device("cpu"))
     assert (data.features["visual"].values is not None) is in_memory
-    seen = []
+    rows = []
     with h5py.File(folder / "features.h5") as index:
         texts = index["text/text"].asstr()[:].tolist()
         for batch in data.training_batches(5, np.random.default_rng(0), negatives=True):
@@ -163,8 +163,8 @@ def test_batches_hold_each_questions_own_features(folder, monkeypatch, in_memory
                 np.testing.assert_array_equal(batch.texts["sentence"][i], index["text/sentence"][text])
                 assert batch.answer[i] == question["answer_id"]
                 assert not torch.equal(batch.negatives["visual"][i], batch.features["visual"][i])
-                seen.append(row)
-    assert sorted(seen) == [n for n in range(24) if n != 3]  # video 3 failed
+                rows.append(row)
+    assert sorted(rows) == [n for n in range(24) if n != 3]  # video 3 failed
 
 
 def test_batches_without_shuffling_hold_each_video_once(folder):
@@ -172,7 +172,7 @@ def test_batches_without_shuffling_hold_each_video_once(folder):
     table = pd.concat([table, table, table[::-1]], ignore_index=True)  # three questions a video, far from one another
     table.to_parquet(folder / "questions.parquet", index=False)
     data = QuestionData(folder, FEATURES, TEXTS, False, torch.device("cpu"))
-    seen = []
+    rows = []
     with h5py.File(folder / "features.h5") as index:
         for batch in data.batches("test", 5):
             visual, audio = batch.features["visual"], batch.features["audio"]
@@ -183,8 +183,8 @@ def test_batches_without_shuffling_hold_each_video_once(folder):
                 np.testing.assert_array_equal(visual[batch.videos[i]], index["clip_vit_b32/cls"][n])
                 np.testing.assert_array_equal(audio[batch.videos[i]], index["vggish/embedding"][n])
                 assert batch.answer[i] == question["answer_id"]
-                seen.append(row)
-    assert sorted(seen) == table.index[table["split"] == "test"].tolist()
+                rows.append(row)
+    assert sorted(rows) == table.index[table["split"] == "test"].tolist()
 
 
 def test_standardized_features_have_zero_mean_and_unit_variance(folder):

@@ -158,7 +158,7 @@ def test_ids_that_are_used_twice_are_counted(data, tmp_path, caplog):
 def test_missing_videos_are_counted_and_can_be_allowed(data, tmp_path):
     (tmp_path / "videos" / "v0.mp4").unlink()
     (tmp_path / "videos" / "v3.mp4").unlink()
-    with pytest.raises(AVQAError, match=r"2 videos that 3 questions ask about are missing.*v0, v3.*allow_missing"):
+    with pytest.raises(AVQAError, match=r"2 videos that 3 questions need are missing.*v0, v3.*allow_missing"):
         build_manifest(data)
     build_manifest(data | {"allow_missing": True})
     assert questions(data)["video_id"].tolist() == ["v1", "v2", "v4"]

@@ -53,7 +53,7 @@ def questions():
 @pytest.mark.slow
 def test_real_clips_through_vit_l14(shared, tmp_path):
     (tmp_path / "videos").mkdir()
-    for video_id, name in CLIPS.items():  # the container is told from the content, not from the name
+    for video_id, name in CLIPS.items():  # the container is recognised from the content, not from the name
         shutil.copy(shared / "videos" / name, tmp_path / "videos" / f"{video_id}.mp4")
     (tmp_path / "train.json").write_text(json.dumps(list(questions())))
     (tmp_path / "real.yaml").write_text(yaml.safe_dump(CONFIG))
@@ -78,18 +78,18 @@ def test_real_clips_through_vit_l14(shared, tmp_path):
         pancake = list(features["video_id"].asstr()).index("pancake")
         cls = torch.from_numpy(features["clip_vit_l14/cls"][pancake]).float()
 
-    # Oracle: the frame as the ffmpeg program shows it, open_clip's own preparation and encode_image in float32.
+    # Oracle: the frame as the ffmpeg program outputs it, open_clip's own preparation and encode_image in float32.
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-L-14-quickgelu", load_weights=False).eval()
     prepare = open_clip.image_transform(224, is_train=False)
     frames = []
     for i in range(SECONDS):
-        picture = tmp_path / f"{i}.png"
-        # The frame that is on show at i + 0.5: the last one with a timestamp up to then.
+        frame_file = tmp_path / f"{i}.png"
+        # The frame that is presented at i + 0.5: the last one with a timestamp up to then.
         chosen = ["-vf", f"select=lte(t\\,{i + 0.5})", "-fps_mode", "passthrough", "-update", "1"]
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(shared / "videos" / CLIPS["pancake"])]
-        subprocess.run([*command, *chosen, "-y", str(picture)], check=True)
-        frames.append(prepare(Image.open(picture).convert("RGB")))
+        subprocess.run([*command, *chosen, "-y", str(frame_file)], check=True)
+        frames.append(prepare(Image.open(frame_file).convert("RGB")))
     with torch.inference_mode():
         expected = model.encode_image(torch.stack(frames))
     likeness = torch.nn.functional.cosine_similarity(cls, expected, dim=-1).numpy()

@@ -51,21 +51,21 @@ def special(truth: dict[str, dict], kind: str) -> str:
     return video_id
 
 
-def seen(clip: dict) -> list[dict]:
+def visible(clip: dict) -> list[dict]:
     return [p for p in clip["players"] if p["radius"] > 0]
 
 
-def heard(clip: dict) -> list[dict]:
+def audible(clip: dict) -> list[dict]:
     return [p for p in clip["players"] if p["end"] > p["start"]]
 
 
-def pictures(made: Path, video_id: str) -> tuple[list[av.VideoFrame], list[float]]:
+def read_frames(made: Path, video_id: str) -> tuple[list[av.VideoFrame], list[float]]:
     with av.open(str(made / "videos" / f"{video_id}.mp4")) as file:
         frames = list(file.decode(video=0))
     return frames, [frame.time for frame in frames]
 
 
-def sound(made: Path, video_id: str) -> np.ndarray:
+def read_audio(made: Path, video_id: str) -> np.ndarray:
     """Samples at 16 kHz, put where their timestamps say."""
     with av.open(str(made / "videos" / f"{video_id}.mp4")) as file:
         samples = np.zeros(20 * 16000)
@@ -150,8 +150,8 @@ def restated(clip: dict, template: str, fillers: list[str]) -> str:
     """The answer by the truth, put differently from how the questions were made."""
     number = ["zero", "one", "two", "three", "four"].__getitem__
     yes_no = {True: "yes", False: "no"}.__getitem__
-    stage = {p["name"]: p for p in seen(clip)}
-    band = {p["name"]: p for p in heard(clip)}
+    stage = {p["name"]: p for p in visible(clip)}
+    band = {p["name"]: p for p in audible(clip)}
     where = defaultdict(list)
     for name, player in stage.items():
         where[player["place"]].append(name)
@@ -196,16 +196,16 @@ def test_answers_follow_from_the_truth(questions, truth):
     for record in chain(*questions.values()):
         clip, fillers = truth[record["video_id"]], json.loads(record["templ_values"])
         assert record["anser"] == restated(clip, record["question_content"], fillers), record
-        if clip["special"] == "no sound track":
+        if clip["special"] == "no audio track":
             assert json.loads(record["type"])[0] == "Visual"
 
 
 def test_sight_and_sound_do_not_give_each_other_away(truth):
     """Knowing what is on show must not help to tell what is heard, or losing a modality would go unnoticed."""
-    on_show = np.array([[name in {p["name"] for p in seen(c)} for name in COLOURS] for c in truth.values()])
-    audible = np.array([[name in {p["name"] for p in heard(c)} for name in COLOURS] for c in truth.values()])
-    assert abs(np.corrcoef(on_show.sum(1), audible.sum(1))[0, 1]) < 0.1
-    assert abs(np.corrcoef(on_show.ravel(), audible.ravel())[0, 1]) < 0.15
+    appearing = np.array([[name in {p["name"] for p in visible(c)} for name in COLOURS] for c in truth.values()])
+    sounding = np.array([[name in {p["name"] for p in audible(c)} for name in COLOURS] for c in truth.values()])
+    assert abs(np.corrcoef(appearing.sum(1), sounding.sum(1))[0, 1]) < 0.1
+    assert abs(np.corrcoef(appearing.ravel(), sounding.ravel())[0, 1]) < 0.15
 
 
 # --- media -------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_files_are_what_the_truth_says(made, truth):
             assert "mp4" in file.format.name
             (video,) = file.streams.video
             assert (video.codec_context.name, video.width, video.height) == ("h264", 160, 160)
-            assert [a.codec_context.name for a in file.streams.audio] == ["aac"] * (clip["special"] != "no sound track")
+            assert [a.codec_context.name for a in file.streams.audio] == ["aac"] * (clip["special"] != "no audio track")
             for stream in file.streams:
                 assert float(stream.duration * stream.time_base) == pytest.approx(clip["seconds"], abs=0.35)
     lengths = Counter(clip["seconds"] for clip in truth.values())
@@ -226,8 +226,8 @@ def test_files_are_what_the_truth_says(made, truth):
 
 
 def test_one_clip_has_b_frames_and_ten_seconds_between_keyframes(made, truth):
-    for video_id in (special(truth, "b-frames"), special(truth, "no sound track")):
-        frames, times = pictures(made, video_id)
+    for video_id in (special(truth, "b-frames"), special(truth, "no audio track")):
+        frames, times = read_frames(made, video_id)
         kinds = Counter(PictureType(frame.pict_type).name for frame in frames)
         keys = [t for frame, t in zip(frames, times, strict=True) if frame.key_frame]
         if truth[video_id]["special"] == "b-frames":
@@ -237,20 +237,20 @@ def test_one_clip_has_b_frames_and_ten_seconds_between_keyframes(made, truth):
 
 
 def test_one_clip_has_variable_frame_rate(made, truth):
-    _, steady = pictures(made, special(truth, "no sound track"))
+    _, steady = read_frames(made, special(truth, "no audio track"))
     assert np.allclose(np.diff(steady), 0.1)
-    _, times = pictures(made, special(truth, "variable frame rate"))
+    _, times = read_frames(made, special(truth, "variable frame rate"))
     steps = Counter(np.diff(times).round(2))
     assert times[0] == 0 and len(steps) >= 3 and set(steps) <= set(np.arange(1, 40).round(2) / 10)
 
 
 def test_sound_is_heard_exactly_when_the_truth_says(made, truth):
-    alone = [(v, *heard(c)) for v, c in truth.items() if len(heard(c)) == 1 and not c["voiceover"]]
-    alone = [entry for entry in alone if truth[entry[0]]["special"] != "no sound track"]
+    alone = [(v, *audible(c)) for v, c in truth.items() if len(audible(c)) == 1 and not c["voiceover"]]
+    alone = [entry for entry in alone if truth[entry[0]]["special"] != "no audio track"]
     assert len({player["name"] for _, player in alone}) >= 4
     for video_id, player in alone:
         length = truth[video_id]["seconds"]
-        seconds = sound(made, video_id)[: length * 16000].reshape(length, 16000)
+        seconds = read_audio(made, video_id)[: length * 16000].reshape(length, 16000)
         level = np.sqrt((seconds[:, 2048:-2048] ** 2).mean(1))  # the codec smears over a second's edge
         playing = [player["start"] <= n < player["end"] for n in range(length)]
         assert (level > 0.005).tolist() == playing, video_id
@@ -259,9 +259,9 @@ def test_sound_is_heard_exactly_when_the_truth_says(made, truth):
 def test_louder_is_louder(made, truth):
     levels = defaultdict(list)
     for video_id, clip in truth.items():
-        if len(heard(clip)) == 1 and not clip["voiceover"] and clip["special"] != "no sound track":
-            (player,) = heard(clip)
-            part = sound(made, video_id)[player["start"] * 16000 : player["end"] * 16000]
+        if len(audible(clip)) == 1 and not clip["voiceover"] and clip["special"] != "no audio track":
+            (player,) = audible(clip)
+            part = read_audio(made, video_id)[player["start"] * 16000 : player["end"] * 16000]
             levels[player["loudness"]].append(np.sqrt((part**2).mean()))
     means = [np.mean(levels[loudness]) for loudness in sorted(levels)]
     assert len(means) == 4 and all(b > 1.3 * a for a, b in pairwise(means))
@@ -269,8 +269,8 @@ def test_louder_is_louder(made, truth):
 
 def test_shapes_stand_where_the_truth_says(made, truth):
     for video_id, clip in truth.items():
-        frames, _ = pictures(made, video_id)
-        stage = {p["name"]: p for p in seen(clip)}
+        frames, _ = read_frames(made, video_id)
+        stage = {p["name"]: p for p in visible(clip)}
         for name, colour in COLOURS.items():
             rows, columns = np.nonzero(coloured(frames[0], colour))
             if name not in stage:
@@ -286,10 +286,10 @@ def test_shapes_stand_where_the_truth_says(made, truth):
 def test_a_shape_moves_while_it_plays_and_only_then(made, truth):
     moved = 0
     for video_id, clip in truth.items():
-        if len(seen(clip)) > 1 or clip["special"]:
+        if len(visible(clip)) > 1 or clip["special"]:
             continue
-        (player,) = seen(clip)
-        frames, times = pictures(made, video_id)
+        (player,) = visible(clip)
+        frames, times = read_frames(made, video_id)
         areas = np.array([coloured(frame, COLOURS[player["name"]]).sum() for frame in frames])
         playing = np.array([player["start"] <= t < player["end"] for t in times])
         if playing.any():
@@ -302,7 +302,7 @@ def test_a_shape_moves_while_it_plays_and_only_then(made, truth):
 
 def test_the_stage_is_outdoors_or_indoors_as_the_truth_says(made, truth):
     for video_id, clip in truth.items():
-        frame = pictures(made, video_id)[0][0].to_ndarray(format="rgb24")
+        frame = read_frames(made, video_id)[0][0].to_ndarray(format="rgb24")
         top = frame[:8, 60:100].mean((0, 1))
         assert (top[2] > 190) == clip["outdoor"], video_id
 

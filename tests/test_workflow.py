@@ -111,6 +111,33 @@ def test_everything_comes_out(place):
     assert "seeded random numbers" in (results / "report.html").read_text()
 
 
+def test_the_report_has_the_run_time_of_every_stage(place):
+    page = (place / "results" / "tiny" / "report.html").read_text()
+    for stage in ("decode", "extract: clip_vit_b32", "extract: vggish", "text", "train: av_master"):
+        assert f">{stage}</td>" in page
+    assert "AVMaster does not offer" not in page and "no benchmark files" not in page
+
+
+def test_snakemakes_own_report_has_every_result(place, tmp_path):
+    made = snakemake(place, "--report", str(tmp_path / "page.html"))
+    assert made.returncode == 0, made.stdout
+    page = (tmp_path / "page.html").read_text()
+    for category in ("Report", "Scores", "Training", "Data set"):
+        assert f'"{category}"' in page
+    for result in ("report.html", "summary.txt", "scores.json", "explanation.json", "history.csv", "failures.tsv"):
+        assert f"Adding {result}" in made.stdout
+    assert "All results of the data set on one page" in page  # a caption
+
+
+def test_results_of_a_run_without_benchmark_files_stay_as_they_are(place):
+    for folder in place.glob("results/*/benchmarks"):
+        folder.rename(folder.with_name("kept"))
+    again = snakemake(place, "--dry-run")
+    for folder in place.glob("results/*/kept"):
+        folder.rename(folder.with_name("benchmarks"))
+    assert "Nothing to be done" in again.stdout
+
+
 def test_a_second_run_has_nothing_to_do(place):
     again = snakemake(place)
     assert again.returncode == 0 and "Nothing to be done" in again.stdout
@@ -292,11 +319,11 @@ def test_a_missing_folder_is_named(place):
 
 @pytest.fixture
 def fake_conda(tmp_path):
-    """Enough of conda to plan with: Snakemake asks it who it is before it plans."""
+    """Enough of conda to plan with: Snakemake queries its version before it plans."""
     script = tmp_path / "conda"
-    facts = {"platform": "linux-64", "conda_prefix": "/", "get": {"channel_priority": "strict"}}
+    info = {"platform": "linux-64", "conda_prefix": "/", "get": {"channel_priority": "strict"}}
     script.write_text(f"""#!/bin/sh
-case "$*" in *--version*) echo conda 25.1.0;; *) echo '{json.dumps(facts)}';; esac
+case "$*" in *--version*) echo conda 25.1.0;; *) echo '{json.dumps(info)}';; esac
 """)
     script.chmod(0o755)
     return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -330,3 +357,24 @@ def test_environments_have_the_locked_versions(path):
 def test_cluster_profiles_plan(place, name):
     planned = snakemake(place, "--dry-run", "--forceall", "--workflow-profile", str(ROOT / "profiles" / name))
     assert planned.returncode == 0, planned.stdout
+
+
+def test_too_many_failed_videos_stop_the_run_before_training(place, tmp_path):
+    """Two of 16 videos are no videos: more than 1 %."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    broken = sorted((tmp_path / "data" / "videos").glob("*.mp4"))[:2]
+    for path in broken:
+        path.write_bytes(b"no video")
+    mine = {name: value for name, value in CONFIG.items() if name != "synthesize"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine))
+    done = snakemake(tmp_path, config="mine.yaml")
+    assert done.returncode != 0
+    assert "2 of 16 videos failed, more than max_failed_fraction (1.00%)" in done.stdout
+    assert not list(tmp_path.rglob("features.h5")) and not list(tmp_path.rglob("checkpoint*"))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine | {"max_failed_fraction": 0.2}))
+    done = snakemake(tmp_path, config="mine.yaml")
+    assert done.returncode == 0, done.stdout
+    assert "rule decode" not in done.stdout and "rule extract" not in done.stdout
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(mine | {"max_failed_fraction": 0.3}))
+    listed = snakemake(tmp_path, "--dry-run", config="mine.yaml").stdout
+    assert "rule failures" in listed and "rule index" not in listed and "rule train" not in listed

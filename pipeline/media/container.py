@@ -90,7 +90,7 @@ class MediaFile:
     def check_readable(self) -> None:
         """Read the whole file. Raises MachineError if its storage fails.
 
-        FFmpeg's demuxers report a failed read like a damaged file or like its end, so this is how to tell them apart.
+        FFmpeg's demuxers report a failed read like a damaged file or like its end, so this is how to distinguish them.
         The file has just been read and is normally in the page cache.
         """
         try:

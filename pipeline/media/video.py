@@ -27,7 +27,7 @@ def open_container(file: MediaFile) -> av.container.InputContainer:
         )
     except (av.FFmpegError, ValueError) as error:
         raise MediaError(file.path, f"cannot be opened as {file.container} ({_reason(error)})", True) from error
-    # PyAV asks the demuxer to invent timestamps where the file has none; the ffmpeg program does not.
+    # PyAV makes the demuxer generate timestamps where the file has none; the ffmpeg program does not.
     container.flags &= ~av.container.Flags.gen_pts.value
     return container
 

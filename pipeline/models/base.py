@@ -28,7 +28,7 @@ class NotOffered(AVQAError):
 class Batch:
     """B questions, and the features of their videos by name.
 
-    In evaluation each video is held once: `features` then has V rows, and question b is about row videos[b]."""
+    In evaluation each video is held once: `features` then has V rows, and question b belongs to row videos[b]."""
 
     features: dict[str, Tensor]  # B, T, …; with `videos` V, T, …
     texts: dict[str, Tensor]  # B, …
@@ -83,7 +83,8 @@ class AVQAModel(nn.Module, ABC):
         return False
 
     def scores_by_second(self, batch: Batch) -> Tensor:
-        """B, T, num_answers: the scores had the video ended after each second. Not every model offers it."""
+        """B, T, num_answers: the scores after each second, for a model that reads the seconds in order. Not every model
+        offers it."""
         raise self._not_offered("accuracy by second")
 
     def word_attention(self, batch: Batch) -> dict[str, Tensor]:

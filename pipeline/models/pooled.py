@@ -1,6 +1,6 @@
 """A baseline: features averaged over time, the sentence, one hidden layer.
 
-What it answers right needs no order of events; what another model gains over it, it gains by looking at time.
+What it answers right needs no order of events; what another model gains over it comes from the order of seconds.
 """
 
 from dataclasses import dataclass

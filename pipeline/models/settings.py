@@ -1,4 +1,4 @@
-"""What can be set about a model: a dataclass, from which its part of the configuration's schema follows.
+"""The settings of a model: a dataclass, from which its part of the configuration's schema follows.
 
 Nothing here imports PyTorch, so that a configuration is checked without waiting for it.
 """

@@ -1,4 +1,4 @@
-# The configuration as every rule sees it, and how rules call the pipeline's commands.
+# The configuration as every rule uses it, and how rules call the pipeline's commands.
 
 import json
 import re
@@ -111,10 +111,10 @@ def start_run():
         except BlockingIOError:
             raise WorkflowError(f"{folder}: another run is at work here; wait for it to end, or stop it first")
     write_if_changed(CONFIG, effective_config())
-    asked = [name for name in workflow.dag_settings.targets if name.startswith(f"{COLLECTION}/segments/")]
-    if asked:
+    requested = [name for name in workflow.dag_settings.targets if name.startswith(f"{COLLECTION}/segments/")]
+    if requested:
         with open(KEPT, "a") as file:
-            file.writelines(f"{name}\n" for name in asked)
+            file.writelines(f"{name}\n" for name in requested)
 
 
 def effective_config():
@@ -128,7 +128,7 @@ if not workflow.is_main_process and Path(CONFIG).exists() and Path(CONFIG).read_
         f"the configuration is no longer that of this run, {CONFIG}; start the workflow again to use it"
     )
 
-KEPT = f"{COLLECTION}/.kept_segments"  # lists the segments files that a user has asked for by name
+KEPT = f"{COLLECTION}/.kept_segments"  # lists the segments files that a user has requested by name
 
 
 def remove_leftovers():

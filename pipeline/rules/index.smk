@@ -8,6 +8,8 @@ rule index:
             f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5", encoder=config["encoders"], shard=shards(wildcards)
         ),
         text=rules.text.output,
+        # Too many failed videos stop the run before training; the table alone is no reason to make the index again.
+        failures=ancient(f"{COLLECTION}/failures.tsv"),
     output:
         f"{DATASET}/features.h5",
     log:

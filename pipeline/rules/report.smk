@@ -19,7 +19,9 @@ rule report:
         "../../envs/torch.yaml"
     params:
         settings(
-            "results", "dataset", "videos", "encoders", "models", "decode", train={"seeds": config["train"]["seeds"]}
+            *("results", "dataset", "videos", "encoders", "models"),
+            train={"seeds": config["train"]["seeds"]},
+            decode={name: value for name, value in config["decode"].items() if name != "workers"},
         ),
     shell:
         "avqa report --config {params:q} > {log:q} 2>&1"

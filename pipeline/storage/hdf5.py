@@ -1,6 +1,6 @@
 """HDF5 files that hold the rows of a shard: one writer and one opener.
 
-The layout of every HDF5 file is the contract in README.md, schema version 1. A file appears under its final
+The layout of every HDF5 file is the contract in README.md, schema version 2. A file appears under its final
 name only when it is complete.
 """
 

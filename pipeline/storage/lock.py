@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 def lock_file(path: str | Path, wait: bool = False) -> int:
     """Take the exclusive lock on a file, which is made if need be; returns the descriptor that holds it.
 
-    Raises BlockingIOError if another process holds the lock, unless told to `wait`. On a file system without locks
+    Raises BlockingIOError if another process holds the lock, unless `wait` is true. On a file system without locks
     (some set-ups of NFS and Lustre) this warns, and the caller works without one.
     """
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)

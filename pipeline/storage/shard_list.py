@@ -1,4 +1,4 @@
-"""The TSV that lists a shard's videos: row n of every file of the shard is about video n of the list."""
+"""The TSV that lists a shard's videos: row n of every file of the shard belongs to video n of the list."""
 
 import hashlib
 from pathlib import Path

@@ -152,7 +152,7 @@ def test_needed_is_what_wanted_packets_may_refer_to(packets):
 
 @pytest.mark.parametrize("start", [0.0, 9.0, 13.3])
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "ts"])
-def test_clips_cut_by_stream_copy_and_longer_than_what_is_asked(tmp_path, start, ending):
+def test_clips_cut_by_stream_copy_and_longer_than_requested(tmp_path, start, ending):
     """The first packets of such a clip lie up to a GOP before time 0."""
     film = clip(tmp_path / "film.mp4", "-f", "lavfi", "-i", "testsrc2=s=96x64:r=10:d=40", *LONG_GOPS)
     path = clip(tmp_path / f"cut.{ending}", "-ss", start, "-i", film, "-t", 16, "-c", "copy")

@@ -163,7 +163,7 @@ def test_loss_weights():
     assert not any(name.startswith("decode_audio") for name in trained_names(net))
 
 
-def test_preferences_join_the_answer_as_asked():
+def test_preferences_join_the_answer_as_set():
     """Tables XIII and XIV."""
     net = model()
     with torch.no_grad():

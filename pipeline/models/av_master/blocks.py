@@ -71,7 +71,7 @@ class FocusCapture(nn.Module):
     def step(
         self, dropout: float, apply_map: ApplyMap, shared: list[Tensor], state: Tensor, energy: Tensor, crossed: Tensor
     ) -> Tensor:
-        """Equals one pass of reference.focus_capture's loop: templates G,B,L,D and the second's terms
+        """Eq. 2: equals reference.focus_sampling for one second. Templates G,B,L,D and the second's terms
         G,B,focus_width and G,B,D -> templates. The maps are numbered as `prepare` lists them."""
         shift, *norms = shared
         groups, batch, length, width = state.shape

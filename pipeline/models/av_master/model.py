@@ -94,8 +94,8 @@ class AVMaster(AVQAModel):
         """audio B,T,…; visual B,T,…; words B,W,…; sentence B,…; any float type. Without negatives there is no
         contrastive loss. With `batch.videos`, work on a video is done once for all its questions.
 
-        `attention` asks for Fig. 9's maps and Fig. 7's preferences. Raises ValueError if a batch has both negatives
-        and `videos`."""
+        `attention` adds Fig. 9's maps and Fig. 7's preferences to the output. Raises ValueError if a batch has both
+        negatives and `videos`."""
         if batch.videos is not None and batch.negatives is not None:
             raise ValueError("videos: negatives belong to questions, so give audio and visual for each question too")
         audio, visual = self.project("audio", self.fc_audio, batch), self.project("visual", self.fc_visual, batch)
@@ -167,7 +167,7 @@ class AVMaster(AVQAModel):
         return mix_rows(focus_visual.squeeze(-4)), mix_rows(focus_audio.squeeze(-4))
 
     def encode(self, audio: Tensor, visual: Tensor, words: Tensor, query: Tensor):
-        """What key fusion computes before it looks at the focuses."""
+        """What key fusion computes without the focuses."""
         if self.fusion is None:
             return None
         return self.fusion.encode(torch.cat([audio, visual, words], dim=1), query, self.rate)
@@ -233,7 +233,7 @@ class AVMaster(AVQAModel):
     @torch.no_grad()
     def scores_by_second(self, batch: Batch) -> Tensor:
         """Fig. 6: the scores that the templates after each second would give, B,T,num_answers. Key fusion and the
-        preferences always see the whole video: only the focus capture is stopped early. Raises NotOffered if the
+        preferences always use the whole video: only the focus capture stops early. Raises NotOffered if the
         model has no focus capture."""
         if self.focus is None:
             raise NotOffered("without: accuracy by second needs avfc and tdpp; this model has no focus capture")

@@ -12,7 +12,7 @@ whatever f has computed so far. Let ℓ be the loss, g_t = ∂ℓ/∂s_t and δ_
 
 Ordinary backpropagation forms δᵀa, a full weight matrix, at every step, and adds it up T times. The right-hand side is
 one product of tall matrices instead. So each step records a graph of its own (f by autograd, the maps by `_ApplyMap`,
-which passes δ W_n on and no weight gradient); the backward pass asks each graph for g_{t-1}, ∂ℓ/∂x_t, its part of
+which passes δ W_n on and no weight gradient); the backward pass takes from each graph g_{t-1}, ∂ℓ/∂x_t, its part of
 ∂ℓ/∂c and the δ_{t,n}, and collects (a, δ) of many steps before it multiplies them.
 """
 
