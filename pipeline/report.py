@@ -14,6 +14,8 @@ from pipeline.reporting.page import render
 from pipeline.storage.atomic import atomic
 from pipeline.storage.features import FeatureIndex
 
+FAILURES = 200  # at most so many are listed
+
 
 def write_report(config: dict) -> str:
     """Write summary.txt and report.html of a data set's results; returns the summary.
@@ -60,7 +62,8 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
         "by_second": answers.second_curves(explanations),
         "attention": {m: found for m, e in explanations.items() if (found := answers.attention_examples(e))},
         "preferences": {m: plots for m, e in explanations.items() if (plots := answers.preference_plots(e))},
-        "failures": failures,
+        "failed": len(failures),
+        "failures": failures[:FAILURES],
         "stages": stages.stage_table(
             collection_dir(config), folder, config, overview.seconds_by_shard(index), questions
         ),

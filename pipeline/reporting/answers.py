@@ -12,7 +12,8 @@ from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
 CONFUSED = 16  # the most frequent answers have a row and a column of their own
 EXAMPLES = 2  # videos with the surest wrong answers, and as many with the surest right ones
 SHEET_WIDTH = 112  # pixels per second
-COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # of the most frequent answers; others are grey
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # of the most frequent answers
+OTHER = "0.6"  # grey, for the other answers
 
 
 def read_predictions(folder: Path, models: list[str], seed: int) -> dict[str, pd.DataFrame]:
@@ -115,14 +116,14 @@ def preference_plots(explanation: dict) -> dict[str, str]:
     features = explanation.get("preference_features", {"answers": []})
     answers = pd.Series(features["answers"], dtype=str)
     named = answers.value_counts().index[: len(COLOURS)]
+    colours = dict(zip(named, COLOURS, strict=False)) | {"other": OTHER}
     plots = {}
     for name in (name for name in features if name != "answers"):
-        points = np.array(features[name])
         figure, axis = new_figure(5.4, 4)
-        for label, color in [("other", "0.6"), *zip(named, COLOURS, strict=False)]:
-            chosen = ~answers.isin(named) if label == "other" else answers == label
-            if chosen.any():
-                axis.scatter(*points[chosen.to_numpy()].T, s=9, alpha=0.7, color=color, label=label)
+        drawn = answers.map(lambda answer: colours.get(answer, OTHER))
+        axis.scatter(*np.array(features[name]).T, s=9, alpha=0.7, color=drawn, rasterized=True)  # a smaller file
+        for label, colour in colours.items():
+            axis.scatter([], [], s=9, color=colour, label=label)
         axis.set(title=name, xlabel="component 1", ylabel="component 2")
         legend(axis, loc="center left", bbox_to_anchor=(1, 0.5))
         plots[name] = svg(figure)
