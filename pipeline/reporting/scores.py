@@ -69,7 +69,7 @@ def training_curves(folder: Path, scores: dict[str, list[dict]]) -> dict[str, st
         for color, (model, runs) in enumerate(scores.items()):
             for n, run in enumerate(runs):
                 history = pd.read_csv(folder / "models" / model / f"seed-{run['seed']}" / "history.csv")
-                style = {"color": f"C{color}", "alpha": 0.8, "label": model if n == 0 else None}
+                style = {"color": f"C{color}", "alpha": 0.8, "marker": ".", "label": model if n == 0 else None}
                 axis.plot(history["epoch"], factor * history[column], **style)
         axis.set(title=title, xlabel="epoch")
         legend(axis)
