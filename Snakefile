@@ -33,6 +33,7 @@ rule features:
         rules.index.input.features,
         rules.text.output,
         rules.failures.output,
+        kept_segments(),  # Snakemake keeps temporary files that a target needs
 
 
 rule all:

@@ -37,13 +37,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from test_workflow import CONFIG, assert_same, command, content, snakemake  # noqa: E402
 
 STAGES = {  # what each stage makes
-    "decode": ("segments/*.h5", "failures/*.tsv"),
-    "extract": ("clip_vit_b32/0*.h5", "vggish/0*.h5"),
-    "text": ("clip_vit_b32/text.h5",),
-    "index": ("features.h5", "failures.tsv"),
-    "train": ("av_master/seed-0/checkpoint.safetensors", "av_master/seed-0/history.csv"),
-    "evaluate": ("av_master/seed-0/scores.json", "av_master/seed-0/predictions.parquet"),
-    "report": ("report.html", "summary.txt"),
+    "decode": ("clips/segments/*.h5", "clips/failures/*.tsv"),
+    "extract": ("clips/features/*/*.h5",),
+    "text": ("tiny/text/*.h5",),
+    "index": ("tiny/features.h5", "clips/failures.tsv"),
+    "train": ("tiny/models/av_master/seed-0/checkpoint.safetensors", "tiny/models/av_master/seed-0/history.csv"),
+    "evaluate": ("tiny/models/av_master/seed-0/scores.json", "tiny/models/av_master/seed-0/predictions.parquet"),
+    "report": ("tiny/report.html", "tiny/summary.txt"),
 }
 
 
@@ -52,7 +52,7 @@ class Trial:
 
     def __init__(self, folder: Path, name: str = "trial"):
         self.folder, self.name = folder, f"{name}.yaml"
-        self.results = folder / name / "tiny"
+        self.results = folder / name  # of the collection, clips, and the data set, tiny
         (folder / self.name).write_text(yaml.safe_dump(CONFIG | {"results": name}))
 
     def start(self) -> subprocess.Popen:
@@ -79,7 +79,7 @@ class Trial:
         return "equal to an undisturbed run"
 
     def clear(self) -> None:
-        shutil.rmtree(self.results.parent, ignore_errors=True)
+        shutil.rmtree(self.results, ignore_errors=True)
 
 
 def main() -> None:
@@ -125,9 +125,9 @@ def kills(trial: Trial, count: int, seconds: float, seed: int) -> Faults:
 
 def stage_of(results: Path) -> str:
     """The stage whose log was written last."""
-    logs = [path for path in (results / "logs").rglob("*.log")]
+    logs = list(results.glob("*/logs/**/*.log"))
     newest = max(logs, key=lambda path: path.stat().st_mtime, default=None)
-    return str(newest.relative_to(results / "logs").with_suffix("")) if newest else "planning"
+    return str(newest.relative_to(results).with_suffix("")) if newest else "planning"
 
 
 def processes(trial: Trial) -> Faults:
@@ -158,7 +158,7 @@ def processes(trial: Trial) -> Faults:
 def disks(trial: Trial) -> Faults:
     """A finished run on a small disk, made again from each stage on with next to nothing left there."""
     trial.clear()
-    mount = trial.results.parent
+    mount = trial.results
     mount.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "avqa-faults", mount], capture_output=True)
     if mounted.returncode:
@@ -177,7 +177,9 @@ def disks(trial: Trial) -> Faults:
             assert failed.returncode and rules, f"a full disk was not noticed: {failed.stdout}"
             named = "names the full disk" if "the disk is full" in failed.stdout else "DOES NOT NAME THE FULL DISK"
             if n:
-                shutil.rmtree(trial.results / "segments", ignore_errors=True)  # which the undisturbed run has not kept
+                shutil.rmtree(
+                    trial.results / "clips" / "segments", ignore_errors=True
+                )  # which the undisturbed run has not kept
             yield "full disk", stage, f"stopped in {' and '.join(rules)}, {named}"
             if not n:
                 trial.run("--notemp", "--forcerun", "decode")
@@ -200,7 +202,7 @@ def filled(path: Path, leave: int) -> Iterator[None]:
 def pairs(trial: Trial) -> Faults:
     trial.clear()
     first = trial.start()
-    while not (trial.results / ".run.lock").exists():
+    while not (trial.results / "clips" / ".run.lock").exists():
         time.sleep(0.05)
     second = trial.run()
     seen = re.search(r"another run is at work here", second.stdout)
@@ -212,7 +214,8 @@ def pairs(trial: Trial) -> Faults:
 def damages(trial: Trial) -> Faults:
     """Files of a finished run, damaged; `avqa verify` must name them, and only what hangs on them is made again."""
     for name, file in (("truncated", "vggish/00001.h5"), ("one bit flipped", "clip_vit_b32/00000.h5")):
-        path = trial.results / file
+        features = trial.results / "clips" / "features"
+        path = features / file
         if name == "truncated":
             os.truncate(path, path.stat().st_size // 2)
         else:
@@ -224,17 +227,17 @@ def damages(trial: Trial) -> Faults:
                 raw.seek(at)
                 raw.write(bytes([bits]))
         said = subprocess.run(
-            [sys.executable, "-m", "pipeline", "verify", "--config", trial.results / "config.yaml"],
+            [sys.executable, "-m", "pipeline", "verify", "--config", trial.results / "tiny" / "config.yaml"],
             capture_output=True,
             text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             cwd=trial.folder,
         )
         assert said.returncode == 1 and file in said.stderr and said.stderr.count(".h5:") == 1, said.stderr
-        before = {path: path.stat().st_ino for path in trial.results.glob("*/*.h5")}
+        before = {path: path.stat().st_ino for path in features.glob("*/*.h5")}
         path.unlink()  # as the message says
         assert trial.run("features").returncode == 0
-        made = [str(p.relative_to(trial.results)) for p, inode in before.items() if p.stat().st_ino != inode]
+        made = [str(p.relative_to(features)) for p, inode in before.items() if p.stat().st_ino != inode]
         assert file in made and {Path(name).name for name in made} == {path.name}, made
         yield f"shard {name}", file, f"verify named it alone; made again: {', '.join(made)}"
 

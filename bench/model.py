@@ -28,12 +28,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pipeline.memory import available_memory  # noqa: E402
 from pipeline.models.av_master.model import AVMaster  # noqa: E402
 from pipeline.models.av_master.reference import reference_av_master  # noqa: E402
 from pipeline.models.base import Batch  # noqa: E402
@@ -192,7 +192,7 @@ def memory(args: argparse.Namespace, device: str) -> dict[int, dict]:
 
 
 def free_memory(device: str) -> float:
-    return (torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available) / 2**30
+    return (torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()) / 2**30
 
 
 def main() -> None:

@@ -119,6 +119,11 @@ ENCODERS = {
 }
 
 
+def is_file(weights: str) -> bool:
+    """Whether `weights` is a path, and not a hub tag or `random`."""
+    return weights.endswith((".safetensors", ".pt", ".pth")) or "/" in weights
+
+
 def major_minor(package: str) -> str:
     """The part of an installed package's version that can change a number beyond rounding."""
     return ".".join(version(package).split("+")[0].split(".")[:2])

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from extractors import EncoderError, EncoderSpec, major_minor
+from extractors import EncoderError, EncoderSpec, is_file, major_minor
 
 CONNECT_SECONDS = 10  # without an answer of a server in this time a download is impossible
 
@@ -89,7 +89,7 @@ class Encoder(ABC):
 
     def _load(self, weights: str, sha256: str | None) -> tuple[str, str]:
         """Fill the network from a file or a hub tag; returns the weights' name and sha256."""
-        if weights.endswith((".safetensors", ".pt", ".pth")) or "/" in weights:
+        if is_file(weights):
             path = Path(weights)
             name, remedy = path.name, "fetch the file again"
         else:

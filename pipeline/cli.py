@@ -11,7 +11,7 @@ from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
 from pipeline.config import check_config, collection_dir, dataset_dir, load_config
-from pipeline.errors import AVQAError, out_of_space
+from pipeline.errors import AVQAError, out_of_memory, out_of_space
 from pipeline.models import MODELS, model_class
 from pipeline.storage.shard_list import Video, read_shard_list
 
@@ -31,6 +31,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"avqa {arguments.command}: stopped; run it again to go on from here", file=sys.stderr)
         return 130
     except Exception as error:
+        if out_of_memory(error):
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            print(
+                f"avqa {arguments.command}: too little memory ({reason}); set a smaller batch_size, end other programs "
+                "on this GPU or machine, or use a larger one: what is finished is kept",
+                file=sys.stderr,
+            )
+            return 1
         if not out_of_space(error):
             raise
         print(

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from extractors import ENCODERS
+from extractors import ENCODERS, FrameInput, is_file
 from pipeline.data.formats import FORMATS
 from pipeline.errors import AVQAError
 from pipeline.models import entry_schema, entry_settings
@@ -46,7 +46,7 @@ def check_config(config: object, source: str | Path = "configuration", sections:
         _Validator(_schema(config, sections)).iter_errors(config), key=lambda e: [*map(str, e.absolute_path)]
     )
     if errors:
-        lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {e.message}" for e in errors]
+        lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {_sentence(e)}" for e in errors]
         raise AVQAError(f"{source} does not fit config/schema.yaml:\n" + "\n".join(lines))
     if lines := [f"  {line}" for line in _contradictions(config)]:
         raise AVQAError(f"{source}: settings that do not fit together:\n" + "\n".join(lines))
@@ -67,9 +67,22 @@ def _schema(config: object, sections: tuple[str, ...]) -> dict:
     return schema
 
 
+def _sentence(error: jsonschema.ValidationError) -> str:
+    """What is wrong; in place of a regular expression, the schema's words."""
+    if error.validator == "pattern" and "description" in error.schema:
+        return f"{error.instance!r} is not possible; expected: {error.schema['description']}"
+    return error.message
+
+
 def _contradictions(config: dict) -> Iterator[str]:
     """Mistakes that only a comparison of fields reveals; each line begins with the field."""
-    encoders, models = config.get("encoders", {}), config.get("models", {})
+    encoders, models, videos = config.get("encoders", {}), config.get("models", {}), config.get("videos")
+    if videos and videos["pattern"] is None:
+        if "audio_pattern" not in videos:
+            yield "videos.pattern: is null, so videos.audio_pattern must say where the audio files are"
+        for name in encoders:
+            if any(isinstance(item, FrameInput) for item in ENCODERS[name].inputs):
+                yield f"encoders.{name}: reads frames, and videos.pattern: null says that there are audio files alone"
     kept = {name: entry.get("outputs", list(ENCODERS[name].outputs)) for name, entry in encoders.items()}
     for name, outputs in kept.items():
         for output in outputs:
@@ -116,7 +129,7 @@ def videos_fingerprint(videos: dict) -> str:
         raise FileNotFoundError(f"{folder}: no such folder")
     stats = []
     for parent, subfolders, names in os.walk(folder, followlinks=videos["follow_links"]):
-        if "/" not in videos["pattern"]:
+        if not any("/" in (videos.get(name) or "") for name in ("pattern", "audio_pattern")):
             subfolders.clear()
         for path in (os.path.join(parent, name) for name in names):
             try:
@@ -125,6 +138,17 @@ def videos_fingerprint(videos: dict) -> str:
                 continue  # a link that leads nowhere is a missing video
             stats.append((os.path.relpath(path, folder), info.st_size, info.st_mtime_ns))
     return hashlib.sha256(repr(sorted(stats)).encode()).hexdigest()
+
+
+def weights_fingerprint(entry: dict) -> str:
+    """Changes when the weights file of an encoder's entry is replaced: what makes its features due.
+
+    Empty for a hub tag and for random weights. Raises OSError if the file cannot be found.
+    """
+    if not is_file(entry["weights"]):
+        return ""
+    info = os.stat(entry["weights"])
+    return f"{info.st_size} bytes of {info.st_mtime_ns} ns"
 
 
 def _fill_defaults(validator, properties: dict, instance: object, schema: dict) -> Iterator:

@@ -62,7 +62,7 @@ def decode_shard(
         "config": options | {"inputs": inputs_to_json(inputs), "backend": backend},
         "libraries": {
             "decoder": DECODER_VERSION,
-            **{name: major_minor(name) for name in ("av", "imageio-ffmpeg", "pillow")},
+            **{name: major_minor(name) for name in _libraries(videos)},
         },
     }
     ids = [video.video_id for video in videos]
@@ -79,10 +79,17 @@ def decode_shard(
             shutil.rmtree(writer.parts)  # so that the next run tries again
             first = record.lines[ids[0]]
             raise AVQAError(
-                f"{out}: none of the {len(videos)} videos can be decoded; the first is {videos[0].path}: {first[2]}. "
+                f"{out}: none of the {len(videos)} videos can be decoded; "
+                f"the first is {videos[0].path or videos[0].audio_path}: {first[2]}. "
                 "Mend or leave out these videos, or the storage that holds them, and run again"
             )
         record.publish(failures, ids)
+
+
+def _libraries(videos: Sequence[Video]) -> tuple[str, ...]:
+    """The packages that decide the segments' numbers."""
+    of_audio_files = ("soundfile", "soxr") if any(video.audio_path for video in videos) else ()
+    return ("av", "imageio-ffmpeg", "pillow", *of_audio_files)
 
 
 def _datasets(inputs: Sequence[Input], segments: int) -> dict[str, DatasetSpec]:
@@ -107,11 +114,11 @@ class _Pool:
             self.idle.put(worker)
         self.stopping = Event()
 
-    def read(self, path: str) -> tuple[dict | None, str]:
+    def read(self, video: Video) -> tuple[dict | None, str]:
         """A video's row and "", or None and the reason why it has none."""
         worker = self.idle.get()
         try:
-            return self._try_backends(worker, path)
+            return self._try_backends(worker, video)
         finally:
             self.idle.put(worker)
 
@@ -126,12 +133,13 @@ class _Pool:
         for worker in self.workers:
             worker.close()
 
-    def _try_backends(self, worker: Worker, path: str) -> tuple[dict | None, str]:
+    def _try_backends(self, worker: Worker, video: Video) -> tuple[dict | None, str]:
+        path, options = video.path or None, self.options | {"audio_path": video.audio_path or None}
         reasons, left, repeated = [], list(self.backends), False
         while left and not self.stopping.is_set():
             backend = left.pop(0)
             try:
-                scalars, data = worker.read(path, self.inputs, backend=backend, **self.options)
+                scalars, data = worker.read(path, self.inputs, backend=backend, **options)
                 return data | scalars, ""
             except WorkerFailure as failure:
                 reasons.append(f"{backend}: {failure.reason}")
@@ -167,7 +175,7 @@ class _Shard:
 
     def _decode_one(self, n: int) -> None:
         start = time.monotonic()
-        row, reason = self.pool.read(self.videos[n].path)
+        row, reason = self.pool.read(self.videos[n])
         with self.writing:
             if row is None:
                 if self.pool.stopping.is_set():

@@ -1,7 +1,7 @@
 """Annotations and videos to tables: which question belongs to which file, and which videos make a shard."""
 
+import errno
 import logging
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pipeline.storage.atomic import atomic
 from pipeline.storage.shard_list import Video, read_shard_list, write_shard_list
 
 FIRST_FEW = 5
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # ELOOP: a link that leads to itself
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ def build_manifest(config: dict) -> None:
 
     questions.parquet: the columns of `read_annotations`, and answer_id (in order of first appearance in training; -1
     if the answer never appears there). shards.txt: the shards that hold the data set's videos. videos.parquet:
-    video_id, path, size (bytes), mtime_ns, shard, row (in the shard). Raises AVQAError naming file, record and field.
+    video_id, path, size (bytes), mtime_ns, the same of the audio file, shard, row (in the shard). Raises AVQAError
+    naming file, record and field.
     """
     questions = pd.concat(
         [read_annotations(path, split, config["format"]) for split, path in config["annotations"].items()],
@@ -35,8 +37,9 @@ def build_manifest(config: dict) -> None:
     if missing and not config["allow_missing"]:
         orphans = int(questions["video_id"].isin(missing).sum())
         raise AVQAError(
-            f"{config['videos']['folder']}: {len(missing)} videos that {orphans} questions need are missing, "
-            f"the first: {', '.join(missing[:FIRST_FEW])}; put them there, or set allow_missing: true to leave "
+            f"{config['videos']['folder']}: {len(missing)} videos that {orphans} questions need are missing"
+            f"{' or lack their audio file' if config['videos'].get('audio_pattern') else ''}, the first: "
+            f"{', '.join(missing[:FIRST_FEW])}; put them there, or set allow_missing: true to leave "
             "their questions out"
         )
     questions = questions[~questions["video_id"].isin(missing)].reset_index(drop=True)
@@ -67,23 +70,41 @@ def _summarize(questions: pd.DataFrame, videos: int, shards: int, missing: int) 
 
 
 def find_videos(ids: Iterable[str], videos: dict) -> tuple[list[Video], list[str]]:
-    """The files of the given ids, and the ids without a file. Raises AVQAError for links out and special files."""
-    folder = Path(videos["folder"])
-    root = folder.resolve()
+    """The files of the given ids, and the ids that lack a file. Raises AVQAError for links out and special files."""
+    patterns = (videos["pattern"], videos.get("audio_pattern"))
     found, missing = [], []
     for video_id in ids:
-        path = folder / videos["pattern"].format(video_id=video_id)
-        try:
-            info = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        files = [_find(videos, pattern.format(video_id=video_id)) if pattern else ("", 0, 0) for pattern in patterns]
+        if None in files:
             missing.append(video_id)
-            continue
-        if not videos["follow_links"] and not path.resolve().is_relative_to(root):
-            raise AVQAError(f"{path}: is a link that leaves {folder}; set videos.follow_links: true if that is meant")
-        if not stat.S_ISREG(info.st_mode):
-            raise AVQAError(f"{path}: is not a regular file; videos.folder must hold the videos themselves")
-        found.append(Video(video_id, str(path), info.st_size, info.st_mtime_ns))
+        else:
+            found.append(Video(video_id, *files[0], *files[1]))
     return found, missing
+
+
+def _find(videos: dict, name: str) -> tuple[str, int, int] | None:
+    """Path, size and time of a file in the folder of videos; None if it is not there, or a link that leads nowhere."""
+    folder = Path(videos["folder"])
+    path = folder / name
+    state = _state(path)
+    if state is None:
+        return None
+    if not videos["follow_links"] and not path.resolve().is_relative_to(folder.resolve()):
+        raise AVQAError(f"{path}: is a link that leaves {folder}; set videos.follow_links: true if that is meant")
+    if not path.is_file():
+        raise AVQAError(f"{path}: is not a regular file; videos.folder must hold the files themselves")
+    return str(path), *state
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size (bytes) and modification time (ns) of a file; None if it is not there."""
+    try:
+        info = path.stat()
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return None
+        raise
+    return info.st_size, info.st_mtime_ns
 
 
 def update_shards(collection: Path, found: list[Video], shard_size: int) -> dict[str, list[Video]]:
@@ -110,11 +131,8 @@ def _as_it_is(video: Video, now: dict[str, Video]) -> Video:
     """A listed video with its file's present size and time; another data set's videos are looked up too."""
     if video.video_id in now:
         return now[video.video_id]
-    try:
-        info = Path(video.path).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return video._replace(size=0, mtime_ns=0)
-    return video._replace(size=info.st_size, mtime_ns=info.st_mtime_ns)
+    files = [(path, *((path and _state(Path(path))) or (0, 0))) for path in (video.path, video.audio_path)]
+    return Video(video.video_id, *files[0], *files[1])
 
 
 def index_answers(questions: pd.DataFrame) -> pd.Series:

@@ -126,6 +126,32 @@ def test_good_and_bad_files(videos, tmp_path):
     assert all("earlier run" in failure["reason"] for failure in lost.values())
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_audio_files(videos, tmp_path, alone):
+    """In place of the videos' own audio, or without any video; a bad one is a failure like any other."""
+    clip(tmp_path / "a b.wav", "-f", "lavfi", "-i", "sine=500:d=2.8:r=22050")
+    (tmp_path / "text.wav").write_text("#EXTM3U\n/etc/passwd\n")
+    inputs = INPUTS[2:] if alone else INPUTS
+    path = "" if alone else os.fspath(videos / "short.mp4")
+    listed = [Video(n, path, 1, 1, os.fspath(tmp_path / n), 1, 1) for n in ("a b.wav", "text.wav", "gone.wav")]
+    options = OPTIONS | {"inputs": inputs, "collection": "c", "shard": "0", "workers": 1}
+    decode_shard(listed, tmp_path / "s.h5", **options, failures=tmp_path / "s.tsv")
+    want = read_segments(path or None, audio_path=tmp_path / "a b.wav", **OPTIONS | {"inputs": inputs})
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file["status"][:].tolist() == [0, 1, 1] and file["has_audio"][:].tolist() == [True, False, False]
+        assert file["num_segments"][0] == want.num_segments == 3
+        assert sorted(want.data) == sorted(item.key for item in inputs)
+        for key, rows in want.data.items():
+            np.testing.assert_array_equal(file[key][0], rows)
+            assert not file[key][1:].any()
+        assert {"soundfile", "soxr"} <= json.loads(file.attrs["libraries"]).keys()
+    lines = (tmp_path / "s.tsv").read_text().splitlines()
+    assert [line.split("\t")[:3] for line in lines[1:]] == [
+        ["text.wav", "decode", "pyav: does not begin like WAV, FLAC, Ogg or MP3; convert it"],
+        ["gone.wav", "decode", "pyav: cannot be opened (No such file or directory)"],
+    ]
+
+
 def test_a_worker_that_hangs_is_replaced(videos, tmp_path, disturb):
     disturb(psutil.Process.suspend)
     rows, failures = decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1, limits=Limits(seconds=2))

@@ -120,7 +120,7 @@ def folder(config, tmp_path):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_flipped_byte_is_noticed_and_its_shard_named(config, folder, tmp_path, capsys, monkeypatch, in_memory):
     if not in_memory:  # as on a machine with hardly any memory left
-        monkeypatch.setattr("pipeline.data.features.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
+        monkeypatch.setattr("pipeline.data.features.available_memory", lambda: 8)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     assert main(["verify", "--config", str(tmp_path / "c.yaml")]) == 0
     path = folder.parent / "c" / "features" / "vggish" / "00001.h5"
@@ -146,7 +146,7 @@ def test_shards_that_do_not_belong_together_are_named(folder):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_batches_hold_each_questions_own_features(folder, monkeypatch, in_memory):
     if not in_memory:  # as on a machine with hardly any memory left
-        monkeypatch.setattr("pipeline.data.features.psutil.virtual_memory", lambda: type("", (), {"available": 8}))
+        monkeypatch.setattr("pipeline.data.features.available_memory", lambda: 8)
     data = QuestionData(folder, FEATURES, TEXTS, False, torch.device("cpu"))
     assert (data.features["visual"].values is not None) is in_memory
     rows = []

@@ -1,15 +1,17 @@
 """Annotations and videos to tables and shards."""
 
+import hashlib
 import json
 import os
 
 import pandas as pd
 import pytest
 
+from pipeline.config import videos_fingerprint
 from pipeline.errors import AVQAError
 from pipeline.index import read_shards_txt
 from pipeline.manifest import build_manifest
-from pipeline.storage.shard_list import read_shard_list
+from pipeline.storage.shard_list import digest, read_shard_list
 
 
 def record(video_id="00000001", answer="yes", **changes):
@@ -162,6 +164,87 @@ def test_missing_videos_are_counted_and_can_be_allowed(data, tmp_path):
         build_manifest(data)
     build_manifest(data | {"allow_missing": True})
     assert questions(data)["video_id"].tolist() == ["v1", "v2", "v4"]
+
+
+def with_audio(data, tmp_path, **changes):
+    """Audio files for all videos, in a folder of their own."""
+    for n in range(5):
+        path = tmp_path / "videos" / "audio" / f"v{n}.wav"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"a" * (10 + n))
+    return data | {"videos": data["videos"] | {"audio_pattern": "audio/{video_id}.wav"} | changes}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_replaced_audio_file_makes_its_shard_due(data, tmp_path, alone):
+    config = with_audio(data, tmp_path, **({"pattern": None} if alone else {}))
+    build_manifest(config)
+    before = shards(config)
+    first = before["00000.tsv"][0]
+    assert (first.audio_path, first.audio_size) == (str(tmp_path / "videos" / "audio" / "v0.wav"), 10)
+    assert bool(first.path) is not alone and not first.gone
+    fingerprint = videos_fingerprint(config["videos"])
+    os.utime(tmp_path / "videos" / "audio" / "v2.wav")
+    assert videos_fingerprint(config["videos"]) != fingerprint
+    build_manifest(config)
+    after = shards(config)
+    assert [name for name in after if after[name] != before[name]] == ["00001.tsv"]
+    assert digest(after["00001.tsv"]) != digest(before["00001.tsv"])
+    (tmp_path / "videos" / "audio" / "v3.wav").unlink()
+    with pytest.raises(AVQAError, match=r"1 videos that 1 questions need .* or lack their audio file.*v3"):
+        build_manifest(config)
+    build_manifest(config | {"allow_missing": True})
+    assert [v.video_id for s in shards(config).values() for v in s if v.gone] == ["v3"]
+
+
+def test_lists_without_audio_files_stay_as_they_were(data, tmp_path):
+    """Otherwise all features of an older version would be made again."""
+    build_manifest(data)
+    lines = (tmp_path / "results" / "clips" / "shards" / "00002.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == ["video_id", "path", "size", "mtime_ns"] and len(lines[1].split("\t")) == 4
+    known = hashlib.sha256(lines[1].encode()).hexdigest()
+    assert digest(shards(data)["00002.tsv"]) == known
+
+
+def test_audio_files_stay_within_the_folder(data, tmp_path):
+    config = with_audio(data, tmp_path)
+    (tmp_path / "secret.wav").write_bytes(b"x")
+    path = tmp_path / "videos" / "audio" / "v1.wav"
+    path.unlink()
+    path.symlink_to(tmp_path / "secret.wav")
+    with pytest.raises(AVQAError, match=r"v1\.wav.*follow_links"):
+        build_manifest(config)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(AVQAError, match=r"v1\.wav.*not a regular file"):
+        build_manifest(config)
+
+
+@pytest.mark.parametrize("target", ["nowhere.mp4", "v1.mp4"])
+def test_a_link_that_leads_nowhere_is_a_missing_video(data, tmp_path, target):
+    """To a file that is not there, or to itself."""
+    path = tmp_path / "videos" / "v1.mp4"
+    path.unlink()
+    path.symlink_to(tmp_path / "videos" / target)
+    assert videos_fingerprint(data["videos"])
+    with pytest.raises(AVQAError, match=r"1 videos that 1 questions need are missing.*v1.*allow_missing"):
+        build_manifest(data)
+    build_manifest(data | {"allow_missing": True})
+    assert "v1" not in questions(data)["video_id"].tolist()
+
+
+@pytest.mark.parametrize(("pattern", "counts"), [("{video_id}.mp4", False), ("a/{video_id}/clip.mp4", True)])
+def test_the_fingerprint_sees_subfolders_that_the_pattern_names(data, tmp_path, pattern, counts):
+    videos = data["videos"] | {"pattern": pattern}
+    inner = tmp_path / "videos" / "a" / "v0" / "clip.mp4"
+    seen = [videos_fingerprint(videos)]
+    inner.parent.mkdir(parents=True)
+    for content in ("x", "another"):  # appears, is replaced
+        inner.write_text(content)
+        seen.append(videos_fingerprint(videos))
+    inner.unlink()
+    seen.append(videos_fingerprint(videos))
+    assert len(set(seen)) == (3 if counts else 1) and seen[0] == seen[-1]
 
 
 def test_links_out_of_the_folder_and_special_files_are_refused(data, tmp_path):

@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -201,6 +202,32 @@ def test_a_job_uses_the_settings_of_its_run_whatever_happens_to_the_file(place):
 def state(results):
     """Every file with its content."""
     return {p: p.read_bytes() for p in sorted(results.rglob("*")) if p.is_file()}
+
+
+def test_what_is_not_the_runs_own_is_left_alone(place):
+    """Segments that a user has asked for by name, and what a command that is running by hand has not finished."""
+    collection = place / "results" / "clips"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    partial = ".00000.h5.{}.{}.partial"
+    abandoned = collection / partial.format(socket.gethostname(), ended.pid)
+    others = [
+        collection / "segments" / partial.format(socket.gethostname(), os.getpid()),
+        collection / "segments" / partial.format("another-machine", ended.pid),
+        collection / "segments" / ".00001.h5.0123456789abcdef.parts" / "0-1.npz",
+    ]
+    for path in (abandoned, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    try:
+        for target in ("results/clips/segments/00000.h5", "features"):  # the second run may clear away after itself
+            done = snakemake(place, target, "--forcerun", "failures")
+            assert done.returncode == 0, done.stdout
+            assert (collection / "segments" / "00000.h5").exists(), f"{target}: {done.stdout}"
+        assert not abandoned.exists() and all(path.exists() for path in others)
+    finally:
+        shutil.rmtree(collection / "segments")
+        (collection / ".kept_segments").unlink(missing_ok=True)
 
 
 def test_kill_9_at_any_stage_changes_no_result(place):

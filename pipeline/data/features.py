@@ -3,9 +3,9 @@
 import logging
 
 import numpy as np
-import psutil
 import torch
 
+from pipeline.memory import available_memory
 from pipeline.storage.features import FeatureIndex
 
 STATISTICS_ROWS = 512
@@ -23,7 +23,7 @@ class Features:
         self.mean = self.std = None
         on_device = device.type == "cuda" and size <= torch.cuda.mem_get_info()[0] / 4
         self.values = None
-        if on_device or size <= psutil.virtual_memory().available / 4:
+        if on_device or size <= available_memory() / 4:
             self.values = torch.from_numpy(index.read(name)).to(device if on_device else "cpu")
         place = (
             "on the GPU" if on_device else "read as needed (too big for memory)" if self.values is None else "in memory"

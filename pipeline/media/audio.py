@@ -69,9 +69,9 @@ def _arguments(file: MediaFile, seconds: int, rate: int, shift: int) -> list[str
         ffmpeg.input(file.url, f=file.container, copyts=None, threads=1, **file.limits)
         .output(
             "pipe:",
-            af=f"atrim=duration={seconds + 1}",  # one more, so that the last sample is filtered like the others
-            ac=1,
-            ar=rate,
+            # One second more, so that the last sample is filtered like the others. Unless the largest value is given,
+            # ffmpeg adds up the channels of codecs that decode to floats, instead of averaging them.
+            af=f"atrim=duration={seconds + 1},aresample={rate}:rematrix_maxval=1,aformat=channel_layouts=mono",
             acodec="pcm_f32le",
             f="nut",
             output_ts_offset=shift,

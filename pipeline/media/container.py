@@ -8,6 +8,8 @@ are refused before any library opens them. No reader may open anything but the f
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,51 +59,18 @@ class MediaFile:
     @classmethod
     def check(cls, path: str | os.PathLike) -> "MediaFile":
         """Raises MediaError (final) for anything but a regular file in an allowed container; MachineError."""
-        try:
-            name = os.fspath(Path(path).absolute())
-            name.encode()
-            # Opening a device may already have an effect, so the kind of file is checked first. The file is opened
-            # without waiting, in case it has become a pipe meanwhile.
-            regular = stat.S_ISREG(os.stat(name).st_mode)
-            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK) if regular else None
-        except ValueError as error:  # a null byte, or bytes that are not text
-            raise MediaError(path, f"cannot be opened ({error})", True) from error
-        except OSError as error:
-            if error.errno in _PATH_ERRORS:
-                raise MediaError(path, f"cannot be opened ({error.strerror})", True) from error
-            raise machine_error(path, "cannot be opened", error) from error
-        if descriptor is None:
-            raise MediaError(path, "is not a regular file", True)
-        try:
-            head = os.read(descriptor, 2048)
-        except OSError as error:
-            raise machine_error(path, "cannot be read", error) from error
-        finally:
-            os.close(descriptor)
-        if not head:
-            raise MediaError(path, "is empty", True)
+        with open_regular(path) as descriptor:
+            head = read_head(path, descriptor)
         container = _container(head)
         if container is None:
             raise MediaError(
                 path, "does not begin like MP4/MOV, Matroska/WebM, AVI, FLV, MPEG, ASF or Ogg; convert it", True
             )
-        return cls(name, container)
+        return cls(os.fspath(Path(path).absolute()), container)
 
     def check_readable(self) -> None:
-        """Read the whole file. Raises MachineError if its storage fails.
-
-        FFmpeg's demuxers report a failed read like a damaged file or like its end, so this is how to distinguish them.
-        The file has just been read and is normally in the page cache.
-        """
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                while os.read(descriptor, 2**20):
-                    pass
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise machine_error(self.path, "cannot be read", error) from error
+        """Read the whole file. Raises MachineError if its storage fails."""
+        check_readable(self.path)
 
     @property
     def url(self) -> str:
@@ -122,6 +91,58 @@ class MediaFile:
         """The ffmpeg program's arguments that open this file, confined in the same way."""
         limits = [word for name, value in self.limits.items() for word in (f"-{name}", value)]
         return ["-nostdin", "-hide_banner", "-f", self.container, *limits, "-i", self.url]
+
+
+@contextmanager
+def open_regular(path: str | os.PathLike) -> Iterator[int]:
+    """A descriptor of a regular file. Raises MediaError (final) for anything else, and MachineError."""
+    try:
+        name = os.fspath(Path(path).absolute())
+        name.encode()
+        # Opening a device may already have an effect, so the kind of file is checked first. The file is opened
+        # without waiting, in case it has become a pipe meanwhile.
+        regular = stat.S_ISREG(os.stat(name).st_mode)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK) if regular else None
+    except ValueError as error:  # a null byte, or bytes that are not text
+        raise MediaError(path, f"cannot be opened ({error})", True) from error
+    except OSError as error:
+        if error.errno in _PATH_ERRORS:
+            raise MediaError(path, f"cannot be opened ({error.strerror})", True) from error
+        raise machine_error(path, "cannot be opened", error) from error
+    if descriptor is None:
+        raise MediaError(path, "is not a regular file", True)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_head(path: str | os.PathLike, descriptor: int) -> bytes:
+    """The first bytes of an open file. Raises MediaError (final) if it is empty, and MachineError."""
+    try:
+        head = os.read(descriptor, 2048)
+    except OSError as error:
+        raise machine_error(path, "cannot be read", error) from error
+    if not head:
+        raise MediaError(path, "is empty", True)
+    return head
+
+
+def check_readable(path: str | os.PathLike) -> None:
+    """Read the whole file. Raises MachineError if its storage fails.
+
+    FFmpeg's demuxers and libsndfile report a failed read like a damaged file or like its end, so this is how to tell
+    them apart. The file has just been read and is normally in the page cache.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            while os.read(descriptor, 2**20):
+                pass
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise machine_error(path, "cannot be read", error) from error
 
 
 def machine_error(path: str | os.PathLike, what: str, error: OSError) -> MachineError:

@@ -1,8 +1,9 @@
-"""One video file to one-second segments: the frames and audio samples of each second that encoders read.
+"""One video to one-second segments: the frames and audio samples of each second that encoders read.
 
 All times are presentation times from the file's timestamps, edit lists applied, counted from the origin: the earlier of
 the starts of video and audio. A frame is presented from its timestamp until the next one's. The first frame also stands
-for the time before it, the last one for the time after it.
+for the time before it, the last one for the time after it. An audio file that replaces the video's own audio begins
+with the first frame.
 """
 
 import math
@@ -17,6 +18,7 @@ import numpy as np
 
 from extractors import AudioInput, FrameInput, Input
 from pipeline.media.audio import AudioTrack, read_audio
+from pipeline.media.audio_file import read_audio_file
 from pipeline.media.container import MachineError, MediaError, MediaFile
 from pipeline.media.transform import resize_and_crop
 from pipeline.media.video import FullDecoder, UnreliableTimestamps, open_container
@@ -40,8 +42,9 @@ class Segments(NamedTuple):
 
 
 def read_segments(
-    path: str | os.PathLike,
+    path: str | os.PathLike | None,
     *,
+    audio_path: str | os.PathLike | None = None,
     segments: int = 60,
     inputs: Sequence[Input] = (FrameInput(224), AudioInput(REFERENCE_RATE)),
     backend: str = "pyav",
@@ -50,7 +53,10 @@ def read_segments(
     frame_selection: str = "exact",
     selective: bool = True,
 ) -> Segments:
-    """Cut the first `segments` seconds of a video file into segments.
+    """Cut the first `segments` seconds of a video into segments.
+
+    The audio is that of the file `audio_path` if there is one, else the video file's own. Without `path` there is the
+    audio file alone; then `inputs` must not have frames.
 
     Second i holds, for a frame input, the frames presented at i + (j + `frame_at`) / fps for j = 0 … fps - 1
     (0 ≤ frame_at < 1), and for an audio input the samples of [i, i + 1), zeros where there is no audio. A second counts
@@ -61,9 +67,12 @@ def read_segments(
     Raises MediaError, which names the file and the reason, when video or audio cannot be read, and MachineError if the
     machine is at fault.
     """
+    decoders = _decoders(backend, selective)
+    if path is None:
+        return _read(None, audio_path, segments, inputs, decoders, pad, Fraction(frame_at), frame_selection)
     file = MediaFile.check(path)
     try:
-        return _read(file, segments, inputs, _decoders(backend, selective), pad, Fraction(frame_at), frame_selection)
+        return _read(file, audio_path, segments, inputs, decoders, pad, Fraction(frame_at), frame_selection)
     except MediaError:
         file.check_readable()
         raise
@@ -85,7 +94,8 @@ def _decoders(backend: str, selective: bool) -> tuple[type, ...]:
 
 
 def _read(
-    file: MediaFile,
+    file: MediaFile | None,
+    audio_path: str | os.PathLike | None,
     segments: int,
     inputs: Sequence[Input],
     decoders: Sequence[type],
@@ -93,43 +103,53 @@ def _read(
     frame_at: Fraction,
     frame_selection: str,
 ) -> Segments:
-    audio = read_audio(file, segments, REFERENCE_RATE)
-    frame_inputs = {item.key: item for item in inputs if isinstance(item, FrameInput)}
-    for kind in decoders:
-        try:
-            with closing(kind(file, segments, frame_selection)) as decoder:
-                timeline = _Timeline(decoder, audio, segments, frame_at)
-                data = _frames(decoder, timeline, list(frame_inputs.values()))
-                count = timeline.count()
-            break
-        except UnreliableTimestamps as error:
-            reason = str(error)
+    audio = _read_audio(file, audio_path, segments, REFERENCE_RATE)
+    if file is None:
+        timeline = _Timeline([audio], segments, frame_at)
+        data, count = {}, timeline.count()
     else:
-        raise MediaError(file.path, f"{kind.__name__} cannot read it reliably: {reason}")
+        frame_inputs = {item.key: item for item in inputs if isinstance(item, FrameInput)}
+        for kind in decoders:
+            try:
+                with closing(kind(file, segments, frame_selection)) as decoder:
+                    track = audio._replace(start=decoder.start) if audio_path else audio
+                    timeline = _Timeline([decoder, track] if track else [decoder], segments, frame_at)
+                    data = _frames(decoder, timeline, list(frame_inputs.values()))
+                    count = timeline.count()
+                break
+            except UnreliableTimestamps as error:
+                reason = str(error)
+        else:
+            raise MediaError(file.path, f"{kind.__name__} cannot read it reliably: {reason}")
     for rate in sorted({item.rate for item in inputs if isinstance(item, AudioInput)}):
-        track = audio if audio is None or rate == REFERENCE_RATE else read_audio(file, segments, rate)
-        rows = track.segments(timeline.origin, count, segments) if track else np.zeros((segments, rate), np.float32)
+        track = audio if audio is None or rate == REFERENCE_RATE else _read_audio(file, audio_path, segments, rate)
+        origin = track.start if audio_path else timeline.origin
+        rows = track.segments(origin, count, segments) if track else np.zeros((segments, rate), np.float32)
         data[AudioInput(rate).key] = rows
     for rows in data.values():
         rows[count:] = rows[count - 1] if pad == "repeat" else 0
     return Segments(data, count, audio is not None)
 
 
+def _read_audio(
+    file: MediaFile | None, audio_path: str | os.PathLike | None, seconds: int, rate: int
+) -> AudioTrack | None:
+    return read_audio_file(audio_path, seconds, rate) if audio_path else read_audio(file, seconds, rate)
+
+
 class _Timeline:
     """Where a video's seconds begin and how many there are."""
 
-    def __init__(
-        self, decoder: FullDecoder | SparseDecoder, audio: AudioTrack | None, segments: int, frame_at: Fraction
-    ):
-        self.decoder, self.audio, self.segments, self.frame_at = decoder, audio, segments, frame_at
-        self.origin = min(decoder.start, audio.start) if audio else decoder.start
+    def __init__(self, streams: Sequence[FullDecoder | SparseDecoder | AudioTrack], segments: int, frame_at: Fraction):
+        self.streams, self.segments, self.frame_at = streams, segments, frame_at
+        self.origin = min(stream.start for stream in streams)
 
     def count(self) -> int:
-        """The seconds that begin, up to `frame_at`, before the end; all while the decoder does not know its end."""
-        if self.decoder.end is None:
+        """The seconds that begin, up to `frame_at`, before the end; all while a decoder does not know its end."""
+        ends = [stream.end for stream in self.streams]
+        if None in ends:
             return self.segments
-        end = max(self.decoder.end, self.audio.end) if self.audio else self.decoder.end
-        return min(self.segments, max(1, math.ceil(end - self.origin - self.frame_at)))
+        return min(self.segments, max(1, math.ceil(max(ends) - self.origin - self.frame_at)))
 
     def moments(self, fps: int) -> list[Fraction]:
         """The presentation times of `fps` frames per second, for each second that there may be."""

@@ -57,7 +57,9 @@ class Worker:
     def __init__(self, limits: Limits):
         self.limits, self.process, self.stopped = limits, None, False
 
-    def read(self, path: str, inputs: Sequence[Input], segments: int, **options) -> tuple[dict, dict[str, np.ndarray]]:
+    def read(
+        self, path: str | None, inputs: Sequence[Input], segments: int, **options
+    ) -> tuple[dict, dict[str, np.ndarray]]:
         """Have `read_segments` run with these arguments.
 
         Returns num_segments and has_audio by name, and the arrays by input key. Raises WorkerFailure with the reason;
@@ -228,7 +230,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         request = json.loads(line)
         inputs = inputs_from_json(request["inputs"])
         try:
-            _send(replies, {"length": read_length(request["path"])})
+            _send(replies, {"length": None if request["path"] is None else read_length(request["path"])})
             result = read_segments(request["path"], inputs=inputs, **request["options"])
         except MachineError as error:
             _send_error(replies, error, machine=True)

@@ -7,7 +7,7 @@ from pipeline.ablations import read_grid
 try:
     GRID = read_grid(config)
 except AVQAError as error:
-    raise WorkflowError(str(error))
+    sys.exit(str(error))
 FIRST_MODEL = dict([next(iter(config["models"].items()))])
 ROWS = Paramspace(GRID[["table", "row"]])
 ABLATED = f"{DATASET}/ablations/{ROWS.wildcard_pattern}/seed-{{seed}}"

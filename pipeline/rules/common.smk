@@ -9,7 +9,7 @@ import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from pipeline.config import check_config, collection_dir, dataset_dir, videos_fingerprint
+from pipeline.config import check_config, collection_dir, dataset_dir, videos_fingerprint, weights_fingerprint
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import remove_abandoned, write_if_changed
 from pipeline.storage.lock import lock_file
@@ -17,7 +17,7 @@ from pipeline.storage.lock import lock_file
 try:
     config = check_config(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
 except AVQAError as error:
-    raise WorkflowError(str(error))
+    sys.exit(str(error))  # an exception would be shown with lines of this file
 
 COLLECTION = str(collection_dir(config))  # shards and features: what belongs to the videos
 DATASET = str(dataset_dir(config))  # index, models, scores: what belongs to the questions
@@ -68,7 +68,15 @@ def state_of_videos(wildcards):
     try:
         return videos_fingerprint(config["videos"])
     except OSError as error:
-        raise WorkflowError(f"videos.folder: {error}; see README.md for what goes there")
+        sys.exit(f"videos.folder: {error}; see README.md for what goes there")
+
+
+def state_of_weights(field, entry):
+    """What makes features due when a weights file is replaced."""
+    try:
+        return weights_fingerprint(entry)
+    except OSError as error:
+        sys.exit(f"{field}.weights: {entry['weights']}: {error.strerror}; give a file, a hub tag, or random")
 
 
 def questions(wildcards):
@@ -131,11 +139,17 @@ if not workflow.is_main_process and Path(CONFIG).exists() and Path(CONFIG).read_
 KEPT = f"{COLLECTION}/.kept_segments"  # lists the segments files that a user has requested by name
 
 
+def kept_segments():
+    """The segments files that a user has requested by name and not removed since."""
+    listed = Path(KEPT).read_text().split("\n") if Path(KEPT).exists() else []
+    return [name for name in listed if name and Path(name).exists()]
+
+
 def remove_leftovers():
     """What an interrupted run could not remove: half-written files, and segments that all encoders have read."""
     for folder in (COLLECTION, DATASET):
         remove_abandoned(folder)
-    kept = Path(KEPT).read_text().split("\n") if Path(KEPT).exists() else []
+    kept = kept_segments()
     for segments in Path(COLLECTION, "segments").glob("*.h5"):
         done = all(Path(COLLECTION, "features", encoder, segments.name).exists() for encoder in config["encoders"])
         if done and str(segments) not in kept and not workflow.storage_settings.notemp:

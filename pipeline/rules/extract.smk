@@ -16,9 +16,12 @@ rule extract:
     resources:
         gpu=1,
     params:
-        lambda wildcards: flags(encoder=wildcards.encoder, **config["encoders"][wildcards.encoder]),
+        flags=lambda wildcards: flags(encoder=wildcards.encoder, **config["encoders"][wildcards.encoder]),
+        weights=lambda wildcards: state_of_weights(
+            f"encoders.{wildcards.encoder}", config["encoders"][wildcards.encoder]
+        ),
     shell:
-        f"avqa extract {{input:q}} --out {{output:q}} {{params}} {LOG}"
+        f"avqa extract {{input:q}} --out {{output:q}} {{params.flags}} {LOG}"
 
 
 rule text:
@@ -36,6 +39,7 @@ rule text:
     resources:
         gpu=1,
     params:
-        flags(dataset=config["dataset"], **config["text"]),
+        flags=flags(dataset=config["dataset"], **config["text"]),
+        weights=state_of_weights("text", config["text"]),
     shell:
-        f"avqa text {{input:q}} --out {{output:q}} {{params}} {LOG}"
+        f"avqa text {{input:q}} --out {{output:q}} {{params.flags}} {LOG}"

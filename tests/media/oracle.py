@@ -83,7 +83,8 @@ def truth(path: Path) -> Truth:
     audio, start = np.zeros(0, np.float32), None
     if subprocess.run([FFMPEG, "-i", path, "-vn", "-t", "0", "-f", "null", "-"], capture_output=True).returncode == 0:
         resampled = ("-vn", "-ac", 1, "-ar", RATE)
-        audio = np.frombuffer(ffmpeg(*read, *resampled, "-f", "f32le", "-"), "<f4")
+        # Integers, as data sets' audio files have them: for floats ffmpeg would not average channels, but add them up.
+        audio = np.frombuffer(ffmpeg(*read, *resampled, "-f", "s16le", "-"), "<i2").astype(np.float32) / 2**15
         packets, unit = _table(ffmpeg(*read, *resampled, "-f", "framecrc", "-"))
         if packets:
             start = packets[0][0] * unit
