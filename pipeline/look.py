@@ -8,8 +8,9 @@ from pipeline.config import check_config, collection_dir, dataset_dir
 from pipeline.errors import AVQAError
 from pipeline.reporting.answers import questions_about, read_predictions
 from pipeline.reporting.page import render
-from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
+from pipeline.reporting.sheet import Sheet, frame_input, listed_videos, read_sheets
 from pipeline.storage.atomic import atomic
+from pipeline.storage.shard_list import Video
 
 WIDTH = 160  # pixels per second
 
@@ -19,35 +20,35 @@ def look(video: str, config: dict | None = None, out: str | Path | None = None) 
 
     Without `config`, decoding has its defaults and frames are CLIP's. Raises AVQAError if there is no such video.
     """
-    path = find_video(video, config)
-    video_id = video if config and not Path(video).is_file() else path.stem
+    found = find_video(video, config)
     decode, encoders = (config["decode"], config["encoders"]) if config else (default_decode(), [])
-    (sheet,) = read_sheets({video_id: str(path)}, frame_input(encoders), decode, WIDTH)
-    facts = [("File", str(path)), ("Frames", frame_input(encoders).key), ("Decoding", _listed(decode))]
+    (sheet,) = read_sheets([found], frame_input(encoders), decode, WIDTH)
+    described = [("File", found.path or found.audio_path), ("Frames", frame_input(encoders).key)]
+    described += [("Decoding", _listed(decode))]
     if not sheet.reason:
-        facts += [("has_audio", str(sheet.has_audio)), ("num_segments", f"{sheet.num_segments} of {sheet.segments}")]
+        described += [
+            ("has_audio", str(sheet.has_audio)),
+            ("num_segments", f"{sheet.num_segments} of {sheet.segments}"),
+        ]
     questions = _questions(sheet, config) if config else None
-    out = Path(out or f"{video_id}.html")
+    out = Path(out or f"{found.video_id}.html")
     with atomic(out) as partial:
-        page = render("look.html", title=video_id, note="", sheet=sheet, facts=facts, questions=questions)
+        page = render("look.html", title=found.video_id, note="", sheet=sheet, described=described, questions=questions)
         partial.write_text(page, encoding="utf-8")
-    lines = [f"{name}: {value}" for name, value in facts]
+    lines = [f"{name}: {value}" for name, value in described]
     return "\n".join([*lines, *([f"cannot be read: {sheet.reason}"] if sheet.reason else []), f"page: {out}"])
 
 
-def find_video(video: str, config: dict | None) -> Path:
-    """The file of that name, or of the video with that id. Raises AVQAError."""
+def find_video(video: str, config: dict | None) -> Video:
+    """The file of that name, or the video with that id. Raises AVQAError."""
     if Path(video).is_file():
-        return Path(video)
+        return Video(Path(video).stem, video, 0, 0)
     if config is None:
         raise AVQAError(f"{video}: no such file; for a video id, give --config")
-    table = collection_dir(config) / "videos.parquet"
-    if not table.exists():
-        raise AVQAError(f"{table}: no such file; `avqa manifest` makes it")
-    paths = pd.read_parquet(table).set_index("video_id")["path"]
-    if video not in paths:
-        raise AVQAError(f"{video}: no file has this name, and {table} has no video with this id")
-    return Path(paths[video])
+    videos = listed_videos(collection_dir(config))
+    if video not in videos:
+        raise AVQAError(f"{video}: no file has this name, and {collection_dir(config)} has no video with this id")
+    return videos[video]
 
 
 def default_decode() -> dict:

@@ -11,6 +11,7 @@ from pipeline.config import collection_dir, dataset_dir
 from pipeline.evaluate import RANDOM_WEIGHTS
 from pipeline.reporting import answers, overview, scores, stages
 from pipeline.reporting.page import render
+from pipeline.reporting.sheet import listed_videos
 from pipeline.storage.atomic import atomic
 from pipeline.storage.features import FeatureIndex
 
@@ -41,7 +42,7 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
     models, seed = list(config["models"]), config["train"]["seeds"][0]
     index = FeatureIndex(folder / "features.h5")
     questions = pd.read_parquet(folder / "questions.parquet")
-    videos = pd.read_parquet(collection_dir(config) / "videos.parquet")
+    videos = listed_videos(collection_dir(config))
     predictions = answers.read_predictions(folder, models, seed)
     explanations = answers.read_explanations(folder, models, seed)
     published, same = scores.beside_published(config)

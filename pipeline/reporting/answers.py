@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.reporting.page import legend, new_figure, svg
 from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
+from pipeline.storage.shard_list import Video
 
 CONFUSED = 16  # the most frequent answers have a row and a column of their own
 EXAMPLES = 2  # videos with the surest wrong answers, and as many with the surest right ones
@@ -33,15 +34,15 @@ def confusion(predictions: pd.DataFrame) -> tuple[list[str], list[list[tuple[int
     return names, [list(zip(*row, strict=True)) for row in pairs]
 
 
-def examples(predictions: dict[str, pd.DataFrame], videos: pd.DataFrame, config: dict) -> list[dict]:
+def examples(predictions: dict[str, pd.DataFrame], videos: dict[str, Video], config: dict) -> list[dict]:
     """Contact sheets of a few test videos, with their questions and what each model answered."""
     first = next(iter(predictions.values()))
     sure = first.sort_values("confidence", ascending=False, kind="stable")
     wrong, right = (sure.loc[sure["correct"] == c, "video_id"].drop_duplicates() for c in (False, True))
     chosen = wrong[:EXAMPLES].tolist()
     chosen += [video_id for video_id in right if video_id not in chosen][:EXAMPLES]
-    paths = videos.set_index("video_id")["path"].reindex(chosen).dropna().to_dict()
-    sheets = read_sheets(paths, frame_input(config["encoders"]), config["decode"], SHEET_WIDTH)
+    listed = [videos[video_id] for video_id in chosen if video_id in videos]
+    sheets = read_sheets(listed, frame_input(config["encoders"]), config["decode"], SHEET_WIDTH)
     return [{"sheet": sheet, "questions": questions_about(sheet, predictions)} for sheet in sheets]
 
 

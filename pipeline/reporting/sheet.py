@@ -3,16 +3,20 @@
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import librosa
 import matplotlib
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from extractors import ENCODERS, AudioInput, FrameInput
+from pipeline.errors import AVQAError
 from pipeline.media.segments import MachineError
 from pipeline.media.worker import Limits, Worker, WorkerFailure
 from pipeline.reporting.page import webp
+from pipeline.storage.shard_list import Video
 
 AUDIO = AudioInput(16000)
 # VGGish's log-mel setting (Hershey et al., 2017): 25 ms windows every 10 ms, 64 bands from 125 to 7,500 Hz.
@@ -42,35 +46,49 @@ def frame_input(encoders: Iterable[str]) -> FrameInput:
     return replace(next(frames, FrameInput(224)), fps=1)
 
 
-def read_sheets(paths: dict[str, str], frames: FrameInput, decode: dict, width: int) -> Iterator[Sheet]:
-    """The contact sheets of videos (id -> path), `width` pixels per second; `decode` as in the configuration.
+def listed_videos(collection: Path) -> dict[str, Video]:
+    """The videos of a collection by id. Raises AVQAError if it has no videos.parquet."""
+    path = collection / "videos.parquet"
+    if not path.exists():
+        raise AVQAError(f"{path}: no such file; `avqa manifest` makes it")
+    table = pd.read_parquet(path).reindex(columns=Video._fields).fillna({"audio_path": ""})
+    return {row[0]: Video(*row) for row in table.itertuples(index=False, name=None)}
+
+
+def read_sheets(videos: Iterable[Video], frames: FrameInput, decode: dict, width: int) -> Iterator[Sheet]:
+    """The contact sheets of videos, `width` pixels per second; `decode` as in the configuration.
 
     Videos are decoded in a process of their own, which may crash or hang without harm.
     """
     options = {name: value for name, value in decode.items() if name != "workers"}
     with closing(Worker(Limits())) as worker:
-        for video_id, path in paths.items():
-            sheet = Sheet(video_id, segments=options["segments"], frame_at=options["frame_at"])
+        for video in videos:
+            sheet = Sheet(video.video_id, segments=options["segments"], frame_at=options["frame_at"])
+            inputs = [frames, AUDIO] if video.path else [AUDIO]
             try:
-                found, data = worker.read(path, [frames, AUDIO], **options)
+                found, data = worker.read(video.path or None, inputs, **options, audio_path=video.audio_path or None)
             except (WorkerFailure, MachineError) as error:
                 sheet.reason = str(error)
             else:
                 sheet.num_segments, sheet.has_audio = found["num_segments"], found["has_audio"]
-                audio = data[AUDIO.key][: sheet.num_segments]
-                sheet.peak = float(np.abs(audio).max())
-                sheet.seconds = [webp(image) for image in _draw(data[frames.key][: sheet.num_segments], audio, width)]
+                rows = {key: values[: sheet.num_segments] for key, values in data.items()}
+                sheet.peak = float(np.abs(rows[AUDIO.key]).max())
+                sheet.seconds = [webp(image) for image in _draw(rows.get(frames.key), rows[AUDIO.key], width)]
             yield sheet
 
 
-def _draw(frames: np.ndarray, audio: np.ndarray, width: int) -> Iterator[Image.Image]:
-    """One image per second: frames T, S, S, 3 above the waveform and the log-mel spectrogram of audio T, rate."""
+def _draw(frames: np.ndarray | None, audio: np.ndarray, width: int) -> Iterator[Image.Image]:
+    """One image per second: frames T, S, S, 3 (if there are any) above the waveform and the log-mel spectrogram of
+    audio T, rate."""
     waves, mels = draw_waveform(audio, width), draw_log_mel(audio, width)
-    for frame, wave, mel in zip(frames, waves, mels, strict=True):
-        image = Image.new("RGB", (width, width + WAVE_HEIGHT + MEL_HEIGHT), "white")
-        image.paste(Image.fromarray(frame).resize((width, width), Image.Resampling.BICUBIC), (0, 0))
-        image.paste(Image.fromarray(wave), (0, width))
-        image.paste(Image.fromarray(mel), (0, width + WAVE_HEIGHT))
+    for second, (wave, mel) in enumerate(zip(waves, mels, strict=True)):
+        parts = [Image.fromarray(wave), Image.fromarray(mel)]
+        if frames is not None:
+            parts.insert(0, Image.fromarray(frames[second]).resize((width, width), Image.Resampling.BICUBIC))
+        image, top = Image.new("RGB", (width, sum(part.height for part in parts))), 0
+        for part in parts:
+            image.paste(part, (0, top))
+            top += part.height
         yield image
 
 

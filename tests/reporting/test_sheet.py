@@ -14,6 +14,7 @@ from extractors import FrameInput
 from pipeline.cli import main
 from pipeline.look import default_decode
 from pipeline.reporting.sheet import MEL_HEIGHT, WAVE_HEIGHT, frame_input, read_sheets
+from pipeline.storage.shard_list import Video
 
 WIDTH = 64
 RED_THEN_BLUE = "color=red:s=64x64:r=25:d=2[a];color=blue:s=64x64:r=25:d=2[b];[a][b]concat"
@@ -23,14 +24,16 @@ CODECS = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "pcm_s16le")
 
 @pytest.fixture(scope="module")
 def sheets(tmp_path_factory):
-    """Of a clip with audio, a file that is no video, and a clip without audio."""
+    """Of a clip with audio, a file that is no video, a clip without audio, and audio alone."""
     folder = tmp_path_factory.mktemp("clips")
     clip(folder / "tone.mkv", "-f", "lavfi", "-i", RED_THEN_BLUE, "-f", "lavfi", "-i", TONE, *CODECS)
     (folder / "broken.mp4").write_bytes(b"not a video" * 100)
     clip(folder / "mute.mp4", "-f", "lavfi", "-i", RED_THEN_BLUE, "-c:v", "libx264", "-pix_fmt", "yuv420p")
-    paths = {path.stem: str(path) for path in (folder / n for n in ("tone.mkv", "broken.mp4", "mute.mp4"))}
+    clip(folder / "alone.wav", "-f", "lavfi", "-i", TONE)
+    videos = [Video(name.split(".")[0], str(folder / name), 1, 1) for name in ("tone.mkv", "broken.mp4", "mute.mp4")]
+    videos.append(Video("alone", "", 0, 0, str(folder / "alone.wav")))
     decode = default_decode() | {"segments": 6}
-    return {sheet.video_id: sheet for sheet in read_sheets(paths, FrameInput(64), decode, WIDTH)}
+    return {sheet.video_id: sheet for sheet in read_sheets(videos, FrameInput(64), decode, WIDTH)}
 
 
 def parts(uri):
@@ -74,7 +77,14 @@ def test_a_video_without_audio_is_dark_and_flat(sheets):
 
 def test_a_file_that_cannot_be_read_has_a_reason_and_does_not_stop_the_others(sheets):
     assert sheets["broken"].reason and not sheets["broken"].seconds
-    assert not sheets["mute"].reason and list(sheets) == ["tone", "broken", "mute"]
+    assert not sheets["mute"].reason and list(sheets) == ["tone", "broken", "mute", "alone"]
+
+
+def test_audio_without_a_video_has_no_frames(sheets):
+    sheet = sheets["alone"]
+    assert sheet.num_segments == 4 and sheet.has_audio and len(sheet.seconds) == 4
+    image = Image.open(io.BytesIO(base64.b64decode(sheet.seconds[2].split(",")[1])))
+    assert image.size == (WIDTH, WAVE_HEIGHT + MEL_HEIGHT)
 
 
 def test_frames_are_those_that_the_encoders_read():
