@@ -63,7 +63,8 @@ def make_features(folder, collection):
     for k, start in enumerate(range(0, VIDEOS, SHARD)):
         videos = [Video(f"v{n}", f"v{n}.mp4", 1, 1) for n in range(start, min(start + SHARD, VIDEOS))]
         write_shard_list(collection / "shards" / f"{k:05d}.tsv", videos)
-    files = [{"video_id": f"v{n}", "path": str(collection / f"v{n}.mp4")} for n in range(VIDEOS)]
+    paths = {f"v{n}": str(collection / f"v{n}.mp4") for n in range(VIDEOS)}
+    files = [{"video_id": name, "path": path, "size": 1, "mtime_ns": 1} for name, path in paths.items()]
     pd.DataFrame(files).to_parquet(collection / "videos.parquet")
     texts = ["Is it playing?", "Is it loud?"]
     datasets = {"words": DatasetSpec((77, 8), "float16"), "sentence": DatasetSpec((8,), "float16")}

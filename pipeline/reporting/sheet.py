@@ -51,8 +51,9 @@ def listed_videos(collection: Path) -> dict[str, Video]:
     path = collection / "videos.parquet"
     if not path.exists():
         raise AVQAError(f"{path}: no such file; `avqa manifest` makes it")
-    table = pd.read_parquet(path).reindex(columns=Video._fields).fillna({"audio_path": ""})
-    return {row[0]: Video(*row) for row in table.itertuples(index=False, name=None)}
+    table = pd.read_parquet(path)
+    rows = table[[name for name in Video._fields if name in table]].to_dict("records")
+    return {row["video_id"]: Video(**row) for row in rows}
 
 
 def read_sheets(videos: Iterable[Video], frames: FrameInput, decode: dict, width: int) -> Iterator[Sheet]:
