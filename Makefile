@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint install
+.PHONY: demo test test-slow test-slurm lint install
 
 demo: install
 	$(BIN)/snakemake --cores all
@@ -12,7 +12,11 @@ test: install lint
 	$(BIN)/pytest -n auto --dist loadfile
 
 test-slow: install
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --ignore tests/test_slurm.py
+
+# On a real Slurm that the test starts on this machine: apt-get install slurm-wlm munge; as root.
+test-slurm: install
+	$(BIN)/pytest tests/test_slurm.py -m "slow or not slow"
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-# Videos and questions in, aligned features, a trained model and its scores out.
+# Videos and questions in, aligned features, trained models and their scores out.
 #
-#     snakemake --cores 8                                              the demo
+#     snakemake --cores 8                                             the demo
 #     snakemake --cores 8 --configfile config/music_avqa.yaml         a real data set
+#     snakemake --cores 8 music_avqa_r --configfile config/mine.yaml  one data set of several
 
 import sys
 
@@ -11,12 +12,13 @@ min_version("9.0")
 sys.path.insert(0, workflow.basedir)
 
 # Not unconditionally: Snakemake would merge the demo's settings into those of --configfile.
-if "dataset" not in config:
+if "dataset" not in config and "datasets" not in config:
 
     configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "pipeline/rules/common.smk"
+include: "pipeline/rules/due.smk"
 include: "pipeline/rules/manifest.smk"
 include: "pipeline/rules/decode.smk"
 include: "pipeline/rules/extract.smk"
@@ -26,21 +28,30 @@ include: "pipeline/rules/report.smk"
 include: "pipeline/rules/ablations.smk"
 
 
-# Shards are requested by name: else Snakemake would not detect that one was removed once features.h5 is there.
+for name in CONFIGS:
+
+    rule:
+        name:
+            name
+        input:
+            features(name),
+            targets(name),
+            kept_segments(CONFIGS[name]["videos"]["collection"]),
+
+
 rule features:
     input:
-        rules.index.output,
-        rules.index.input.features,
-        rules.text.output,
-        rules.failures.output,
-        kept_segments(),  # Snakemake keeps temporary files that a target needs
+        [features(name) for name in CONFIGS],
+        expand([*rules.index.output, *rules.failures.output], dataset=CONFIGS),
+        [kept_segments(collection) for collection in ENCODERS_OF],  # Snakemake keeps temporary files that a target needs
 
 
 rule all:
     default_target: True
     input:
-        rules.features.input,
-        rules.report.output,
+        [features(name) for name in CONFIGS],
+        [targets(name) for name in CONFIGS],
+        [kept_segments(collection) for collection in ENCODERS_OF],
 
 
 onstart:
@@ -49,5 +60,4 @@ onstart:
 
 onsuccess:
     remove_leftovers()
-    if Path(rules.report.output.summary).exists():
-        print(Path(rules.report.output.summary).read_text())
+    print_summaries()

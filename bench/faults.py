@@ -37,10 +37,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from test_workflow import CONFIG, assert_same, command, content, snakemake  # noqa: E402
 
 STAGES = {  # what each stage makes
-    "decode": ("clips/segments/*.h5", "clips/failures/*.tsv"),
+    "decode": ("clips/segments/*/*.h5", "clips/failures/*.tsv"),
     "extract": ("clips/features/*/*.h5",),
     "text": ("tiny/text/*.h5",),
-    "index": ("tiny/features.h5", "clips/failures.tsv"),
+    "index": ("tiny/features.h5", "tiny/failures.tsv"),
     "train": ("tiny/models/av_master/seed-0/checkpoint.safetensors", "tiny/models/av_master/seed-0/history.csv"),
     "evaluate": ("tiny/models/av_master/seed-0/scores.json", "tiny/models/av_master/seed-0/predictions.parquet"),
     "report": ("tiny/report.html", "tiny/summary.txt"),

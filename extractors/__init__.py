@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -140,6 +141,22 @@ def encoder_class(name: str) -> type[Encoder]:
     """The class of an encoder. Raises EncoderError if there is none."""
     module, class_name = encoder_spec(name).loader.split(":")
     return getattr(import_module(module), class_name)
+
+
+def is_hub_tag(weights: str) -> bool:
+    """Whether weights are neither random nor a file, so that they are downloaded on first use."""
+    return weights != "random" and not is_file(weights)
+
+
+def fetch_weights(name: str, weights: str) -> Path:
+    """Download what a hub tag names, unless it is in the library's cache; returns the file. Builds no network.
+
+    Raises EncoderError for an unknown tag, and where a download is impossible.
+    """
+    kind = encoder_class(name)
+    encoder = kind.__new__(kind)
+    encoder.spec = encoder_spec(name)
+    return encoder.fetch(weights)
 
 
 def load_encoder(

@@ -12,6 +12,7 @@ from pathlib import Path
 from extractors import ENCODERS, EncoderError
 from pipeline.config import check_config, collection_dir, dataset_dir, load_config
 from pipeline.errors import AVQAError, out_of_memory, out_of_space
+from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
 from pipeline.storage.shard_list import Video, read_shard_list
 
@@ -50,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _config(args: argparse.Namespace, *sections: str) -> dict:
+    return load_config(args.config, *sections, dataset=args.dataset)
+
+
 def synthesize(args: argparse.Namespace) -> None:
     from pipeline.synthesize import synthesize
 
@@ -59,7 +64,7 @@ def synthesize(args: argparse.Namespace) -> None:
 def manifest(args: argparse.Namespace) -> None:
     from pipeline.manifest import build_manifest
 
-    build_manifest(load_config(args.config, "dataset", "videos", "annotations"))
+    build_manifest(_config(args, "dataset", "videos", "annotations"))
 
 
 def decode(args: argparse.Namespace) -> None:
@@ -98,12 +103,14 @@ def _video(name: str) -> Video:
 def extract(args: argparse.Namespace) -> None:
     from pipeline.extract import extract_shard
 
+    claim()
     extract_shard(args.segments, args.out, outputs=args.outputs, **_weights(args))
 
 
 def text(args: argparse.Namespace) -> None:
     from pipeline.text import encode_texts
 
+    claim()
     encode_texts(args.questions, args.out, sentence=args.sentence, dataset=args.dataset, **_weights(args))
 
 
@@ -114,21 +121,22 @@ def _weights(args: argparse.Namespace) -> dict:
 def index(args: argparse.Namespace) -> None:
     from pipeline.index import build_index
 
-    config = load_config(args.config, "dataset", "videos", "encoders", "text")
+    config = _config(args, "dataset", "videos", "encoders", "text")
     build_index(dataset_dir(config), collection_dir(config), list(config["encoders"]), config["text"]["encoder"])
 
 
 def failures(args: argparse.Namespace) -> None:
     from pipeline.index import gather_failures
 
-    config = load_config(args.config, "dataset", "videos")
+    config = _config(args, "dataset", "videos")
     gather_failures(dataset_dir(config), collection_dir(config), config["max_failed_fraction"])
 
 
 def train(args: argparse.Namespace) -> None:
     from pipeline.train import train
 
-    config = load_config(args.config, "dataset", "models", "train")
+    claim()
+    config = _config(args, "dataset", "models", "train")
     name = args.model or next(iter(config["models"]))
     if args.settings:
         config["models"][name] |= json.loads(args.settings)
@@ -139,7 +147,8 @@ def train(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     from pipeline.evaluate import evaluate, evaluate_by_second, format_scores
 
-    print(format_scores(evaluate(args.folder, args.split)))
+    claim()
+    print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out)))
     if args.steps:
         print(evaluate_by_second(args.folder, args.split).to_string(index=False))
 
@@ -156,12 +165,14 @@ def model(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     from pipeline.report import write_report
 
-    print(write_report(load_config(args.config, "dataset", "videos", "encoders", "models", "decode", "train")))
+    sections = ("dataset", "videos", "encoders", "models", "decode", "train")
+    print(write_report(_config(args, *sections)))
 
 
 def explain(args: argparse.Namespace) -> None:
     from pipeline.explain import explain
 
+    claim()
     explanation = explain(args.folder, args.split)
     for name, reason in explanation["not_offered"].items():
         log.info(f"{name}: {reason}")
@@ -174,31 +185,53 @@ def results(args: argparse.Namespace) -> None:
     if args.survey:
         print(format_survey(args.method))
         return
-    config = load_config(args.config, "dataset", "models", "train") if args.config else None
+    config = load_config(args.config, "dataset", "models", "train", dataset=args.ours) if args.config else None
     print(format_results(args.dataset, args.method, args.source, args.sort, config))
 
 
 def look(args: argparse.Namespace) -> None:
     from pipeline.look import look
 
-    print(look(args.video, load_config(args.config) if args.config else None, args.out))
+    print(look(args.video, _config(args) if args.config else None, args.out))
 
 
 def ablations(args: argparse.Namespace) -> None:
     from pipeline.ablations import write_table
 
-    print(write_table(load_config(args.config, "dataset", "models", "train"), args.table))
+    print(write_table(_config(args, "dataset", "models", "train"), args.table))
 
 
 def verify(args: argparse.Namespace) -> None:
     from pipeline.storage.features import FeatureIndex, damaged_files
 
-    config = load_config(args.config, "dataset", "videos")
+    config = _config(args, "dataset", "videos")
     damage = damaged_files(collection_dir(config), dataset_dir(config))
     if damage:
         raise AVQAError(f"{len(damage)} damaged files\n" + "\n".join(damage))
     FeatureIndex(dataset_dir(config) / "features.h5").close()
     log.info(f"{config['dataset']}: every file of features is whole")
+
+
+def plan(args: argparse.Namespace) -> None:
+    from pipeline.plan import plan
+
+    config = _config(args, "dataset", "videos", "annotations", "encoders", "text", "models")
+    print(plan(config, args.calibrate))
+
+
+def doctor(args: argparse.Namespace) -> None:
+    from pipeline.doctor import examine, format_findings
+
+    findings = examine(_config(args, "dataset", "videos", "encoders", "text"))
+    print(format_findings(findings))
+    if missing := [item.name for item in findings if not item.well]:
+        raise AVQAError(f"missing: {', '.join(missing)}")
+
+
+def weights(args: argparse.Namespace) -> None:
+    from extractors import fetch_weights
+
+    print(fetch_weights(args.encoder, args.weights))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -212,6 +245,10 @@ def build_parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(run=run)
         return sub
+
+    def add_config(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--config", required=True)
+        sub.add_argument("--dataset", help="which data set of a configuration with several (default: the first)")
 
     def add_weights(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--encoder", required=True, choices=list(ENCODERS))
@@ -229,7 +266,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
 
     sub = command(manifest, "Turn annotations and a folder of videos into tables and shards.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
 
     sub = command(decode, "Cut videos into one-second segments of frames and audio.")
     sub.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or one shard's .tsv")
@@ -268,13 +305,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--dataset", default="")
 
     sub = command(index, "Join a data set's shards into features.h5.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
 
     sub = command(failures, "List the videos that could not be decoded; too many are an error.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
 
     sub = command(train, "Train a model on a data set's features.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
     sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
     sub.add_argument("--settings", help='JSON of the model\'s settings to change, such as {"inputs": ["question"]}')
     sub.add_argument("--seed", type=int, default=0)
@@ -283,6 +320,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(evaluate, "Score a trained model.")
     sub.add_argument("folder", metavar="DIR", help="what `avqa train` wrote")
     sub.add_argument("--split", default="test")
+    sub.add_argument("--questions-of", help="folder in results of another data set, whose questions are asked in place")
+    sub.add_argument("--out", help="folder for the scores (default: DIR)")
     sub.add_argument("--steps", action="store_true", help="accuracy after each second as well, if the model offers it")
 
     sub = command(model, "Parameters and FLOPs of a model, by part.")
@@ -296,7 +335,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="test")
 
     sub = command(report, "Write a data set's results as text and as report.html.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
 
     sub = command(results, "Print the papers' results, best first, and with --config ours beside them.")
     sub.add_argument("--dataset", default="MUSIC-AVQA", help="MUSIC-AVQA, MUSIC-AVQA-R, MUSIC-AVQA-v2.0, AVQA, …")
@@ -304,17 +343,30 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--source", help="only results from papers or tables with this in their name, such as Table XII")
     sub.add_argument("--sort", default="overall", metavar="COLUMN", help="such as Audio/Counting")
     sub.add_argument("--config", help="configuration whose models' scores are added")
+    sub.add_argument("--ours", metavar="NAME", help="which of the configuration's data sets, if it has several")
     sub.add_argument("--survey", action="store_true", help="print the survey's methods and data sets instead")
 
     sub = command(look, "Write a page with what the pipeline reads of a video: frames, waveform, log-mel spectrogram.")
     sub.add_argument("video", metavar="VIDEO_ID|FILE")
     sub.add_argument("--config", help="of the video's data set; needed for a video id")
+    sub.add_argument("--dataset", help="which of the configuration's data sets, if it has several")
     sub.add_argument("--out", help="page to write (default: VIDEO_ID.html)")
 
     sub = command(ablations, "Put the scores of one table of a model's paper beside the paper's.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
     sub.add_argument("--table", required=True, help="a name in manifests/<architecture>_tables.csv")
 
     sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")
-    sub.add_argument("--config", required=True)
+    add_config(sub)
+
+    sub = command(plan, "Jobs, hours, temporary disk and bytes that a data set will take.")
+    add_config(sub)
+    sub.add_argument("--calibrate", action=argparse.BooleanOptionalAction, default=True, help="measure the rates here")
+
+    sub = command(doctor, "What this machine lacks for a configuration, and the command that mends it.")
+    add_config(sub)
+
+    sub = command(weights, "Download the weights of an encoder, where they are not in the cache yet.")
+    sub.add_argument("--encoder", required=True, choices=list(ENCODERS))
+    sub.add_argument("--weights", required=True, help="a hub tag")
     return parser

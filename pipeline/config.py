@@ -1,5 +1,6 @@
-"""Configuration: one YAML file per data set, checked against config/schema.yaml, defaults filled in from there."""
+"""Configuration: a YAML file with one data set or several, checked against config/schema.yaml, defaults filled in."""
 
+import copy
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import jsonschema
 import yaml
 
 from extractors import ENCODERS, FrameInput, is_file
+from pipeline.cards import apply_card
 from pipeline.data.formats import FORMATS
 from pipeline.errors import AVQAError
 from pipeline.models import entry_schema, entry_settings
@@ -17,13 +19,21 @@ from pipeline.models.settings import StrictValidator
 
 ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
 SCHEMA = ROOT / "config" / "schema.yaml"
+OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
+OF_A_RUN = (
+    "models",
+    "train",
+    "text",
+    "encoders",
+)  # settings that a data set shares with those that its models are from
 
 
-def load_config(source: str | Path, *sections: str) -> dict:
-    """Read and check a configuration; `source` is a file, or the JSON text of the sections that a rule passes on.
+def load_config(source: str | Path, *sections: str, dataset: str | None = None) -> dict:
+    """Read and check the configuration of one data set.
 
-    Only the given sections must be there (default: all that the schema requires). Raises AVQAError naming the file and
-    the field.
+    `source` is a file, or the JSON text of the sections that a rule passes on. `dataset` says which data set of a file
+    with several (default: the first). Only the given sections must be there (default: all that the schema requires).
+    Raises AVQAError naming the file and the field.
     """
     if str(source).startswith("{"):
         return check_config(json.loads(str(source)), "--config", sections)
@@ -37,17 +47,91 @@ def load_config(source: str | Path, *sections: str) -> dict:
         raise AVQAError(f"{source}: is a folder; give the configuration file in it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AVQAError(f"{source}: not YAML: {error}") from error
-    return check_config(config, source, sections)
+    configs = check_configs(config, source, sections)
+    if dataset is not None and dataset not in configs:
+        raise AVQAError(f"{source}: has no data set {dataset}; it has {', '.join(configs)}")
+    return configs[dataset or next(iter(configs))]
+
+
+def check_configs(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
+    """The configuration of each data set by name, defaults filled in: the common settings with the data set's own.
+
+    Raises AVQAError naming `source` and every wrong field, and data sets that contradict each other.
+    """
+    if not isinstance(config, dict) or "datasets" not in config:
+        checked = check_config(config, source, sections)
+        return {checked["dataset"]: checked}
+    common = {name: value for name, value in config.items() if name != "datasets"}
+    if "dataset" in common:
+        raise AVQAError(f"{source}: has both dataset and datasets; name one data set, or several")
+    own = config["datasets"]
+    if not isinstance(own, dict) or not own or not all(isinstance(values, dict | None) for values in own.values()):
+        raise AVQAError(f"{source}: datasets must map each data set's name to its settings")
+    configs = {
+        name: check_config(merge(common, {**(values or {}), "dataset": name}), f"{source}, data set {name}", sections)
+        for name, values in own.items()
+    }
+    if lines := [f"  {line}" for line in _conflicts(configs)]:
+        raise AVQAError(f"{source}: data sets that do not fit together:\n" + "\n".join(lines))
+    return configs
+
+
+def merge(common: object, own: object) -> object:
+    """Settings of a data set over the common ones: mappings are merged, anything else is replaced."""
+    if isinstance(common, dict) and isinstance(own, dict):
+        both = {name: merge(common[name], own[name]) for name in common.keys() & own.keys()}
+        return {name: copy.deepcopy(both.get(name, {**common, **own}[name])) for name in {**common, **own}}
+    return copy.deepcopy(own)
+
+
+def _conflicts(configs: dict[str, dict]) -> Iterator[str]:
+    """What data sets contradict each other about; each line begins with the data set."""
+    first: dict[str, str] = {}
+    for name, config in configs.items():
+        if "videos" not in config:  # only some sections
+            continue
+        collection = config["videos"]["collection"]
+        if collection in configs:
+            yield f"{name}.videos.collection: {collection} is a data set's name; results of both would be in one folder"
+        other = first.setdefault(collection, name)
+        for section in OF_A_COLLECTION:
+            if _as_results(config, section) != _as_results(configs[other], section):
+                yield f"{name}.{section}: differs from that of {other}, whose collection is {collection} too"
+        for encoder, entry in config.get("encoders", {}).items():
+            if configs[other].get("encoders", {}).get(encoder, entry) != entry:
+                yield f"{name}.encoders.{encoder}: differs from that of {other}, whose collection is {collection} too"
+        if config["results"] != configs[next(iter(configs))]["results"]:
+            yield f"{name}.results: must be the same for all data sets"
+        yield from _conflicts_with_trained(name, configs)
+
+
+def _conflicts_with_trained(name: str, configs: dict[str, dict]) -> Iterator[str]:
+    for trained in configs[name].get("trained_on", []):
+        if trained not in configs:
+            yield f"{name}.trained_on: there is no data set {trained}; there are {', '.join(configs)}"
+        elif trained != name and not is_trained(configs[trained]):
+            yield f"{name}.trained_on: {trained} is not trained on itself, so there are no models"
+        elif differing := [part for part in OF_A_RUN if configs[name].get(part) != configs[trained].get(part)]:
+            yield f"{name}.trained_on: {', '.join(differing)} must be as in {trained}; make them common settings"
+
+
+def _as_results(config: dict, section: str) -> object:
+    """A section without what changes no result."""
+    value = config.get(section)
+    return {k: v for k, v in value.items() if k != "workers"} if section == "decode" and value else value
 
 
 def check_config(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
-    """The configuration with defaults filled in. Raises AVQAError naming `source` and every wrong field."""
+    """One data set's configuration with defaults filled in. Raises AVQAError naming `source` and every wrong field."""
+    if isinstance(config, dict):
+        apply_card(config)
     errors = sorted(
         _Validator(_schema(config, sections)).iter_errors(config), key=lambda e: [*map(str, e.absolute_path)]
     )
     if errors:
         lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {_sentence(e)}" for e in errors]
         raise AVQAError(f"{source} does not fit config/schema.yaml:\n" + "\n".join(lines))
+    config.setdefault("trained_on", [config["dataset"]] if "dataset" in config else [])
     if lines := [f"  {line}" for line in _contradictions(config)]:
         raise AVQAError(f"{source}: settings that do not fit together:\n" + "\n".join(lines))
     return config
@@ -105,8 +189,18 @@ def _contradictions(config: dict) -> Iterator[str]:
                 yield f"models.{name}.{feature}: {entry[feature]} is not kept by any encoder; these are: {known}"
         for lacking in settings.texts.keys() - texts.keys() if text else ():
             yield f"text.encoder: gives no {lacking}, which models.{name} reads"
-    if models and config.get("annotations") and (lacking := {"train", "val", "test"} - config["annotations"].keys()):
-        yield f"annotations: training needs the splits train, val and test; {', '.join(sorted(lacking))} missing"
+    annotations = config.get("annotations")
+    if isinstance(annotations, str) and not Path(annotations).suffix:
+        yield "annotations: is a folder, which needs a card that says what is in it; see manifests/ for the cards"
+    if isinstance(annotations, dict):
+        wanted = {"train", "val", "test"} if models and is_trained(config) else {"test"} if models else set()
+        if lacking := wanted - annotations.keys():
+            yield f"annotations: training needs the splits train, val and test; {', '.join(sorted(lacking))} missing"
+
+
+def is_trained(config: dict) -> bool:
+    """Whether models are trained on the data set, and not only scored."""
+    return config.get("dataset") in config.get("trained_on", [])
 
 
 def dataset_dir(config: dict) -> Path:
@@ -119,25 +213,53 @@ def collection_dir(config: dict) -> Path:
     return Path(config["results"]) / config["videos"]["collection"]
 
 
+def scores_dir(config: dict, trained_on: str, model: str, seed: int | str) -> Path:
+    """Where the scores on this data set of a model that was trained on `trained_on` are."""
+    folder = dataset_dir(config)
+    if trained_on != config["dataset"]:
+        folder = folder / "trained_on" / trained_on
+    return folder / "models" / model / f"seed-{seed}"
+
+
+def annotation_files(config: dict) -> list[tuple[str | None, str | None, str]]:
+    """Split, part of the split and path of each annotation file; the split is None where the file names splits."""
+    annotations = config["annotations"]
+    if isinstance(annotations, str):
+        return [(None, None, annotations)]
+    files = []
+    for split, paths in annotations.items():
+        parts = paths if isinstance(paths, dict) else {None: paths}
+        files += [(split, part, path) for part, path in parts.items()]
+    return files
+
+
 def videos_fingerprint(videos: dict) -> str:
     """Changes when a file in the video folder appears, vanishes or is replaced: what makes the manifest due.
 
     Files in subfolders count where the pattern names subfolders. Raises FileNotFoundError if there is no such folder.
     """
-    folder = Path(videos["folder"])
-    if not folder.is_dir():
+    folder = videos["folder"]
+    if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    stats = []
-    for parent, subfolders, names in os.walk(folder, followlinks=videos["follow_links"]):
-        if not any("/" in (videos.get(name) or "") for name in ("pattern", "audio_pattern")):
-            subfolders.clear()
-        for path in (os.path.join(parent, name) for name in names):
+    deep = any("/" in (videos.get(name) or "") for name in ("pattern", "audio_pattern"))
+    total = 0  # of all files' digests: independent of their order, so that a million need not be sorted
+    for name, info in _files(folder, deep, videos["follow_links"]):
+        line = f"{name[len(folder) :]}\0{info.st_size}\0{info.st_mtime_ns}".encode()
+        total += int.from_bytes(hashlib.blake2b(line, digest_size=16).digest())
+    return f"{total % 2**128:032x}"
+
+
+def _files(folder: str, deep: bool, follow_links: bool) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
             try:
-                info = os.stat(path)
+                if entry.is_dir(follow_symlinks=follow_links):
+                    if deep:
+                        yield from _files(entry.path, deep, follow_links)
+                else:
+                    yield entry.path, entry.stat()
             except OSError:
                 continue  # a link that leads nowhere is a missing video
-            stats.append((os.path.relpath(path, folder), info.st_size, info.st_mtime_ns))
-    return hashlib.sha256(repr(sorted(stats)).encode()).hexdigest()
 
 
 def weights_fingerprint(entry: dict) -> str:
@@ -152,12 +274,25 @@ def weights_fingerprint(entry: dict) -> str:
 
 
 def _fill_defaults(validator, properties: dict, instance: object, schema: dict) -> Iterator:
+    """JSON Schema's `properties`, which also fills in defaults and turns texts into the numbers that they hold:
+    Snakemake passes what is given with --config on as text."""
     if isinstance(instance, dict):
         for name, subschema in properties.items():
             if "default" in subschema:
                 default = subschema["default"]
                 instance.setdefault(name, default.copy() if isinstance(default, dict | list) else default)
+            if isinstance(instance.get(name), str) and subschema.get("type") in ("integer", "number", "boolean"):
+                instance[name] = _number(instance[name], subschema["type"])
     yield from jsonschema.Draft202012Validator.VALIDATORS["properties"](validator, properties, instance, schema)
+
+
+def _number(text: str, kind: str) -> object:
+    """The number or truth value that a text holds; the text itself if it holds none of that kind."""
+    try:
+        value = json.loads(text.lower() if kind == "boolean" else text)
+    except ValueError:
+        return text
+    return value if StrictValidator({"type": kind}).is_valid(value) else text
 
 
 _Validator = jsonschema.validators.extend(StrictValidator, {"properties": _fill_defaults})

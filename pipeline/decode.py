@@ -185,7 +185,16 @@ class _Shard:
                 row["status"] = FAILED
             else:
                 row["status"] = DECODED
+                if self.videos[n].mirrored:
+                    mirror(row)
             self.writer.write(n, row)
+
+
+def mirror(row: dict) -> None:
+    """Mirror all frames of a video, …, width, 3, left to right."""
+    for name in row:
+        if name.startswith("frames/"):
+            row[name] = np.flip(row[name], axis=-2)
 
 
 class _Record:

@@ -18,41 +18,59 @@ from pipeline.storage.atomic import atomic
 from pipeline.train import build_model, frozen, load_data, predict
 
 
-def evaluate(folder: str | Path, split: str = "test") -> dict:
-    """Answer a split's questions with the model in `folder`; writes predictions.parquet and scores.json there.
+def evaluate(
+    folder: str | Path, split: str = "test", questions_of: str | Path | None = None, out: str | Path | None = None
+) -> dict:
+    """Answer a split's questions with the model in `folder`; writes predictions.parquet and scores.json to `out`
+    (default: there).
 
-    For another split than test the files are named predictions-<split>.parquet and scores-<split>.json. Questions
-    whose video failed are answered too, from zeros. Returns the scores. Raises AVQAError if the folder holds no
-    trained model.
+    `questions_of` is the results folder of another data set, whose questions are asked in place of the model's own. For
+    another split than test the files are named predictions-<split>.parquet and scores-<split>.json. Questions whose
+    video failed are answered too, from zeros; `present` has the scores without them. Returns the scores. Raises
+    AVQAError if the folder holds no trained model.
     """
-    folder = Path(folder)
-    trained, model, data = load_trained(folder)
+    folder, out = Path(folder), Path(out or folder)
+    trained, model, data = load_trained(folder, questions_of)
     schedule = trained["config"]["train"]
     with fast.switched(schedule["fast"]):
         rows, scores = predict(model, data, split, schedule["batch_size"])
 
-    table = data.questions.loc[rows, ["question_id", "video_id", "question", "scenario", "type", "answer"]]
-    table["prediction"] = np.array(data.answers)[scores.argmax(-1)]
-    table["confidence"] = torch.from_numpy(scores).softmax(-1).amax(-1).numpy()
-    table["correct"] = table["prediction"] == table["answer"]
+    table = predictions(data, rows, scores, trained["answers"])
     summary = {
-        **score(table),
+        **score_all(table),
         "split": split,
         "model": trained["model"],
         "seed": trained["seed"],
-        "questions_of_failed_videos": int(data.questions.loc[rows, "failed"].sum()),
+        "trained_on": trained["config"]["dataset"],
+        "questions_of_failed_videos": int(table["failed"].sum()),
         "encoders": {n: {k: p[k] for k in ("weights", "pretrained")} for n, p in data.provenance.items()},
     }
     suffix = "" if split == "test" else f"-{split}"
-    with atomic(folder / f"predictions{suffix}.parquet") as partial:
+    with atomic(out / f"predictions{suffix}.parquet") as partial:
         table.to_parquet(partial, index=False)
-    with atomic(folder / f"scores{suffix}.json") as partial:
+    with atomic(out / f"scores{suffix}.json") as partial:
         partial.write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-def load_trained(folder: Path) -> tuple[dict, AVQAModel, QuestionData]:
-    """The config.yaml that `avqa train` wrote, the model and its data. Raises AVQAError if something is missing."""
+def predictions(data: QuestionData, rows: np.ndarray, scores: np.ndarray, answers: list[str]) -> pd.DataFrame:
+    """predictions.parquet: the questions in `rows` with what the model answered, N, answers `scores`."""
+    kept = ["question_id", "video_id", "question", "scenario", "type", "part", "answer", "failed"]
+    table = data.questions.loc[rows].reindex(columns=kept)
+    best = scores.argmax(-1)
+    if data.choices is None:
+        table["prediction"] = np.array(answers)[best]
+    else:
+        table["prediction"] = [data.questions.at[row, "choices"][n] for row, n in zip(rows, best, strict=True)]
+    table["confidence"] = torch.from_numpy(scores).softmax(-1).amax(-1).numpy()
+    table["correct"] = table["prediction"] == table["answer"]
+    return table
+
+
+def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[dict, AVQAModel, QuestionData]:
+    """The config.yaml that `avqa train` wrote, the model and its data, or that of the data set in `questions_of`.
+
+    Raises AVQAError if something is missing or does not fit the model."""
     try:
         trained = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
@@ -65,7 +83,22 @@ def load_trained(folder: Path) -> tuple[dict, AVQAModel, QuestionData]:
         raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)
-    return trained, model.eval(), data
+    return trained, model.eval(), data if questions_of is None else load_other(data, config, name, Path(questions_of))
+
+
+def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> QuestionData:
+    """Another data set as the model of `config` reads it: its features must be made as those of training were, and are
+    standardized by the statistics of training. Raises AVQAError."""
+    config = config | {"results": str(folder.parent), "dataset": folder.name}
+    data = load_data(config | {"train": config["train"] | {"standardize": False}}, name, trained.device)
+    for encoder, provenance in trained.provenance.items():
+        for attribute in ("weights", "weights_sha256", "config"):
+            if provenance[attribute] != data.provenance[encoder][attribute]:
+                raise AVQAError(f"{data.path}: {attribute} of {encoder} differ from what the model was trained with")
+    for kind in ("features", "texts"):
+        for feature, values in getattr(data, kind).items():
+            values.mean, values.std = getattr(trained, kind)[feature].mean, getattr(trained, kind)[feature].std
+    return data
 
 
 def evaluate_by_second(folder: str | Path, split: str = "test") -> pd.DataFrame:
@@ -93,6 +126,12 @@ def accuracy_by_second(model: AVQAModel, data: QuestionData, split: str, size: i
             right = right + (answers == batch.answer[:, None]).sum(0).cpu().numpy()
             count += len(answers)
     return right / count
+
+
+def score_all(table: pd.DataFrame) -> dict:
+    """`score` of all questions, of each part of the split (head, tail), and of those whose video did not fail."""
+    parts = {part: score(rows) for part, rows in table.dropna(subset="part").groupby("part", sort=False)}
+    return {**score(table), "parts": parts, "present": score(table[~table["failed"]])}
 
 
 def score(table: pd.DataFrame) -> dict:

@@ -13,10 +13,11 @@ import pandas as pd
 
 from pipeline import __version__
 from pipeline.errors import AVQAError
+from pipeline.manifest import count_questions, read_manifest
 from pipeline.storage.atomic import atomic
 from pipeline.storage.contract import DECODED, FAILURE_FIELDS, PER_VIDEO, PROVENANCE, SCHEMA_VERSION
 from pipeline.storage.hdf5 import open_hdf5
-from pipeline.storage.shard_list import read_shard_list
+from pipeline.storage.shard_list import digest, read_shard_list
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,15 @@ def build_index(dataset: str | Path, collection: str | Path, encoders: Sequence[
     features stay in their shards. Raises AVQAError if shards are missing or do not belong together.
     """
     dataset, collection = Path(dataset), Path(collection)
-    shards = read_shards_txt(dataset)
+    manifest = read_manifest(dataset)
+    shards = list(manifest["shards"])
     wanted = set(pd.read_parquet(dataset / "questions.parquet", columns=["video_id"])["video_id"])
-    places = _Places(collection / "shards", shards, wanted)
+    places = _Places(collection / "shards", manifest["shards"], wanted)
+    if len(wanted) != manifest["videos"]:
+        raise AVQAError(
+            f"{dataset / 'questions.parquet'}: is about {len(wanted)} videos, manifest.json says {manifest['videos']}; "
+            "run the workflow again"
+        )
     out = dataset / "features.h5"
     # In memory first: the file is small, and HDF5 may crash when its disk is full.
     with h5py.File(out, "w", libver="latest", driver="core", backing_store=False) as index:
@@ -52,19 +59,13 @@ def build_index(dataset: str | Path, collection: str | Path, encoders: Sequence[
     log.info(f"{out}: {len(places.video_id)} videos in {len(shards)} shards, {failed} failed")
 
 
-def read_shards_txt(dataset: str | Path) -> list[str]:
-    """The names of the shards that hold a data set's videos. Raises AVQAError before the manifest has made them."""
-    try:
-        return Path(dataset, "shards.txt").read_text(encoding="utf-8").split()
-    except FileNotFoundError:
-        raise AVQAError(f"{Path(dataset, 'shards.txt')}: no such file; run `avqa manifest` first") from None
-
-
 class _Places:
     """Where the wanted videos are: in which of the shards, in which row."""
 
-    def __init__(self, folder: Path, shards: list[str], wanted: set[str]):
-        self.lists = [[video.video_id for video in read_shard_list(folder / f"{shard}.tsv")] for shard in shards]
+    def __init__(self, folder: Path, shards: dict[str, str], wanted: set[str]):
+        videos = {shard: read_shard_list(folder / f"{shard}.tsv") for shard in shards}
+        self.sources = [digest(listed) for listed in videos.values()]
+        self.lists = [[video.video_id for video in listed] for listed in videos.values()]
         found = [(v, s, r) for s, ids in enumerate(self.lists) for r, v in enumerate(ids) if v in wanted]
         if lacking := wanted - {video_id for video_id, _, _ in found}:
             raise AVQAError(
@@ -91,6 +92,8 @@ def _link(index: h5py.File, encoder: str, files: list[Path], places: _Places, da
         with open_hdf5(path, "features") as shard:
             if list(shard["video_id"].asstr()[:]) != places.lists[n]:
                 raise AVQAError(f"{path}: its videos are not those of its shard list; run the workflow again")
+            if shard.attrs["source"] != places.sources[n]:
+                raise AVQAError(f"{path}: was made from other files than its shard list says; run the workflow again")
             mine = {name: shard.attrs.get(name) for name in PROVENANCE} | {"outputs": sorted(shard[encoder])}
             first = first or mine
             if differing := [name for name in mine if mine[name] != first[name]]:
@@ -132,26 +135,38 @@ def _link_text(index: h5py.File, path: Path) -> None:
 
 
 def gather_failures(dataset: str | Path, collection: str | Path, max_failed_fraction: float) -> None:
-    """Write failures.tsv of a collection from the tables of the shards that the data set needs.
+    """Write failures.tsv and missing.tsv of a data set, from the tables of the shards that it needs.
 
-    Raises AVQAError if more than `max_failed_fraction` of the shards' videos could not be decoded. Files that have gone
-    since they were first listed do not count.
+    failures.tsv: one line per video that could not be decoded. missing.tsv: how many questions of each kind each video
+    costs that is missing or failed. Raises AVQAError if more than `max_failed_fraction` of the shards' videos could not
+    be decoded. Files that have gone since they were first listed do not count.
     """
-    collection = Path(collection)
-    shards = read_shards_txt(dataset)
+    dataset, collection = Path(dataset), Path(collection)
+    shards = list(read_manifest(dataset)["shards"])
     videos = [v for shard in shards for v in read_shard_list(collection / "shards" / f"{shard}.tsv")]
-    gone, rows = {video.video_id for video in videos if video.gone}, []
-    for shard in shards:
-        with open(collection / "failures" / f"{shard}.tsv", newline="", encoding="utf-8") as file:
-            rows += list(csv.DictReader(file, delimiter="\t"))
-    failed = sum(row["video_id"] not in gone for row in rows)
-    with atomic(collection / "failures.tsv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    gone = {video.video_id for video in videos if video.gone}
+    rows = [row for shard in shards for row in _read_failures(collection / "failures" / f"{shard}.tsv")]
+    failed = {row["video_id"] for row in rows} - gone
+    with atomic(dataset / "failures.tsv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FAILURE_FIELDS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    if failed > max_failed_fraction * len(videos):
+    questions = pd.read_parquet(dataset / "questions.parquet")
+    lost = count_questions(questions[questions["video_id"].isin(failed)], "failed")
+    absent = pd.read_csv(dataset / "absent.tsv", sep="\t", dtype=str, keep_default_na=False)
+    with atomic(dataset / "missing.tsv") as partial:
+        pd.concat([absent, lost]).to_csv(partial, sep="\t", index=False)
+    if len(failed) > max_failed_fraction * len(videos):
         raise AVQAError(
-            f"{collection / 'failures.tsv'}: {failed} of {len(videos)} videos failed, more than max_failed_fraction "
+            f"{dataset / 'failures.tsv'}: {len(failed)} of {len(videos)} videos failed, more than max_failed_fraction "
             f"({max_failed_fraction:.2%}) allows; mend the files that the table lists, or raise the limit"
         )
-    log.info(f"{collection / 'failures.tsv'}: {failed} of {len(videos)} videos failed")
+    log.info(f"{dataset / 'failures.tsv'}: {len(failed)} of {len(videos)} videos failed")
+
+
+def _read_failures(path: Path) -> list[dict]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file, delimiter="\t"))
+    except FileNotFoundError:
+        raise AVQAError(f"{path}: no such file; run the workflow with --forcerun decode to make it again") from None

@@ -8,7 +8,7 @@ from pipeline.config import check_config, collection_dir, dataset_dir
 from pipeline.errors import AVQAError
 from pipeline.reporting.answers import questions_about, read_predictions
 from pipeline.reporting.page import render
-from pipeline.reporting.sheet import Sheet, frame_input, listed_videos, read_sheets
+from pipeline.reporting.sheet import DECODING, Sheet, frame_input, listed_videos, read_sheets
 from pipeline.storage.atomic import atomic
 from pipeline.storage.shard_list import Video
 
@@ -57,13 +57,13 @@ def default_decode() -> dict:
 
 
 def _listed(values: dict) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items() if name != "workers")
+    return ", ".join(f"{name} {values[name]}" for name in DECODING)
 
 
 def _questions(sheet: Sheet, config: dict) -> pd.DataFrame:
     """All questions about the video, and what models answered to those of the test split."""
     folder = dataset_dir(config)
-    predictions = read_predictions(folder, list(config["models"]), config["train"]["seeds"][0])
+    predictions = read_predictions(config, config["train"]["seeds"][0])
     table = pd.read_parquet(folder / "questions.parquet")
     table = table.loc[table["video_id"] == sheet.video_id, ["split", "question", "answer"]].drop_duplicates()
     answered = questions_about(sheet, predictions) if predictions else pd.DataFrame()

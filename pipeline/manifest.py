@@ -1,7 +1,10 @@
 """Annotations and videos to tables: which question belongs to which file, and which videos make a shard."""
 
 import errno
+import hashlib
+import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,72 +12,134 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import collection_dir, dataset_dir
+from pipeline.cards import compare, read_answers, read_card
+from pipeline.config import annotation_files, collection_dir, dataset_dir
 from pipeline.data.formats import read_annotations
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import atomic
-from pipeline.storage.shard_list import Video, read_shard_list, write_shard_list
+from pipeline.storage.lock import exclusive
+from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
 
 FIRST_FEW = 5
+KIND = ["split", "part", "scenario", "type"]
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # ELOOP: a link that leads to itself
 
 log = logging.getLogger(__name__)
 
 
 def build_manifest(config: dict) -> None:
-    """Write questions.parquet and shards.txt of the data set, videos.parquet and shards/<k>.tsv of its collection.
+    """Write questions.parquet, absent.tsv and manifest.json of the data set, videos.parquet and shards/<k>.tsv of its
+    collection.
 
-    questions.parquet: the columns of `read_annotations`, and answer_id (in order of first appearance in training; -1
-    if the answer never appears there). shards.txt: the shards that hold the data set's videos. videos.parquet:
-    video_id, path, size (bytes), mtime_ns, the same of the audio file, shard, row (in the shard). Raises AVQAError
-    naming file, record and field.
+    questions.parquet: the columns of `read_annotations`, and answer_id (-1 if the answer has no number). absent.tsv:
+    how many questions of each kind each missing video costs. manifest.json: the shards that hold the data set's videos,
+    each with the digest of its list, and digests of what the questions decide. videos.parquet: video_id, path, size
+    (bytes), mtime_ns, the same of the audio file, shard, row (in the shard). Raises AVQAError naming file, record and
+    field.
     """
-    questions = pd.concat(
-        [read_annotations(path, split, config["format"]) for split, path in config["annotations"].items()],
-        ignore_index=True,
-    )
+    questions = read_questions(config)
+    for line in compare(read_card(config["card"]), questions) if "card" in config else ():
+        log.info(line)
     found, missing = find_videos(questions["video_id"].unique(), config["videos"])
+    absent = questions["video_id"].isin(missing)
     if missing and not config["allow_missing"]:
-        orphans = int(questions["video_id"].isin(missing).sum())
         raise AVQAError(
-            f"{config['videos']['folder']}: {len(missing)} videos that {orphans} questions need are missing"
+            f"{config['videos']['folder']}: {len(missing)} videos that {int(absent.sum())} questions need are missing"
             f"{' or lack their audio file' if config['videos'].get('audio_pattern') else ''}, the first: "
             f"{', '.join(missing[:FIRST_FEW])}; put them there, or set allow_missing: true to leave "
             "their questions out"
         )
-    questions = questions[~questions["video_id"].isin(missing)].reset_index(drop=True)
-    if questions.empty:
+    if absent.all():
         raise AVQAError(f"{config['videos']['folder']}: none of the videos that the annotations name is there")
-    questions["answer_id"] = index_answers(questions)
+    ledger = count_questions(questions[absent], "missing")
+    questions = questions[~absent].reset_index(drop=True)
+    answers = read_answers(config["answers"]) if "answers" in config else None
+    questions["answer_id"] = index_answers(questions, answers)
 
     shards = update_shards(collection_dir(config), found, config["shard_size"])
     wanted = {video.video_id for video in found}
-    own = [name for name, videos in shards.items() if any(video.video_id in wanted for video in videos)]
+    own = {name: videos for name, videos in shards.items() if any(video.video_id in wanted for video in videos)}
     out = dataset_dir(config)
     write_parquet(questions, out / "questions.parquet")
-    with atomic(out / "shards.txt") as partial:
-        partial.write_text("".join(f"{name}\n" for name in own))
+    with atomic(out / "absent.tsv") as partial:
+        ledger.to_csv(partial, sep="\t", index=False)
+    with atomic(out / "manifest.json") as partial:
+        partial.write_text(json.dumps(describe(questions, own), indent=1) + "\n")
     _summarize(questions, len(found), len(own), len(missing))
+
+
+def read_questions(config: dict) -> pd.DataFrame:
+    """The questions of all annotation files, about the videos that `video_ids` allows. Raises AVQAError."""
+    read = {}  # a file that stands for two splits is read twice, since its rows say so
+    for split, part, path in annotation_files(config):
+        read[split, part] = read_annotations(path, split, config["format"], part).assign(file=path)
+    questions = pd.concat(read.values(), ignore_index=True)
+    pattern = config.get("video_ids")
+    if pattern:
+        questions = questions[questions["video_id"].map(re.compile(pattern).fullmatch).notna()]
+    if questions.empty:
+        raise AVQAError(f"video_ids: no question is about a video whose id matches {pattern!r}")
+    return questions.reset_index(drop=True)
+
+
+def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
+    """The ledger of videos that cannot be used: video_id, reason, annotation file, kind of question, how many."""
+    columns = ["video_id", "reason", "file", *KIND]
+    counted = questions.assign(reason=reason).fillna({"part": ""}).groupby(columns, sort=True).size()
+    return counted.rename("questions").reset_index()
+
+
+def describe(questions: pd.DataFrame, shards: dict[str, list[Video]]) -> dict:
+    """What manifest.json says. Digests of the questions tell the workflow what a change concerns: those of train and
+    val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
+    asked = questions.drop(columns=["question_id", "file"])
+    trained = set(asked.loc[asked["split"] != "test", "video_id"])
+    texts = set(questions["question"]).union(*questions["choices"].dropna())
+    return {
+        "videos": int(questions["video_id"].nunique()),
+        "video_ids": _sha256("\n".join(sorted(set(questions["video_id"])))),
+        "shards": {name: digest(videos) for name, videos in shards.items()},
+        "training_shards": [name for name, videos in shards.items() if any(v.video_id in trained for v in videos)],
+        "training": _sha256(asked[asked["split"] != "test"].to_csv(index=False)),
+        "test": _sha256(asked[asked["split"] == "test"].to_csv(index=False)),
+        "texts": _sha256("\n".join(sorted(texts))),
+    }
+
+
+def read_manifest(dataset: str | Path) -> dict:
+    """manifest.json of a data set's folder. Raises AVQAError before `avqa manifest` has made it."""
+    try:
+        return json.loads(Path(dataset, "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AVQAError(f"{Path(dataset, 'manifest.json')}: no such file; run `avqa manifest` first") from None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _summarize(questions: pd.DataFrame, videos: int, shards: int, missing: int) -> None:
     unknown = int((questions["answer_id"] < 0).sum())
     log.info(
         f"{len(questions)} questions ({questions['question'].nunique()} different) about {videos} videos in "
-        f"{shards} shards; {missing} videos missing; {unknown} questions whose answer never occurs in training"
+        f"{shards} shards; {missing} videos missing; {unknown} questions whose answer has no number"
     )
     named = questions[questions["question_id"].notna()]
-    repeated = int(named.duplicated(["split", "question_id"]).sum())
+    repeated = int(named.duplicated(["split", "part", "question_id"]).sum())
     if repeated:
         log.warning(f"{repeated} questions have a question_id that another question of their split has too")
 
 
 def find_videos(ids: Iterable[str], videos: dict) -> tuple[list[Video], list[str]]:
-    """The files of the given ids, and the ids that lack a file. Raises AVQAError for links out and special files."""
+    """The files of the given ids, and the ids that lack a file. An id that ends in _flip and has no file is the
+    mirrored video of the id before it. Raises AVQAError for links out and special files."""
     patterns = (videos["pattern"], videos.get("audio_pattern"))
     found, missing = [], []
     for video_id in ids:
-        files = [_find(videos, pattern.format(video_id=video_id)) if pattern else ("", 0, 0) for pattern in patterns]
+        for name in dict.fromkeys((video_id, video_id.removesuffix(FLIP))):
+            files = [_find(videos, pattern.format(video_id=name)) if pattern else ("", 0, 0) for pattern in patterns]
+            if None not in files:
+                break
         if None in files:
             missing.append(video_id)
         else:
@@ -114,16 +179,18 @@ def update_shards(collection: Path, found: list[Video], shard_size: int) -> dict
     videos are added in new shards at the end. Lists that already say the same are left untouched.
     """
     folder = collection / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
     now = {video.video_id: video for video in found}
-    shards = {tsv.stem: [_as_it_is(v, now) for v in read_shard_list(tsv)] for tsv in sorted(folder.glob("*.tsv"))}
-    listed = {video.video_id for videos in shards.values() for video in videos}
-    new = [video for video in found if video.video_id not in listed]
-    for start in range(0, len(new), shard_size):
-        shards[f"{len(shards):05d}"] = new[start : start + shard_size]
-    for name, videos in shards.items():
-        write_shard_list(folder / f"{name}.tsv", videos)
-    rows = [(*video, int(name), row) for name, videos in shards.items() for row, video in enumerate(videos)]
-    write_parquet(pd.DataFrame(rows, columns=[*Video._fields, "shard", "row"]), collection / "videos.parquet")
+    with exclusive(folder / ".lock"):  # other data sets may have the same collection
+        shards = {tsv.stem: [_as_it_is(v, now) for v in read_shard_list(tsv)] for tsv in sorted(folder.glob("*.tsv"))}
+        listed = {video.video_id for videos in shards.values() for video in videos}
+        new = [video for video in found if video.video_id not in listed]
+        for start in range(0, len(new), shard_size):
+            shards[f"{len(shards):05d}"] = new[start : start + shard_size]
+        for name, videos in shards.items():
+            write_shard_list(folder / f"{name}.tsv", videos)
+        rows = [(*video, int(name), row) for name, videos in shards.items() for row, video in enumerate(videos)]
+        write_parquet(pd.DataFrame(rows, columns=[*Video._fields, "shard", "row"]), collection / "videos.parquet")
     return shards
 
 
@@ -135,10 +202,11 @@ def _as_it_is(video: Video, now: dict[str, Video]) -> Video:
     return Video(video.video_id, *files[0], *files[1])
 
 
-def index_answers(questions: pd.DataFrame) -> pd.Series:
-    """Answers numbered in order of first appearance in training (in all splits where there is no training)."""
+def index_answers(questions: pd.DataFrame, answers: list[str] | None = None) -> pd.Series:
+    """The number of each answer: its place in `answers`, or else in the order of first appearance in training (in all
+    splits where there is no training). -1 for others."""
     training = questions[questions["split"] == "train"]
-    known = (questions if training.empty else training)["answer"].unique()
+    known = answers or (questions if training.empty else training)["answer"].unique()
     return questions["answer"].map({answer: n for n, answer in enumerate(known)}).fillna(-1).astype("int64")
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import yaml
 
 from pipeline import __version__
-from pipeline.config import collection_dir, dataset_dir
+from pipeline.config import collection_dir, dataset_dir, scores_dir
 from pipeline.evaluate import RANDOM_WEIGHTS
 from pipeline.reporting import answers, overview, scores, stages
 from pipeline.reporting.page import render
@@ -23,15 +23,14 @@ def write_report(config: dict) -> str:
 
     Accuracy is the mean over seeds, ± their standard deviation. Raises AVQAError if a model has no scores yet.
     """
-    folder, seeds = dataset_dir(config), config["train"]["seeds"]
-    runs = {name: scores.read_scores(folder, name, seeds) for name in config["models"]}
-    failures = pd.read_csv(collection_dir(config) / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+    folder, runs = dataset_dir(config), scores.read_scores(config)
+    failures = pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
     encoders = [encoder for own in runs.values() for run in own for encoder in run["encoders"].values()]
     note = "" if all(encoder["pretrained"] for encoder in encoders) else RANDOM_WEIGHTS
     page = render("report.html", title=config["dataset"], note=note, **_parts(config, folder, runs, failures))
     with atomic(folder / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
-    summary = _summary(config, folder, scores.score_table(runs), note, len(failures))
+    summary = _summary(config, folder, runs, note, len(failures))
     with atomic(folder / "summary.txt") as partial:
         partial.write_text(summary + "\n", encoding="utf-8")
     return summary
@@ -39,12 +38,12 @@ def write_report(config: dict) -> str:
 
 def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd.DataFrame) -> dict:
     """What the template shows, section by section."""
-    models, seed = list(config["models"]), config["train"]["seeds"][0]
+    seed = config["train"]["seeds"][0]
     index = FeatureIndex(folder / "features.h5")
     questions = pd.read_parquet(folder / "questions.parquet")
     videos = listed_videos(collection_dir(config))
-    predictions = answers.read_predictions(folder, models, seed)
-    explanations = answers.read_explanations(folder, models, seed)
+    predictions = answers.read_predictions(config, seed)
+    explanations = answers.read_explanations(config, seed)
     published, same = scores.beside_published(config)
     return {
         "counts": overview.counts(questions, index, config["decode"]["segments"]),
@@ -56,18 +55,17 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
         "scores": scores.score_table(runs).rename_axis("type").reset_index(),
         "published": published,
         "same_dataset": same,
-        "curves": scores.training_curves(folder, runs),
+        "curves": scores.training_curves(config),
         "confusions": {model: answers.confusion(table) for model, table in predictions.items()},
         "explanations": explanations,
         "contributions": answers.contribution_table(explanations),
         "by_second": answers.second_curves(explanations),
         "attention": {m: found for m, e in explanations.items() if (found := answers.attention_examples(e))},
         "preferences": {m: plots for m, e in explanations.items() if (plots := answers.preference_plots(e))},
+        "missing": overview.missing(folder),
         "failed": len(failures),
         "failures": failures[:FAILURES],
-        "stages": stages.stage_table(
-            collection_dir(config), folder, config, overview.seconds_by_shard(index), questions
-        ),
+        "stages": stages.stage_table(config, index, questions),
         "cores": os.cpu_count(),
         "encoders": overview.encoders(index),
         "version": __version__,
@@ -75,15 +73,17 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
     }
 
 
-def _summary(config: dict, folder: Path, table: pd.DataFrame, note: str, failed: int) -> str:
+def _summary(config: dict, folder: Path, runs: dict[str, list[dict]], note: str, failed: int) -> str:
     features = ", ".join(f"{collection_dir(config) / 'features' / name}/*.h5" for name in config["encoders"])
-    failures = f"{failed} videos failed: {collection_dir(config) / 'failures.tsv'}" if failed else "no video failed"
+    places = [scores_dir(config, t, model, "*") for t in config["trained_on"] for model in config["models"]]
     lines = [
         f"Test accuracy in %, {len(config['train']['seeds'])} seed(s), data set {config['dataset']}",
-        table.to_string(),
+        scores.score_table(runs).to_string(),
+        "Models by question type, as in the papers' tables",
+        scores.paper_layout(runs).to_string(),
         *([note] if note else []),
-        failures,
-        "scores:   " + ", ".join(f"{folder / 'models' / name}/seed-*/scores.json" for name in config["models"]),
+        f"{failed} videos failed: {folder / 'failures.tsv'}" if failed else "no video failed",
+        "scores:   " + ", ".join(f"{place}/scores.json" for place in places),
         f"features: {features}",
         f"          all of them in one: {folder / 'features.h5'}",
         f"report:   {folder / 'report.html'}",

@@ -1,11 +1,12 @@
 """The papers' results and the survey's methods as tables, with the scores of a configuration's models beside them."""
 
 import json
+from itertools import product
 
 import pandas as pd
 
 from pipeline.ablations import MANIFESTS
-from pipeline.config import dataset_dir
+from pipeline.config import scores_dir
 from pipeline.data.formats.base import TYPES
 from pipeline.errors import AVQAError
 
@@ -48,24 +49,27 @@ def wide(table: pd.DataFrame, accuracies: bool = False) -> pd.DataFrame:
 
 
 def own_results(config: dict) -> pd.DataFrame:
-    """The configured models' mean accuracies in % over the seeds, in the form of `published`. Models without scores
-    yet are left out."""
+    """The models' mean accuracies in % over the seeds, in the form of `published`. Models without scores yet are left
+    out."""
     rows = []
-    for model in config["models"]:
-        folders = [dataset_dir(config) / "models" / model / f"seed-{seed}" for seed in config["train"]["seeds"]]
+    for trained_on, model in product(config["trained_on"], config["models"]):
+        folders = [scores_dir(config, trained_on, model, seed) for seed in config["train"]["seeds"]]
         runs = [json.loads((f / "scores.json").read_text("utf-8")) for f in folders if (f / "scores.json").exists()]
         scores = pd.DataFrame([_accuracies(run) for run in runs])
-        note = "random weights" if any(not e["pretrained"] for run in runs for e in run["encoders"].values()) else ""
+        notes = [f"trained on {trained_on}"] if trained_on != config["dataset"] else []
+        if any(not e["pretrained"] for run in runs for e in run["encoders"].values()):
+            notes.append("random weights")
         encoder = " + ".join(dict.fromkeys(name for run in runs for name in run["encoders"] if name != "text"))
-        described = {"method": f"{model} (ours)", "dataset": config["dataset"], "setting": note, "encoder": encoder}
-        for column, value in scores.mean().items():
-            source = f"mean of {len(runs)} seed(s)"
-            rows.append(described | {"column": column, "value": round(100 * value, 2), "source": source})
+        described = {"method": f"{model} (ours)", "dataset": config["dataset"], "setting": ", ".join(notes)}
+        described |= {"encoder": encoder, "source": f"mean of {len(runs)} seed(s)"}
+        rows += [described | {"column": name, "value": round(100 * x, 2)} for name, x in scores.mean().items()]
     return pd.DataFrame(rows, columns=["method", "dataset", "setting", "encoder", "column", "value", "source"])
 
 
 def _accuracies(scores: dict) -> dict[str, float]:
     entries = scores["type"] | scores["scenario"] | {"overall": scores["overall"]}
+    for part, of_part in scores.get("parts", {}).items():
+        entries |= {f"{name} ({part})": entry for name, entry in of_part["type"].items()}
     return {name: entry["accuracy"] for name, entry in entries.items()}
 
 

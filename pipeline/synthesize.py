@@ -10,7 +10,7 @@ text says nothing about its answer: in a split, the same words have each of thei
 import json
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,6 +21,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pipeline.data.formats.base import Record
+from pipeline.data.formats.music_avqa import fill_slots
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import atomic, write_if_changed
 
@@ -275,7 +277,9 @@ def choose(rng: np.random.Generator, clips: list[Clip]) -> list[tuple[str, str, 
 
 
 def synthesize(out_dir: str | Path, clips: int = 240, seconds: int = 6, seed: int = 0) -> None:
-    """Write videos/<video_id>.mp4, train.json, val.json, test.json (official format) and truth.json to `out_dir`.
+    """Write videos/<video_id>.mp4, train.json, val.json, test.json (official format), test-head.json and test-tail.json
+    (the test questions in other words, as in MUSIC-AVQA-R) and truth.json to `out_dir`.
+
     Same arguments, same content. Raises AVQAError for fewer than 16 clips or 4 seconds."""
     if clips < 16 or seconds < 4:
         raise AVQAError(f"synthesize: clips is {clips}, seconds is {seconds}; give at least 16 clips of 4 seconds")
@@ -297,3 +301,23 @@ def synthesize(out_dir: str | Path, clips: int = 240, seconds: int = 6, seed: in
             for video, template, fillers, answer in choose(rng, [clip for clip in truth if clip.split == split])
         ]  # fmt: skip
         write_if_changed(out / f"{split}.json", json.dumps(records, indent=1))
+    for part, rephrased in rephrase(records).items():
+        write_if_changed(out / f"test-{part}.json", json.dumps(rephrased, indent=1))
+
+
+PHRASES = ("In this video, {}", "Watch and listen: {}")
+
+
+def rephrase(records: list[dict]) -> dict[str, list[dict]]:
+    """The questions in other words, as MUSIC-AVQA-R has them: each question_id once per phrase, slots filled, in two
+    parts. head has the answers that are more common than the average answer of their question type, tail the others."""
+    parts: dict[str, list[dict]] = {"head": [], "tail": []}
+    answers: dict[str, Counter] = defaultdict(Counter)
+    for record in records:
+        answers[record["type"]][record["anser"]] += 1
+    for record in records:
+        counts, question = answers[record["type"]], fill_slots(Record(record, "synthesize"))
+        part = "head" if counts[record["anser"]] > counts.total() / len(counts) else "tail"
+        for phrase in PHRASES:
+            parts[part].append(record | {"question_content": phrase.format(question), "templ_values": "[]"})
+    return parts

@@ -12,11 +12,15 @@ from pipeline.storage.hdf5 import ShardWriter
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """The different questions of a questions.parquet or of a text file (one per line), in order of appearance."""
+    """The different questions of a questions.parquet, and the options of multiple choice, or the lines of a text file,
+    in order of appearance."""
     path = Path(path)
     try:
         if path.suffix == ".parquet":
-            lines = pd.read_parquet(path, columns=["question"])["question"].tolist()
+            table = pd.read_parquet(path)
+            lines = table["question"].tolist()
+            for choices in table.get("choices", pd.Series(dtype=object)).dropna():
+                lines += choices.tolist()
         else:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:

@@ -29,7 +29,9 @@ from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.models import entry_settings, fast, model_class
 from pipeline.models.base import AVQAModel, Batch
+from pipeline.models.choices import MultipleChoice
 from pipeline.storage.atomic import atomic, write_if_changed
+from pipeline.storage.lock import exclusive
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
     if model_name not in config["models"]:
         raise AVQAError(f"models: has no {model_name}; it has {', '.join(config['models'])}")
     Path(out).mkdir(parents=True, exist_ok=True)
-    with fast.switched(config["train"]["fast"]):
+    with exclusive(Path(out, ".lock")), fast.switched(config["train"]["fast"]):
         Trainer(config, model_name, seed, Path(out)).run()
 
 
@@ -71,7 +73,10 @@ class Trainer:
         self.resume_file, self.key = out / "resume.pt", resume_key(config, model_name, seed, self.data)
 
     def run(self) -> None:
-        """All epochs that are left, then the results."""
+        """All epochs that are left, then the results; nothing if another process has made them."""
+        if self.is_finished():
+            log.info(f"{self.out}: the checkpoint is there, made with the same settings and data")
+            return
         self.log_counts()
         self.resume()
         first, last = len(self.history) + 1, self.schedule["epochs"]
@@ -82,6 +87,13 @@ class Trainer:
                 self.run_epoch(epoch, board)
                 self.save_progress()
         self.save_results()
+
+    def is_finished(self) -> bool:
+        """Whether the results of this very run are there."""
+        names = ("checkpoint.safetensors", "history.csv", "config.yaml")
+        if not all((self.out / name).exists() for name in names):
+            return False
+        return yaml.safe_load((self.out / "config.yaml").read_text(encoding="utf-8")).get("key") == self.key
 
     def log_counts(self) -> None:
         questions, counts = self.data.questions, {s: len(self.data.questions_in(s)) for s in ("train", "val")}
@@ -177,7 +189,7 @@ class Trainer:
             writer.writeheader()
             writer.writerows(self.history)
         described = {"created_by": f"avqa-pipeline {__version__}", "model": self.name, "seed": self.seed}
-        described |= {"answers": self.data.answers, "config": self.config}
+        described |= {"answers": self.data.answers, "config": self.config, "key": self.key}
         write_if_changed(self.out / "config.yaml", yaml.safe_dump(described))
         architecture = self.config["models"][self.name]["architecture"]
         with atomic(self.out / "checkpoint.safetensors") as partial:
@@ -189,8 +201,11 @@ class Trainer:
 
 def build_model(entry: dict, data: QuestionData) -> AVQAModel:
     """The model of an entry of `models`, for features of the data's shapes. Raises AVQAError."""
+    architecture, settings = model_class(entry["architecture"]), entry_settings(entry)
     try:
-        return model_class(entry["architecture"])(entry_settings(entry), data.shapes, len(data.answers))
+        if data.choices is not None:
+            return MultipleChoice(architecture(settings, data.shapes, data.options.dim), len(data.answers))
+        return architecture(settings, data.shapes, len(data.answers))
     except ValueError as error:
         raise AVQAError(f"models: {entry['architecture']} cannot be built: {error}") from error
 

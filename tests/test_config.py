@@ -1,11 +1,12 @@
 """The configuration: what comes with the project is valid, and mistakes are named."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.config import check_config, load_config
+from pipeline.config import check_config, check_configs, load_config
 from pipeline.errors import AVQAError
 
 CONFIGS = sorted(p for p in (Path(__file__).parent.parent / "config").glob("*.yaml") if p.name != "schema.yaml")
@@ -65,3 +66,70 @@ def test_a_missing_file_and_broken_yaml_are_named(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1")
     with pytest.raises(AVQAError, match=r"broken\.yaml.*not YAML"):
         load_config(tmp_path / "broken.yaml")
+
+
+SEVERAL = {
+    "datasets": {"one": {}, "two": {"trained_on": ["one"], "annotations": {"test": "r.json"}}},
+    "videos": {"collection": "c", "folder": "v"},
+    "annotations": {"train": "a.json", "val": "b.json", "test": "c.json"},
+    "encoders": {"clip_vit_b32": {"weights": "random"}, "vggish": {"weights": "random"}},
+    "text": {"encoder": "clip_vit_b32", "weights": "random"},
+    "models": {"av_master": {"audio": "vggish/embedding", "visual": "clip_vit_b32/cls"}},
+}
+
+
+def test_several_data_sets_share_settings_and_override_them(tmp_path):
+    configs = check_configs(SEVERAL)
+    assert list(configs) == ["one", "two"] and configs["two"]["annotations"]["train"] == "a.json"
+    assert configs["two"]["annotations"]["test"] == "r.json" and configs["one"]["annotations"]["test"] == "c.json"
+    assert configs["one"]["trained_on"] == ["one"] and configs["two"]["models"] == configs["one"]["models"]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(SEVERAL))
+    assert load_config(tmp_path / "c.yaml")["dataset"] == "one"
+    assert load_config(tmp_path / "c.yaml", dataset="two")["dataset"] == "two"
+    with pytest.raises(AVQAError, match="has no data set three"):
+        load_config(tmp_path / "c.yaml", dataset="three")
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ({"trained_on": ["three"]}, "there is no data set three"),
+        ({"trained_on": ["one"], "train": {"epochs": 1}}, "train must be as in one"),
+        ({"decode": {"segments": 5}}, "two.decode: differs from that of one"),
+        ({"encoders": {"vggish": {"seed": 3}}}, "two.encoders.vggish: differs"),
+        ({"videos": {"collection": "one"}}, "one is a data set's name"),
+        ({"results": "elsewhere"}, "two.results: must be the same"),
+    ],
+)
+def test_data_sets_that_contradict_each_other_are_refused(own, named):
+    with pytest.raises(AVQAError, match=re.escape(named)):
+        check_configs(SEVERAL | {"datasets": {"one": {}, "two": own}})
+
+
+def test_workers_and_encoders_of_their_own_are_no_contradiction():
+    own = {"decode": {"workers": 2}, "encoders": {"resnet18": {"weights": "random"}}}
+    assert check_configs(SEVERAL | {"datasets": {"one": {}, "two": own}})["two"]["decode"]["workers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"shard_size": "7"}, ("shard_size", 7)),
+        ({"max_failed_fraction": "0.5"}, ("max_failed_fraction", 0.5)),
+        ({"allow_missing": "True"}, ("allow_missing", True)),
+    ],
+)
+def test_numbers_given_as_text_are_numbers(given, found):
+    assert check_configs(SEVERAL | given)["one"][found[0]] == found[1]
+    with pytest.raises(AVQAError, match="shard_size"):
+        check_configs(SEVERAL | {"shard_size": "seven"})
+
+
+def test_a_card_fills_in_what_the_configuration_leaves_out():
+    given = {**SEVERAL, "datasets": {"avqa": {"annotations": "data/avqa"}}}
+    given.pop("annotations")
+    config = check_configs(given)["avqa"]
+    assert config["annotations"]["test"] == "data/avqa/val_qa.json" and config["format"] == "avqa"
+    assert config["decode"]["segments"] == 10
+    with pytest.raises(AVQAError, match="there is no nothing in manifests/"):
+        check_configs(given | {"card": "nothing"})

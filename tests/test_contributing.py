@@ -91,7 +91,7 @@ def test_add_a_model(project):
 
 def test_add_a_format(project):
     touched, _ = follow(project, "Add a format or a data set")
-    assert touched == ["pipeline/data/formats/plain.py", "pipeline/data/formats/__init__.py"]
+    assert touched == ["pipeline/data/formats/pairs.py", "pipeline/data/formats/__init__.py"]
     work = project / "work"
     (work / "videos").mkdir()
     (work / "videos" / "a.mp4").write_bytes(b"x")
@@ -100,7 +100,7 @@ def test_add_a_format(project):
         "dataset": "mine",
         "videos": {"collection": "clips", "folder": "videos"},
         "annotations": {"train": "train.json"},
-        "format": "plain",
+        "format": "pairs",
     }
     python(project, "-m", "pipeline", "manifest", "--config", json.dumps(config))
     table = pd.read_parquet(work / "results" / "mine" / "questions.parquet")

@@ -24,7 +24,7 @@ from pipeline.models import fast, model_class
 from pipeline.report import write_report
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
-from pipeline.storage.shard_list import Video, write_shard_list
+from pipeline.storage.shard_list import Video, digest, write_shard_list
 from pipeline.train import Trainer, train
 
 SECONDS, VIDEOS, SHARD = 3, 40, 16
@@ -34,12 +34,22 @@ TEXTS = ("words", "sentence")
 ENCODER = {"encoder": "clip_vit_b32", "weights": "random (seed 0)", "weights_sha256": "0" * 64, "pretrained": False}
 
 
-def write_features(folder, encoder, name, values, status, source="s"):
+def listed(k):
+    return [Video(f"v{n}", f"v{n}.mp4", 1, 1) for n in range(k * SHARD, min((k + 1) * SHARD, VIDEOS))]
+
+
+def write_features(folder, encoder, name, values, status):
     for k, start in enumerate(range(0, VIDEOS, SHARD)):
         rows = slice(start, min(start + SHARD, VIDEOS))
         datasets = {f"{encoder}/{name}": DatasetSpec(values.shape[1:], "float16")}
         datasets |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
-        attributes = {"kind": "features", "collection": "c", "shard": f"{k:05d}", "source": source, "config": {}}
+        attributes = {
+            "kind": "features",
+            "collection": "c",
+            "shard": f"{k:05d}",
+            "source": digest(listed(k)),
+            "config": {},
+        }
         attributes |= ENCODER | {"encoder": encoder}
         ids = {"video_id": [f"v{n}" for n in range(*rows.indices(VIDEOS))]}
         path = folder / "features" / encoder / f"{k:05d}.h5"
@@ -60,9 +70,9 @@ def make_features(folder, collection):
     status[3] = 1
     write_features(collection, "clip_vit_b32", "cls", visual, status)
     write_features(collection, "vggish", "embedding", audio, status)
-    for k, start in enumerate(range(0, VIDEOS, SHARD)):
-        videos = [Video(f"v{n}", f"v{n}.mp4", 1, 1) for n in range(start, min(start + SHARD, VIDEOS))]
-        write_shard_list(collection / "shards" / f"{k:05d}.tsv", videos)
+    shards = range(-(-VIDEOS // SHARD))
+    for k in shards:
+        write_shard_list(collection / "shards" / f"{k:05d}.tsv", listed(k))
     paths = {f"v{n}": str(collection / f"v{n}.mp4") for n in range(VIDEOS)}
     files = [{"video_id": name, "path": path, "size": 1, "mtime_ns": 1} for name, path in paths.items()]
     pd.DataFrame(files).to_parquet(collection / "videos.parquet")
@@ -76,6 +86,7 @@ def make_features(folder, collection):
             writer.write(n, {"words": words, "sentence": words[4], "length": 5})
     table = pd.DataFrame(
         {
+            "part": None,
             "split": ["train"] * 24 + ["val"] * 8 + ["test"] * 8,
             "question_id": [str(n) for n in range(VIDEOS)],
             "video_id": [f"v{n}" for n in range(VIDEOS)],
@@ -87,8 +98,9 @@ def make_features(folder, collection):
         }
     )
     table.to_parquet(folder / "questions.parquet", index=False)
-    (folder / "shards.txt").write_text("00000\n00001\n00002\n")
-    (collection / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
+    manifest = {"videos": VIDEOS, "shards": {f"{k:05d}": digest(listed(k)) for k in shards}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
     return visual, audio
 
 

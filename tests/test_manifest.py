@@ -9,8 +9,7 @@ import pytest
 
 from pipeline.config import videos_fingerprint
 from pipeline.errors import AVQAError
-from pipeline.index import read_shards_txt
-from pipeline.manifest import build_manifest
+from pipeline.manifest import build_manifest, read_manifest
 from pipeline.storage.shard_list import digest, read_shard_list
 
 
@@ -96,12 +95,16 @@ def test_new_videos_go_to_the_end_and_a_replaced_one_touches_one_shard(data, tmp
     ]
     after = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
     assert {name for name in before if before[name] == after[name]} == {"00000.tsv", "00002.tsv"}
-    assert read_shards_txt(tmp_path / "results" / "tiny") == ["00000", "00001", "00002", "00003"]
+    assert list(read_manifest(tmp_path / "results" / "tiny")["shards"]) == ["00000", "00001", "00002", "00003"]
 
 
 def test_doing_it_again_changes_no_file(data, tmp_path):
     build_manifest(data)
-    state = {p: p.stat().st_mtime_ns for p in (tmp_path / "results").rglob("*.*") if p.name != "shards.txt"}
+    state = {
+        p: p.stat().st_mtime_ns
+        for p in (tmp_path / "results").rglob("*.*")
+        if p.name not in ("manifest.json", "absent.tsv")
+    }
     build_manifest(data)
     assert state == {p: p.stat().st_mtime_ns for p in state}
 
@@ -112,7 +115,7 @@ def test_fewer_questions_move_no_video(data, tmp_path):
     (tmp_path / "test.json").write_text(json.dumps([record("v3", "no")]))
     build_manifest(data)
     assert shards(data) == before
-    assert read_shards_txt(tmp_path / "results" / "tiny") == ["00000", "00001"]
+    assert list(read_manifest(tmp_path / "results" / "tiny")["shards"]) == ["00000", "00001"]
 
 
 def test_a_removed_video_leaves_a_hole(data, tmp_path):
@@ -136,7 +139,7 @@ def test_data_sets_of_one_collection_share_its_shards(data, tmp_path):
     build_manifest(data | {"dataset": "other", "annotations": annotations})
     assert {name: s for name, s in shards(data).items() if name in before} == before
     assert [v.video_id for v in shards(data)["00003.tsv"]] == ["extra"]
-    assert read_shards_txt(tmp_path / "results" / "other") == ["00000", "00001", "00003"]
+    assert list(read_manifest(tmp_path / "results" / "other")["shards"]) == ["00000", "00001", "00003"]
     (tmp_path / "videos" / "extra.mp4").unlink()
     build_manifest(data)  # looks after all videos of the collection, not only after its own
     assert shards(data)["00003.tsv"][0].gone

@@ -96,7 +96,11 @@ def test_same_seed_same_bytes_and_another_seed_other_ones(tmp_path, monkeypatch)
     a, b, c = (digests(tmp_path / name) for name in "abc")
     assert a == b
     videos = {f"videos/synth{n:05d}.mp4" for n in range(16)}
-    assert a.keys() == c.keys() == {"truth.json", *(f"{split}.json" for split in SPLITS)} | videos
+    assert (
+        a.keys()
+        == c.keys()
+        == {"truth.json", "test-head.json", "test-tail.json", *(f"{split}.json" for split in SPLITS)} | videos
+    )
     assert not set(a.values()) & set(c.values())
 
 

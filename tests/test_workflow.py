@@ -103,11 +103,11 @@ def test_everything_comes_out(place):
         assert features["clip_vit_b32/cls"].shape[1:] == (4, 512)
         assert features["vggish/embedding"].shape[1:] == (4, 128)
         assert (features["status"][:] == 0).all()
-    assert not (collection / "segments").exists() or not list((collection / "segments").iterdir())
+    assert not list((collection / "segments").rglob("*.h5"))
     assert not [p for p in place.rglob("results/**/.*") if p.name != ".run.lock"], "nothing half-written is left"
-    for log in ("synthesize", "manifest", "text", "index", "av_master/seed-0.train"):
+    for log in ("synthesize", "manifest", "text/clip_vit_b32", "index", "failures", "av_master/seed-0.train"):
         assert (results / "logs" / f"{log}.log").exists()
-    for log in ("decode/00000", "vggish/00001", "failures"):
+    for log in ("decode/audio-16000+frames-224-bicubic/00000", "vggish/00001"):
         assert (collection / "logs" / f"{log}.log").exists()
     assert "seeded random numbers" in (results / "report.html").read_text()
 
@@ -152,7 +152,17 @@ def test_a_replaced_video_makes_one_shard_due(place):
     done = snakemake(place, "features", config="own.yaml")
     assert done.returncode == 0, done.stdout
     ran = re.findall(r"^local(?:rule|checkpoint) (\w+):", done.stdout, re.MULTILINE)
-    assert sorted(ran) == ["decode", "extract", "extract", "failures", "features", "index", "manifest"], done.stdout
+    assert sorted(ran) == [
+        "decode",
+        "extract",
+        "extract",
+        "extracted",
+        "extracted",
+        "failures",
+        "features",
+        "index",
+        "manifest",
+    ], done.stdout
 
 
 @pytest.mark.parametrize("folder", ["tiny", "clips"])
@@ -220,10 +230,13 @@ def test_what_is_not_the_runs_own_is_left_alone(place):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     try:
-        for target in ("results/clips/segments/00000.h5", "features"):  # the second run may clear away after itself
+        for target in (
+            "results/clips/segments/audio-16000+frames-224-bicubic/00000.h5",
+            "features",
+        ):  # the second run may clear away after itself
             done = snakemake(place, target, "--forcerun", "failures")
             assert done.returncode == 0, done.stdout
-            assert (collection / "segments" / "00000.h5").exists(), f"{target}: {done.stdout}"
+            assert list((collection / "segments").glob("*/00000.h5")), f"{target}: {done.stdout}"
         assert not abandoned.exists() and all(path.exists() for path in others)
     finally:
         shutil.rmtree(collection / "segments")
@@ -232,7 +245,7 @@ def test_what_is_not_the_runs_own_is_left_alone(place):
 
 def test_kill_9_at_any_stage_changes_no_result(place):
     moments = {
-        "decoding": "clips/segments/.*parts/*.npz",
+        "decoding": "clips/segments/*/.*parts/*.npz",
         "extracting": "clips/features/clip_vit_b32/.*parts/*.npz",
         "training": "tiny/models/av_master/seed-0/resume.pt",
     }

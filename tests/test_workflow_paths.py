@@ -100,7 +100,7 @@ def test_a_data_set_of_audio_alone(place):
     weights.unlink()
     refused = run(place, config, "--dry-run", code=1)
     assert "encoders.vggish.weights: my weights/vgg ish.pt: No such file" in refused and ".smk" not in refused
-    with h5py.File(place / "my results" / "recordings" / "segments" / "00000.h5") as segments:
+    with h5py.File(place / "my results" / "recordings" / "segments" / "audio-16000" / "00000.h5") as segments:
         assert "frames" not in segments
         for n, video_id in enumerate(segments["video_id"].asstr()):
             audio = place / "my data" / "the audio" / f"{video_id}.wav"

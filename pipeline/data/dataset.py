@@ -47,6 +47,7 @@ class QuestionData:
         self.questions = self._read_questions(folder / "questions.parquet")
         known = self.questions[self.questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
         self.answers = known["answer"].tolist()
+        self.choices = self._read_choices()
         if standardize:
             self._standardize()
 
@@ -103,6 +104,7 @@ class QuestionData:
         return Batch(
             features=features,
             texts={name: values[texts] for name, values in self.texts.items()},
+            choices=None if self.choices is None else self._choice_features(questions.index.to_numpy()),
             answer=torch.from_numpy(questions["answer_id"].to_numpy(copy=True)).to(self.device),
             row=questions.index.to_numpy(),
         )
@@ -126,6 +128,30 @@ class QuestionData:
             table[column] = table[column].astype(np.int64)
         table["failed"] = self.index.status[table["video_row"]] != DECODED
         return table
+
+    def _read_choices(self) -> np.ndarray | None:
+        """For multiple choice: which texts are each question's options (N, K, -1 where it has fewer). Answers are then
+        numbered among a question's own options. None where questions have no options."""
+        if "choices" not in self.questions or self.questions["choices"].isna().all():
+            return None
+        if self.questions["choices"].isna().any():
+            raise AVQAError("questions.parquet: has questions with options and without; put them into two data sets")
+        rows = {text: n for n, text in enumerate(self.index.texts)}
+        choices = [[rows[text] for text in options] for options in self.questions["choices"]]
+        most = max(map(len, choices))
+        self.questions["answer_id"] = [
+            list(options).index(answer)
+            for options, answer in zip(self.questions["choices"], self.questions["answer"], strict=True)
+        ]
+        self.answers = [f"option {n + 1}" for n in range(most)]
+        self.options = Features(self.index, "text/sentence", self.device)
+        return np.array([options + [-1] * (most - len(options)) for options in choices])
+
+    def _choice_features(self, at: np.ndarray) -> torch.Tensor:
+        """B, K, D: the text features of the options of questions; zeros where there are fewer."""
+        rows = self.choices[at]
+        values = self.options[np.maximum(rows, 0).reshape(-1)].reshape(*rows.shape, -1)
+        return values * torch.from_numpy(rows >= 0).to(values)[..., None]
 
     def _standardize(self) -> None:
         training = self.questions_in("train")

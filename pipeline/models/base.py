@@ -34,7 +34,8 @@ class Batch:
     texts: dict[str, Tensor]  # B, …
     negatives: dict[str, Tensor] | None = None  # like features: of another question's video
     videos: Tensor | None = None  # B int64
-    answer: Tensor | None = None  # B int64; -1 where the answer never occurs in training
+    choices: Tensor | None = None  # B, K, D: text features of each question's own options, zeros where it has fewer
+    answer: Tensor | None = None  # B int64: among the choices, if any; -1 where it never occurs in training
     row: np.ndarray | None = None  # B: places in the table of questions
 
     def per_question(self, x: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """What models answer, and what their answers depend on."""
 
 import json
-from pathlib import Path
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
+from pipeline.config import scores_dir
 from pipeline.reporting.page import legend, new_figure, svg
+from pipeline.reporting.scores import label
 from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
 from pipeline.storage.shard_list import Video
 
@@ -17,10 +19,14 @@ COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # of the most 
 OTHER = "0.6"  # grey, for the other answers
 
 
-def read_predictions(folder: Path, models: list[str], seed: int) -> dict[str, pd.DataFrame]:
-    """predictions.parquet of each model's run with a seed; models without one are left out."""
-    paths = {model: folder / "models" / model / f"seed-{seed}" / "predictions.parquet" for model in models}
-    return {model: pd.read_parquet(path) for model, path in paths.items() if path.exists()}
+def read_predictions(config: dict, seed: int) -> dict[str, pd.DataFrame]:
+    """predictions.parquet of each model's run with a seed, by the model's label; models without one are left out."""
+    found = {}
+    for trained_on, model in product(config["trained_on"], config["models"]):
+        path = scores_dir(config, trained_on, model, seed) / "predictions.parquet"
+        if path.exists():
+            found[label(config, trained_on, model)] = pd.read_parquet(path)
+    return found
 
 
 def confusion(predictions: pd.DataFrame) -> tuple[list[str], list[list[tuple[int, float]]]]:
@@ -58,9 +64,10 @@ def questions_about(sheet: Sheet, predictions: dict[str, pd.DataFrame]) -> pd.Da
     return table
 
 
-def read_explanations(folder: Path, models: list[str], seed: int) -> dict[str, dict]:
-    """explanation.json of each model's run with a seed; models without one are left out."""
-    paths = {model: folder / "models" / model / f"seed-{seed}" / "explanation.json" for model in models}
+def read_explanations(config: dict, seed: int) -> dict[str, dict]:
+    """explanation.json of each model that is trained on the data set, from its run with a seed; models without one are
+    left out."""
+    paths = {m: scores_dir(config, config["dataset"], m, seed) / "explanation.json" for m in config["models"]}
     return {model: json.loads(path.read_text(encoding="utf-8")) for model, path in paths.items() if path.exists()}
 
 
@@ -123,8 +130,8 @@ def preference_plots(explanation: dict) -> dict[str, str]:
         figure, axis = new_figure(5.4, 4)
         drawn = answers.map(lambda answer: colours.get(answer, OTHER))
         axis.scatter(*np.array(features[name]).T, s=9, alpha=0.7, color=drawn, rasterized=True)  # a smaller file
-        for label, colour in colours.items():
-            axis.scatter([], [], s=9, color=colour, label=label)
+        for answer, colour in colours.items():
+            axis.scatter([], [], s=9, color=colour, label=answer)
         axis.set(title=name, xlabel="component 1", ylabel="component 2")
         legend(axis, loc="center left", bbox_to_anchor=(1, 0.5))
         plots[name] = svg(figure)

@@ -1,14 +1,15 @@
 """The data set at a glance, and where its numbers come from."""
 
 import json
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from pipeline.data.formats.base import TYPES
 from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
 
+MISSING = 200  # at most so many lines
 ANSWERS = 20  # the most frequent answers are listed, the others counted
 
 
@@ -81,8 +82,7 @@ def _listed(value: object) -> str:
     return ", ".join(f"{k} ({_listed(v)})" if isinstance(v, dict) else f"{k} {v}" for k, v in value.items())
 
 
-def seconds_by_shard(index: FeatureIndex) -> dict[str, int]:
-    """Seconds of video of the data set that each shard holds, by the shard's name."""
-    names = next(([path.stem for path in paths] for name, paths in index.files.items() if name != "text"), [])
-    sums = np.bincount(index.shard, weights=index.num_segments, minlength=len(names)).astype(int)
-    return dict(zip(names, sums.tolist(), strict=True))
+def missing(folder: Path) -> pd.DataFrame:
+    """missing.tsv of the data set, if it is there: how many questions each absent or failed video costs, added up."""
+    path = folder / "missing.tsv"
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)[:MISSING] if path.exists() else pd.DataFrame()

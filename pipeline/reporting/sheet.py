@@ -23,6 +23,7 @@ AUDIO = AudioInput(16000)
 MEL = {"sr": AUDIO.rate, "n_fft": 400, "hop_length": 160, "n_mels": 64, "fmin": 125, "fmax": 7500}
 RANGE = 80.0  # dB below the loudest band
 QUIET = 1e-2  # power of a band below which a video counts as silent
+DECODING = ("backend", "segments", "pad", "frame_at", "frame_selection", "selective")  # what decides the segments
 WAVE_HEIGHT, MEL_HEIGHT, INK = 32, 64, (70, 130, 180)  # pixels, and the waveform's colour
 
 
@@ -61,7 +62,7 @@ def read_sheets(videos: Iterable[Video], frames: FrameInput, decode: dict, width
 
     Videos are decoded in a process of their own, which may crash or hang without harm.
     """
-    options = {name: value for name, value in decode.items() if name != "workers"}
+    options = {name: decode[name] for name in DECODING}
     with closing(Worker(Limits())) as worker:
         for video in videos:
             sheet = Sheet(video.video_id, segments=options["segments"], frame_at=options["frame_at"])

@@ -4,27 +4,41 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from pipeline.config import collection_dir, dataset_dir
+from pipeline.storage.features import FeatureIndex
 
-def stage_table(collection: Path, dataset: Path, config: dict, shards: dict[str, int], questions: pd.DataFrame):
-    """One line per stage that has benchmark files; see the template for what the columns mean.
 
-    `shards`: seconds of video by the shard's name. A job that resumed has the time of its last start only.
-    """
-    splits, texts = questions["split"].value_counts(), questions["question"].nunique()
-    lines = [_line("decode", collection / "benchmarks" / "decode", shards, "s of video")]
+def stage_table(config: dict, index: FeatureIndex, questions: pd.DataFrame) -> pd.DataFrame:
+    """One line per stage that has benchmark files; report.html says what the columns mean.
+
+    A job that resumed has the time of its last start only."""
+    of_videos, of_dataset = collection_dir(config) / "benchmarks", dataset_dir(config) / "benchmarks"
+    shards, splits = seconds_by_shard(index), questions["split"].value_counts()
+    decoded = {str(path.relative_to(of_videos).with_suffix("")): path.stem for path in of_videos.glob("decode/*/*.tsv")}
+    decoded = {name: shards[shard] for name, shard in decoded.items() if shard in shards}
+    lines = [_line("decode", of_videos, decoded, "s of video")]
     for encoder in config["encoders"]:
-        lines.append(_line(f"extract: {encoder}", collection / "benchmarks" / encoder, shards, "s of video"))
-    lines.append(_line("text", dataset / "benchmarks", {"text": texts}, "texts"))
+        lines.append(_line(f"extract: {encoder}", of_videos / encoder, shards, "s of video"))
+    texts = {index.provenance["text"]["encoder"]: questions["question"].nunique()}
+    lines.append(_line("text", of_dataset / "text", texts, "texts"))
     for model in config["models"]:
         for stage, split in (("train", "train"), ("evaluate", "test")):
             jobs = {}
             for seed in config["train"]["seeds"]:
-                epochs = _epochs(dataset / "models" / model / f"seed-{seed}") if stage == "train" else 1
+                epochs = _epochs(dataset_dir(config) / "models" / model / f"seed-{seed}") if stage == "train" else 1
                 jobs[f"seed-{seed}.{stage}"] = int(splits.get(split, 0)) * epochs
-            lines.append(_line(f"{stage}: {model}", dataset / "benchmarks" / model, jobs, "questions"))
+            lines.append(_line(f"{stage}: {model}", of_dataset / model, jobs, "questions"))
     return pd.DataFrame([line for line in lines if line is not None])
+
+
+def seconds_by_shard(index: FeatureIndex) -> dict[str, int]:
+    """Seconds of video of the data set that each shard holds, by the shard's name."""
+    names = next(([path.stem for path in paths] for name, paths in index.files.items() if name != "text"), [])
+    sums = np.bincount(index.shard, weights=index.num_segments, minlength=len(names)).astype(int)
+    return dict(zip(names, sums.tolist(), strict=True))
 
 
 def _epochs(folder: Path) -> int:

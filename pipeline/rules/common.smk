@@ -1,33 +1,61 @@
 # The configuration as every rule uses it, and how rules call the pipeline's commands.
 
+import functools
 import json
+import os
 import re
 import shlex
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
+from snakemake.iocontainers import Wildcards
 from snakemake.settings.types import DeploymentMethod
 
-from pipeline.config import check_config, collection_dir, dataset_dir, videos_fingerprint, weights_fingerprint
+from extractors import ENCODERS, is_hub_tag
+from pipeline.config import (
+    annotation_files,
+    check_configs,
+    is_trained,
+    scores_dir,
+    videos_fingerprint,
+    weights_fingerprint,
+)
 from pipeline.errors import AVQAError
+from pipeline.gpu import devices
+from pipeline.models import entry_settings
+from pipeline.scheduler import Node, check_requests, jobs_of, slurm_nodes
 from pipeline.storage.atomic import remove_abandoned, write_if_changed
 from pipeline.storage.lock import lock_file
 
 try:
-    config = check_config(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
+    CONFIGS = check_configs(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
 except AVQAError as error:
     sys.exit(str(error))  # an exception would be shown with lines of this file
 
-COLLECTION = str(collection_dir(config))  # shards and features: what belongs to the videos
-DATASET = str(dataset_dir(config))  # index, models, scores: what belongs to the questions
-CONFIG = f"{DATASET}/config.yaml"
+RESULTS = next(iter(CONFIGS.values()))["results"]
+DATASET = f"{RESULTS}/{{dataset}}"  # questions, index, models, scores
+COLLECTION = f"{RESULTS}/{{collection}}"  # shards and features: what belongs to the videos
+SCRATCH = os.path.expandvars(next(iter(CONFIGS.values()))["scratch"]) or RESULTS
+SEGMENTS = f"{SCRATCH}/{{collection}}/segments"  # there for as long as they are needed
+TRAINED = [name for name, settings_of in CONFIGS.items() if is_trained(settings_of)]
+ENCODERS_OF = {}  # collection: its encoders, with their settings
+SETTINGS_OF = {}  # collection: the settings of its videos
+for settings_of in CONFIGS.values():
+    ENCODERS_OF.setdefault(settings_of["videos"]["collection"], {}).update(settings_of["encoders"])
+    SETTINGS_OF.setdefault(settings_of["videos"]["collection"], settings_of)
 
 
 wildcard_constraints:
+    dataset="|".join(map(re.escape, CONFIGS)),
+    trained_on="|".join(map(re.escape, CONFIGS)),
+    collection="|".join(map(re.escape, ENCODERS_OF)),
     shard=r"\d{5}",
-    encoder="|".join(config["encoders"]),
-    model="|".join(map(re.escape, config["models"])),
+    inputs="[^/]+",
+    use="training|all",
+    encoder="|".join(ENCODERS),
+    model="|".join(dict.fromkeys(re.escape(name) for each in CONFIGS.values() for name in each["models"])),
     seed=r"\d+",
 
 
@@ -42,11 +70,33 @@ shell.prefix(
 LOG = "2>&1 | tee {log:q}"
 
 
+# Params decide what is due again: a file is made again when its inputs are newer or its params differ from those that
+# Snakemake has recorded (profiles/*/config.yaml, rerun-triggers). A param whose function takes `threads` is not
+# recorded; it is for what changes no result. Some inputs must be there first, but are no reason to run by being newer;
+# a param says what in them matters. A job has such an input only if it is due. (`ancient` is not enough: Snakemake looks
+# for no other reasons in what follows a job that is due, see `masked` in DAG.update_needrun.)
+
+
+def is_current(path, inputs, params):
+    """Whether a file is up to date by Snakemake's own rules, its inputs being as they are."""
+    asked = workflow.dag_settings
+    if asked.forceall or asked.forcetargets or asked.forcerun or not os.path.exists(path):
+        return False
+    made = os.stat(path).st_mtime
+    if any(os.stat(name).st_mtime > made for name in inputs if os.path.exists(name)):
+        return False
+    recorded = workflow.persistence.params(IOFile(path))
+    return recorded is None or recorded == sorted(map(repr, params))
+
+
 def settings(*sections, **parts):
-    """The sections of the configuration that a job needs, as JSON for `avqa --config`. They are among the job's params:
-    a job uses the settings that Snakemake records for it, and a change makes due what it concerns and nothing else."""
-    text = json.dumps({name: config[name] for name in sections} | parts, sort_keys=True)
-    return lambda wildcards: text  # Snakemake would take the braces of a plain text for wildcards
+    """The sections of the data set's configuration that a job needs, as JSON for `avqa --config`."""
+
+    def text(wildcards):
+        own = CONFIGS[wildcards.dataset]
+        return json.dumps({name: own[name] for name in sections if name in own} | parts, sort_keys=True)
+
+    return text
 
 
 def flags(**values):
@@ -61,50 +111,116 @@ def flags(**values):
     return " ".join(shlex.quote(word) for word in words)
 
 
-def state_of_videos(wildcards):
-    """What makes the manifest due when a video appears, vanishes or is replaced."""
-    if "synthesize" in config:
-        return "synthesized"  # they change with the annotations that come with them
-    try:
-        return videos_fingerprint(config["videos"])
-    except OSError as error:
-        sys.exit(f"videos.folder: {error}; see README.md for what goes there")
+def weights_flags(entry):
+    """The settings of an encoder that decide its output."""
+    return flags(**{name: value for name, value in entry.items() if name != "batch_size"})
 
 
-def state_of_weights(field, entry):
-    """What makes features due when a weights file is replaced."""
-    try:
-        return weights_fingerprint(entry)
-    except OSError as error:
-        sys.exit(f"{field}.weights: {entry['weights']}: {error.strerror}; give a file, a hub tag, or random")
+def manifest_of(wildcards):
+    """manifest.json of the data set, once the manifest has made it."""
+    return json.loads(Path(checkpoints.manifest.get(dataset=wildcards.dataset).output.manifest).read_text())
+
+
+def from_manifest(*names):
+    """What manifest.json says about the data set, as a param that makes due what a change concerns."""
+    return lambda wildcards: json.dumps([manifest_of(wildcards)[name] for name in names])
 
 
 def questions(wildcards):
     """questions.parquet, once the manifest has made it."""
-    checkpoints.manifest.get()
-    return f"{DATASET}/questions.parquet"
+    return ancient(checkpoints.manifest.get(dataset=wildcards.dataset).output.questions)
 
 
-def shards(wildcards):
-    """The names of the shards that hold the data set's videos, once the manifest has made them."""
-    return Path(checkpoints.manifest.get().output[0]).read_text().split()
+def collection_of(wildcards):
+    """The collection of the data set's videos."""
+    return CONFIGS[wildcards.dataset]["videos"]["collection"]
 
 
-def training_settings(wildcards):
-    """Which other models and seeds there are, and the number of threads, is no reason to train again."""
-    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
-    models = {wildcards.model: config["models"][wildcards.model]}
-    return settings("results", "dataset", models=models, train=schedule)(wildcards)
+def encoders_read(wildcards):
+    """The encoders whose features a model reads."""
+    entry = CONFIGS[wildcards.dataset]["models"][wildcards.model]
+    return list(dict.fromkeys(entry[feature].split("/")[0] for feature in entry_settings(entry).features))
 
 
-def ablation_settings(wildcards):
-    """The first model of the configuration, with what the row of a table changes in it."""
-    chosen = (GRID["table"] == wildcards.table) & (GRID["row"] == int(wildcards.row))
-    changes = json.loads(GRID.loc[chosen, "settings"].item())
-    model = next(iter(config["models"]))
-    schedule = {name: value for name, value in config["train"].items() if name not in ("seeds", "threads")}
-    models = {model: config["models"][model] | changes}
-    return settings("results", "dataset", models=models, train=schedule)(wildcards)
+def schedule(wildcards):
+    """The settings of training that change a model with a given seed."""
+    return {k: v for k, v in CONFIGS[wildcards.dataset]["train"].items() if k not in ("seeds", "threads")}
+
+
+# What jobs ask a cluster for, each in MB and minutes. Memory was measured on the demo (peak in GB: decode 0.4 and up to
+# 4 per worker for a video that is hard to decode, text 1.7, CLIP ViT-B/32 1.6, training 1.2) or follows from the size
+# of ViT-L/14 (1.7 GB of weights, twice while it loads). A job that fails for want of memory asks for more.
+REQUESTS = {
+    "decode": {"mem_mb": 8000, "runtime": 240},
+    "extract": {"mem_mb": 8000, "runtime": 240},
+    "text": {"mem_mb": 8000, "runtime": 120},
+    "train": {"mem_mb": 8000, "runtime": 1440},
+    "evaluate": {"mem_mb": 6000, "runtime": 120},
+}
+
+
+@functools.cache
+def nodes():
+    """The kinds of nodes of the Slurm cluster that jobs go to; none elsewhere. Jobs come to the same answer."""
+    if workflow.executor_plugin is None or not workflow.executor_plugin.name.startswith("slurm"):
+        return []
+    partition = (workflow.resource_settings.default_resources or {}).get("slurm_partition")
+    return slurm_nodes(getattr(partition, "value", partition))
+
+
+def threads_for(wanted):
+    """Threads for a job; on Slurm no more than its largest node has."""
+    return min([wanted, max((node.cpus for node in nodes()), default=wanted)])
+
+
+def mem_mb(kind):
+    """More with each attempt; on Slurm no more than its largest node has."""
+
+    def asked(wildcards, attempt):
+        wanted = REQUESTS[kind]["mem_mb"] * attempt
+        return min([wanted, max((node.mem_mb for node in nodes()), default=wanted)])
+
+    return asked
+
+
+def runtime(kind):
+    return lambda wildcards, attempt: REQUESTS[kind]["runtime"] * attempt
+
+
+# On this machine: the GPUs that there are, each for one job at a time, unless `--resources gpu=` says otherwise. On a
+# cluster every job that can use a GPU asks for one, unless Slurm has none.
+GPUS = len(devices())
+
+
+def gpu(wildcards):
+    found = max(node.gpus for node in nodes()) if nodes() else GPUS if workflow.local_exec else 1
+    return min(found, 1)
+
+
+def extraction_threads(wildcards):
+    """Beside a GPU the processors are for decoding the next shards."""
+    return threads_for(2 if gpu(wildcards) else 8)
+
+
+def check_cluster():
+    """Before anything is submitted to Slurm: that there are nodes for it, and that no jobs of an earlier run, whose own
+    Snakemake was killed, are still writing the same files."""
+    earlier = jobs_of(os.getcwd(), workflow.executor_settings.jobname_prefix)
+    if earlier:
+        raise WorkflowError(
+            f"jobs of an earlier run in this folder are still in the queue; wait for them to end, or end them with\n"
+            f"    scancel {' '.join(earlier)}"
+        )
+    wanted = {"decode": max(own["decode"]["workers"] for own in CONFIGS.values()), "extract": extraction_threads({})}
+    wanted |= {"text": wanted["extract"], "train": max(own["train"]["threads"] for own in CONFIGS.values())}
+    requests = {
+        name: Node(threads_for(cpus), REQUESTS[name]["mem_mb"], gpu({}) if name != "decode" else 0)
+        for name, cpus in wanted.items()
+    }
+    try:
+        check_requests(requests, nodes())
+    except AVQAError as error:
+        raise WorkflowError(str(error))
 
 
 def start_run():
@@ -112,45 +228,63 @@ def start_run():
     configuration is. Unlike Snakemake's own lock, the locks end with this process."""
     global RUN_LOCKS
     RUN_LOCKS = []
-    for folder in sorted({COLLECTION, DATASET}):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in sorted({*ENCODERS_OF, *CONFIGS}):
+        Path(RESULTS, name).mkdir(parents=True, exist_ok=True)
         try:
-            RUN_LOCKS.append(lock_file(f"{folder}/.run.lock"))
+            RUN_LOCKS.append(lock_file(f"{RESULTS}/{name}/.run.lock"))
         except BlockingIOError:
-            raise WorkflowError(f"{folder}: another run is at work here; wait for it to end, or stop it first")
-    write_if_changed(CONFIG, effective_config())
-    requested = [name for name in workflow.dag_settings.targets if name.startswith(f"{COLLECTION}/segments/")]
-    if requested:
-        with open(KEPT, "a") as file:
-            file.writelines(f"{name}\n" for name in requested)
+            raise WorkflowError(f"{RESULTS}/{name}: another run is at work here; wait for it to end, or stop it first")
+    if nodes() and workflow.executor_plugin.name == "slurm":
+        check_cluster()
+    if workflow.local_exec and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", GPUS)
+    for name in CONFIGS:
+        write_if_changed(f"{RESULTS}/{name}/config.yaml", effective_config(name))
+    for collection in ENCODERS_OF:
+        folder = SEGMENTS.format(collection=collection)
+        asked = [name for name in workflow.dag_settings.targets if name.startswith(f"{folder}/")]
+        if asked:
+            with open(f"{RESULTS}/{collection}/{KEPT}", "a") as file:
+                file.writelines(f"{name}\n" for name in asked)
 
 
-def effective_config():
-    """The configuration with command line changes and defaults, as text."""
-    return yaml.safe_dump(config, sort_keys=False)
+def effective_config(name):
+    """A data set's configuration with command line changes and defaults, as text."""
+    return yaml.safe_dump(CONFIGS[name], sort_keys=False)
 
 
 # Jobs on a cluster parse the configuration files again, when they start.
-if not workflow.is_main_process and Path(CONFIG).exists() and Path(CONFIG).read_text() != effective_config():
-    raise WorkflowError(
-        f"the configuration is no longer that of this run, {CONFIG}; start the workflow again to use it"
-    )
+for name in CONFIGS if not workflow.is_main_process else ():
+    path = Path(RESULTS, name, "config.yaml")
+    if path.exists() and path.read_text() != effective_config(name):
+        raise WorkflowError(
+            f"the configuration is no longer that of this run, {path}; start the workflow again to use it"
+        )
 
-KEPT = f"{COLLECTION}/.kept_segments"  # lists the segments files that a user has requested by name
+KEPT = ".kept_segments"  # lists the segments files that a user has asked for by name
 
 
-def kept_segments():
+def kept_segments(collection):
     """The segments files that a user has requested by name and not removed since."""
-    listed = Path(KEPT).read_text().split("\n") if Path(KEPT).exists() else []
-    return [name for name in listed if name and Path(name).exists()]
+    listed = Path(RESULTS, collection, KEPT)
+    names = listed.read_text().split("\n") if listed.exists() else []
+    return [name for name in names if name and Path(name).exists()]
 
 
 def remove_leftovers():
     """What an interrupted run could not remove: half-written files, and segments that all encoders have read."""
-    for folder in (COLLECTION, DATASET):
-        remove_abandoned(folder)
-    kept = kept_segments()
-    for segments in Path(COLLECTION, "segments").glob("*.h5"):
-        done = all(Path(COLLECTION, "features", encoder, segments.name).exists() for encoder in config["encoders"])
-        if done and str(segments) not in kept and not workflow.storage_settings.notemp:
-            segments.unlink()
+    for name in (*ENCODERS_OF, *CONFIGS):
+        remove_abandoned(f"{RESULTS}/{name}")
+    for collection, encoders in ENCODERS_OF.items():
+        kept = kept_segments(collection)
+        for segments in Path(SEGMENTS.format(collection=collection)).glob("*/*.h5"):
+            done = all(Path(RESULTS, collection, "features", name, segments.name).exists() for name in encoders)
+            if done and str(segments) not in kept and not workflow.storage_settings.notemp:
+                segments.unlink()
+
+
+def print_summaries():
+    """The scores of each data set that has been scored."""
+    for summary in (Path(RESULTS, name, "summary.txt") for name in CONFIGS):
+        if summary.exists():
+            print(summary.read_text())

@@ -3,43 +3,24 @@
 
 rule decode:
     input:
-        f"{COLLECTION}/shards/{{shard}}.tsv",
+        shard=f"{COLLECTION}/shards/{{shard}}.tsv",
+        before=read_before,
     output:
-        segments=temp(f"{COLLECTION}/segments/{{shard}}.h5"),
-        failures=f"{COLLECTION}/failures/{{shard}}.tsv",
+        temp(f"{SEGMENTS}/{{inputs}}/{{shard}}.h5"),
     log:
-        f"{COLLECTION}/logs/decode/{{shard}}.log",
+        f"{COLLECTION}/logs/decode/{{inputs}}/{{shard}}.log",
     benchmark:
-        f"{COLLECTION}/benchmarks/decode/{{shard}}.tsv"
+        f"{COLLECTION}/benchmarks/decode/{{inputs}}/{{shard}}.tsv"
     conda:
         "../../envs/media.yaml"
-    threads: config["decode"]["workers"]
+    threads: lambda wildcards: threads_for(SETTINGS_OF[wildcards.collection]["decode"]["workers"])
+    resources:
+        mem_mb=mem_mb("decode"),
+        runtime=runtime("decode"),
     params:
-        flags(
-            encoder=list(config["encoders"]),
-            collection=config["videos"]["collection"],
-            **{name: value for name, value in config["decode"].items() if name != "workers"},
-        ),
+        settings=lambda wildcards: flags(collection=wildcards.collection, **decode_settings(wildcards.collection)),
+        encoders=lambda wildcards, threads: flags(encoder=list(ENCODERS_OF[wildcards.collection])),
+        failures=lambda wildcards, threads: f"{RESULTS}/{wildcards.collection}/failures/{wildcards.shard}.tsv",
     shell:
-        f"avqa decode {{input:q}} --out {{output.segments:q}} --failures {{output.failures:q}} {{params}}"
+        "avqa decode {input.shard:q} --out {output:q} --failures {params.failures:q} {params.encoders} {params.settings}"
         f" --workers {{threads}} {LOG}"
-
-
-rule failures:
-    input:
-        lambda wildcards: expand(f"{COLLECTION}/failures/{{shard}}.tsv", shard=shards(wildcards)),
-    output:
-        report(
-            f"{COLLECTION}/failures.tsv",
-            caption="captions/failures.rst",
-            category="Data set",
-            labels={"result": "videos that could not be decoded"},
-        ),
-    log:
-        f"{COLLECTION}/logs/failures.log",
-    conda:
-        "../../envs/media.yaml"
-    params:
-        settings("results", "dataset", "videos", "max_failed_fraction"),
-    shell:
-        f"avqa failures --config {{params:q}} {LOG}"

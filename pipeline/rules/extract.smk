@@ -1,45 +1,86 @@
 # Segments and questions to features: frozen encoders, on the GPU if there is one.
 
 
+rule weights:
+    output:
+        f"{RESULTS}/weights/{{encoder}}/{{tag}}",
+    log:
+        f"{RESULTS}/weights/logs/{{encoder}}-{{tag}}.log",
+    wildcard_constraints:
+        tag="[^/]+",
+    conda:
+        "../../envs/torch.yaml"
+    shell:
+        "avqa weights --encoder {wildcards.encoder} --weights {wildcards.tag:q} > {output:q} 2> {log:q}"
+
+
+localrules:
+    weights,
+
+
 rule extract:
     input:
-        f"{COLLECTION}/segments/{{shard}}.h5",
+        shard=f"{COLLECTION}/shards/{{shard}}.tsv",
+        segments=segments,
+        weights=weights_first,
     output:
         f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
     log:
         f"{COLLECTION}/logs/{{encoder}}/{{shard}}.log",
     benchmark:
         f"{COLLECTION}/benchmarks/{{encoder}}/{{shard}}.tsv"
+    priority: 10  # before more is decoded
     conda:
         "../../envs/torch.yaml"
-    threads: 8
+    threads: extraction_threads
     resources:
-        gpu=1,
+        gpu=gpu,
+        mem_mb=mem_mb("extract"),
+        runtime=runtime("extract"),
     params:
-        flags=lambda wildcards: flags(encoder=wildcards.encoder, **config["encoders"][wildcards.encoder]),
-        weights=lambda wildcards: state_of_weights(
-            f"encoders.{wildcards.encoder}", config["encoders"][wildcards.encoder]
-        ),
+        settings=extraction_settings,
+        weights=lambda wildcards, threads: weights_flags(ENCODERS_OF[wildcards.collection][wildcards.encoder]),
+        batch_size=batch_size,
     shell:
-        f"avqa extract {{input:q}} --out {{output:q}} {{params.flags}} {LOG}"
+        "avqa extract {input.segments:q} --out {output:q} --encoder {wildcards.encoder} {params.weights}"
+        f" {{params.batch_size}} {LOG}"
+
+
+# Says that an encoder has read all of a data set's shards, or all that its training needs. What depends on an encoder
+# depends on this file, and not on others' features.
+rule extracted:
+    input:
+        lambda wildcards: expand(
+            f"{RESULTS}/{collection_of(wildcards)}/features/{wildcards.encoder}/{{shard}}.h5", shard=shards(wildcards)
+        ),
+    output:
+        touch(f"{DATASET}/extracted/{{use}}/{{encoder}}"),
+    params:
+        lambda wildcards: json.dumps(shards(wildcards)),
 
 
 rule text:
     input:
-        questions,
+        questions=questions,
+        weights=text_weights_first,
     output:
-        f"{DATASET}/text/{config['text']['encoder']}.h5",
+        f"{DATASET}/text/{{encoder}}.h5",
     log:
-        f"{DATASET}/logs/text.log",
+        f"{DATASET}/logs/text/{{encoder}}.log",
     benchmark:
-        f"{DATASET}/benchmarks/text.tsv"
+        f"{DATASET}/benchmarks/text/{{encoder}}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 8
+    threads: extraction_threads
     resources:
-        gpu=1,
+        gpu=gpu,
+        mem_mb=mem_mb("text"),
+        runtime=runtime("text"),
     params:
-        flags=flags(dataset=config["dataset"], **config["text"]),
-        weights=state_of_weights("text", config["text"]),
+        settings=text_settings,
+        texts=from_manifest("texts"),
+        flags=lambda wildcards, threads: text_flags(wildcards),
+        batch_size=lambda wildcards, threads: flags(batch_size=CONFIGS[wildcards.dataset]["text"]["batch_size"]),
     shell:
-        f"avqa text {{input:q}} --out {{output:q}} {{params.flags}} {LOG}"
+        "avqa text {input.questions:q} --out {output:q} --dataset {wildcards.dataset} {params.flags} {params.batch_size}"
+        f" {LOG}"

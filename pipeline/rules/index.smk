@@ -1,15 +1,12 @@
-# Shards to one logical file, features.h5.
+# Shards to one logical file, features.h5, and the list of what is missing.
 
 
 rule index:
     input:
         questions=questions,
-        features=lambda wildcards: expand(
-            f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5", encoder=config["encoders"], shard=shards(wildcards)
-        ),
-        text=rules.text.output,
-        # Too many failed videos stop the run before training; the table alone is no reason to make the index again.
-        failures=ancient(f"{COLLECTION}/failures.tsv"),
+        extracted=read_by_all,
+        text=text_file,
+        failures=failures_first,
     output:
         f"{DATASET}/features.h5",
     log:
@@ -17,6 +14,36 @@ rule index:
     conda:
         "../../envs/media.yaml"
     params:
-        settings("results", "dataset", "videos", "encoders", "text"),
+        settings=index_settings,
+        videos=from_manifest("shards", "video_ids"),
     shell:
-        f"avqa index --config {{params:q}} {LOG}"
+        f"avqa index --config {{params.settings:q}} {LOG}"
+
+
+rule failures:
+    input:
+        questions=questions,
+        extracted=decoded_first,
+    output:
+        failures=report(
+            f"{DATASET}/failures.tsv",
+            caption="captions/failures.rst",
+            category="Data set",
+            labels={"data set": "{dataset}", "result": "videos that could not be decoded"},
+        ),
+        missing=report(
+            f"{DATASET}/missing.tsv",
+            caption="captions/missing.rst",
+            category="Data set",
+            labels={"data set": "{dataset}", "result": "questions of missing videos"},
+        ),
+    log:
+        f"{DATASET}/logs/failures.log",
+    conda:
+        "../../envs/media.yaml"
+    params:
+        settings=failures_settings,
+        decode=decoded_with,
+        videos=from_manifest("shards", "training", "test"),
+    shell:
+        f"avqa failures --config {{params.settings:q}} {LOG}"

@@ -1,39 +1,45 @@
-# Annotations and videos to questions.parquet, shards.txt, videos.parquet and shards/<k>.tsv.
+# Annotations and videos to manifest.json, questions.parquet, videos.parquet and shards/<k>.tsv.
 
-if "synthesize" in config:
+SYNTHESIZE = next((each["synthesize"] for each in CONFIGS.values() if "synthesize" in each), None)
+
+
+if SYNTHESIZE:
+
+    localrules:
+        synthesize,
 
     rule synthesize:
         output:
-            *config["annotations"].values(),
+            sorted({path for each in CONFIGS.values() for _, _, path in annotation_files(each)}),
         log:
-            f"{DATASET}/logs/synthesize.log",
+            f"{RESULTS}/{next(iter(CONFIGS))}/logs/synthesize.log",
         conda:
             "../../envs/media.yaml"
         threads: 8
         params:
-            flags(
-                out=config["synthesize"]["folder"],
-                clips=config["synthesize"]["clips"],
-                seconds=config["synthesize"]["seconds"],
-                seed=config["synthesize"]["seed"],
-            ),
+            flags(out=SYNTHESIZE["folder"], **{k: SYNTHESIZE[k] for k in ("clips", "seconds", "seed")}),
         shell:
             f"avqa synthesize {{params}} {LOG}"
 
 
-# questions.parquet and the shards are rewritten only where they change, so that what did not change makes nothing
-# due. They are no outputs, because Snakemake holds that a job that ran has changed all of its outputs.
+localrules:
+    manifest,
+
+
 checkpoint manifest:
     input:
-        list(config["annotations"].values()),
+        annotations=annotations,
+        before=manifest_before,
     output:
-        f"{DATASET}/shards.txt",
+        manifest=f"{DATASET}/manifest.json",
+        questions=f"{DATASET}/questions.parquet",
+        absent=f"{DATASET}/absent.tsv",
     log:
         f"{DATASET}/logs/manifest.log",
     conda:
         "../../envs/manifest.yaml"
     params:
         videos=state_of_videos,
-        settings=settings("results", "dataset", "videos", "annotations", "format", "allow_missing", "shard_size"),
+        settings=manifest_settings,
     shell:
         f"avqa manifest --config {{params.settings:q}} {LOG}"

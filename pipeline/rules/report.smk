@@ -3,25 +3,40 @@
 
 rule report:
     input:
-        expand(rules.evaluate.output.scores, model=config["models"], seed=config["train"]["seeds"]),
-        expand(rules.explain.output, model=config["models"], seed=config["train"]["seeds"][:1]),
+        scores,
+        explanations,
         rules.failures.output,
     output:
         page=report(
-            f"{DATASET}/report.html", caption="captions/report.rst", category="Report", labels={"result": "report"}
+            f"{DATASET}/report.html",
+            caption="captions/report.rst",
+            category="Report",
+            labels={"data set": "{dataset}", "result": "report"},
         ),
         summary=report(
-            f"{DATASET}/summary.txt", caption="captions/summary.rst", category="Report", labels={"result": "summary"}
+            f"{DATASET}/summary.txt",
+            caption="captions/summary.rst",
+            category="Report",
+            labels={"data set": "{dataset}", "result": "summary"},
         ),
     log:
         f"{DATASET}/logs/report.log",
     conda:
         "../../envs/torch.yaml"
     params:
-        settings(
-            *("results", "dataset", "videos", "encoders", "models"),
-            train={"seeds": config["train"]["seeds"]},
-            decode={name: value for name, value in config["decode"].items() if name != "workers"},
-        ),
+        lambda wildcards: settings(
+            "results",
+            "dataset",
+            "videos",
+            "trained_on",
+            "models",
+            encoders={name: {"weights": ""} for name in CONFIGS[wildcards.dataset]["encoders"]},
+            train={"seeds": CONFIGS[wildcards.dataset]["train"]["seeds"]},
+            decode={
+                name: value
+                for name, value in CONFIGS[wildcards.dataset]["decode"].items()
+                if name not in ("workers", "ahead")
+            },
+        )(wildcards),
     shell:
         "avqa report --config {params:q} > {log:q} 2>&1"

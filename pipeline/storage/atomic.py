@@ -18,6 +18,9 @@ def write_if_changed(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+os.umask(_UMASK := os.umask(0o077))  # it cannot be read without being set
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`: renamed to it when the block ends well, removed when it does not."""
@@ -40,7 +43,10 @@ def remove_abandoned(folder: str | Path) -> None:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Rename once the content is on the disk, so that a power cut cannot leave an empty file under the name."""
+    """Rename once the content is on the disk, so that a power cut cannot leave an empty file under the name. Others
+    may read the file as the umask says, whatever a library made of it."""
+    if partial.is_file():
+        partial.chmod(0o666 & ~_UMASK)
     for name, target in ((partial, None), (path.parent, (partial, path))):
         if target:
             os.replace(*target)

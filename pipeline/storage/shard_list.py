@@ -7,6 +7,8 @@ from typing import NamedTuple
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import write_if_changed
 
+FLIP = "_flip"  # ends the id of a mirrored video
+
 
 class Video(NamedTuple):
     """One line of a shard list: a video's files as the manifest found them. A file that has gone has size and time 0.
@@ -27,6 +29,11 @@ class Video(NamedTuple):
     def gone(self) -> bool:
         """Whether the manifest did not find a file any more: the row stays, so that no other row moves."""
         return bool((self.path and not self.mtime_ns) or (self.audio_path and not self.audio_mtime_ns))
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the file is the original of a mirrored video, so that its frames have to be mirrored."""
+        return self.video_id.endswith(FLIP) and self.video_id not in self.path
 
 
 TSV_FIELDS = Video._fields

@@ -1,5 +1,6 @@
 """The index over shards, and reading features through it."""
 
+import json
 import os
 import resource
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pipeline.index import build_index, gather_failures
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.features import OPEN_FILES, FeatureIndex, damaged_files
 from pipeline.storage.hdf5 import ShardWriter
-from pipeline.storage.shard_list import Video, write_shard_list
+from pipeline.storage.shard_list import Video, digest, read_shard_list, write_shard_list
 
 PROVENANCE = {"encoder": "enc", "weights": "w", "weights_sha256": "0", "pretrained": False, "config": {}}
 TEXTS = ["How many?", "Where?"]
@@ -27,7 +28,8 @@ def value(shard, row):
 def write_features(path, shard, ids, outputs=("cls",), row=value, **changes):
     datasets = {f"enc/{name}": DatasetSpec((3, 4), "float16") for name in outputs}
     datasets |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
-    attributes = {"kind": "features", "shard": f"{shard:05d}", "source": "s"} | PROVENANCE | changes
+    source = digest([Video(name, f"{name}.mp4", 1, 1) for name in ids])
+    attributes = {"kind": "features", "shard": f"{shard:05d}", "source": source} | PROVENANCE | changes
     with ShardWriter(path, len(ids), datasets, attributes, {"video_id": ids}) as writer:
         for n in range(len(ids)):
             numbers = {f"enc/{name}": row(shard, n) for name in outputs}
@@ -38,16 +40,22 @@ def make(tmp_path, shards, wanted=None, per_shard=3):
     """A collection of so many shards, and a data set about the `wanted` videos (default: all)."""
     dataset, collection = tmp_path / "dataset", tmp_path / "collection"
     ids = {s: [f"v{s}-{n}" for n in range(per_shard)] for s in range(shards)}
+    sources = {}
     for s, names in ids.items():
-        write_shard_list(collection / "shards" / f"{s:05d}.tsv", [Video(name, f"{name}.mp4", 1, 1) for name in names])
+        listed = [Video(name, f"{name}.mp4", 1, 1) for name in names]
+        write_shard_list(collection / "shards" / f"{s:05d}.tsv", listed)
         write_features(collection / "features" / "enc" / f"{s:05d}.h5", s, names)
+        sources[f"{s:05d}"] = digest(listed)
         (collection / "failures").mkdir(exist_ok=True)
         (collection / "failures" / f"{s:05d}.tsv").write_text("video_id\tstage\treason\tseconds\n")
     wanted = wanted or [name for names in ids.values() for name in names]
     dataset.mkdir()
-    pd.DataFrame({"video_id": wanted}).to_parquet(dataset / "questions.parquet")
+    kind = {"split": "test", "part": None, "scenario": "Audio", "type": "Counting", "file": "test.json"}
+    pd.DataFrame({"video_id": wanted}).assign(**kind).to_parquet(dataset / "questions.parquet")
+    (dataset / "absent.tsv").write_text("video_id\treason\tfile\tsplit\tpart\tscenario\ttype\tquestions\n")
     needed = [s for s, names in ids.items() if set(names) & set(wanted)]
-    (dataset / "shards.txt").write_text("".join(f"{s:05d}\n" for s in needed))
+    manifest = {"videos": len(wanted), "shards": {f"{s:05d}": sources[f"{s:05d}"] for s in needed}}
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
     specs = {"words": DatasetSpec((5, 4), "float16"), "sentence": DatasetSpec((4,), "float16")}
     specs["length"] = DatasetSpec((), "int32")
     attributes = {"kind": "text", "shard": ""} | PROVENANCE
@@ -179,9 +187,34 @@ def test_too_many_failures_are_an_error_but_removed_files_do_not_count(tmp_path)
     )
     with pytest.raises(AVQAError, match=r"failures\.tsv: 2 of 6 videos failed, more than max_failed_fraction"):
         gather_failures(dataset, collection, 0.2)
-    assert (collection / "failures.tsv").read_text().count("\n") == 3
+    assert (dataset / "failures.tsv").read_text().count("\n") == 3
+    ledger = pd.read_csv(dataset / "missing.tsv", sep="\t")
+    assert ledger[["video_id", "reason", "questions"]].to_numpy().tolist() == [
+        ["v1-0", "failed", 1],
+        ["v1-2", "failed", 1],
+    ]
     write_shard_list(
         collection / "shards" / "00001.tsv",
         [Video("v1-0", "a", 1, 1), Video("v1-1", "b", 1, 1), Video("v1-2", "c", 0, 0)],
     )
     gather_failures(dataset, collection, 0.2)
+
+
+def test_an_index_over_fewer_videos_or_shards_than_the_manifest_says_is_refused(tmp_path):
+    dataset, collection = make(tmp_path, 3)
+    whole = (dataset / "questions.parquet").read_bytes()
+    pd.read_parquet(dataset / "questions.parquet").iloc[1:].to_parquet(dataset / "questions.parquet")
+    with pytest.raises(AVQAError, match=r"is about 8 videos, manifest\.json says 9"):
+        build_index(dataset, collection, ["enc"], "enc")
+    (dataset / "questions.parquet").write_bytes(whole)
+    (collection / "features" / "enc" / "00002.h5").unlink()
+    with pytest.raises(AVQAError, match=r"00002\.h5: no such file"):
+        build_index(dataset, collection, ["enc"], "enc")
+
+
+def test_an_index_over_features_of_another_version_of_a_video_is_refused(tmp_path):
+    dataset, collection = make(tmp_path, 2)
+    listed = read_shard_list(collection / "shards" / "00001.tsv")
+    write_shard_list(collection / "shards" / "00001.tsv", [listed[0]._replace(size=7), *listed[1:]])
+    with pytest.raises(AVQAError, match=r"00001\.h5: was made from other files than its shard list says"):
+        build_index(dataset, collection, ["enc"], "enc")

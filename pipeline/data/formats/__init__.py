@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from pipeline.data.formats.base import Record
 from pipeline.errors import AVQAError
@@ -13,33 +14,52 @@ from pipeline.errors import AVQAError
 FORMATS = {
     "music_avqa": "pipeline.data.formats.music_avqa",
     "avqa": "pipeline.data.formats.avqa",
+    "valor_avqa": "pipeline.data.formats.valor_avqa",
+    "plain": "pipeline.data.formats.plain",
 }
+SPLITS = ("train", "val", "test")
+COLUMNS = ["split", "part", "video_id", "question", "answer", "scenario", "type", "question_id", "choices"]
 
 
-def read_annotations(path: str | Path, split: str, format: str = "music_avqa") -> pd.DataFrame:
-    """One annotation file, JSON (a list of objects) or CSV with a header, as rows of questions.parquet.
+def read_annotations(
+    path: str | Path, split: str | None, format: str = "music_avqa", part: str | None = None
+) -> pd.DataFrame:
+    """One annotation file, JSON (a list of objects), CSV with a header or Parquet, as rows of questions.parquet.
 
-    Columns: split, question_id (text or missing), video_id, question, scenario, type, answer, choices (a list of
-    texts, or missing). Raises AVQAError naming file, record and field.
+    `split` None: the file names each question's split. Columns: split, part (of the split, or missing), question_id
+    (text or missing), video_id, question, scenario, type, answer, choices (a list of texts, or missing). Raises
+    AVQAError naming file, record and field.
     """
     path = Path(path)
     parse = import_module(FORMATS[format]).parse
     records = [Record(value, f"{path}: record {n}") for n, value in enumerate(_load(path, split))]
-    return pd.DataFrame([{"split": split, **parse(record)._asdict()} for record in records])
+    rows = [{"part": part, **parse(record)._asdict()} for record in records]
+    for row, record in zip(rows, records, strict=True):
+        row["split"] = split or row["split"]
+        if row["split"] not in SPLITS:
+            raise record.error(f"field split must be one of {', '.join(SPLITS)}, not {row['split']!r}")
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _load(path: Path, split: str) -> list[dict]:
+def _load(path: Path, split: str | None) -> list[dict]:
+    named = f"annotations.{split}" if split else "annotations"
     try:
-        if path.suffix.lower() == ".csv":
-            records = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").to_dict("records")
-        else:
-            records = json.loads(path.read_text(encoding="utf-8-sig"))
+        records = _records(path)
     except FileNotFoundError:
-        raise AVQAError(f"{path}: no such annotation file (annotations.{split})") from None
+        raise AVQAError(f"{path}: no such annotation file ({named})") from None
     except IsADirectoryError:
-        raise AVQAError(f"{path}: is a folder; annotations.{split} must name one file") from None
-    except (ValueError, pd.errors.ParserError) as error:
-        raise AVQAError(f"{path}: neither JSON nor CSV ({error})") from error
+        raise AVQAError(f"{path}: is a folder; {named} must name one file") from None
+    except (ValueError, pd.errors.ParserError, OSError) as error:
+        raise AVQAError(f"{path}: not JSON, CSV or Parquet ({error})") from error
     if not isinstance(records, list) or not records:
         raise AVQAError(f"{path}: must hold a list of questions")
     return records
+
+
+def _records(path: Path) -> object:
+    """The objects of a file, by its suffix. CSV may begin with a byte order mark, as may JSON."""
+    if path.suffix.lower() == ".csv":
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").to_dict("records")
+    if path.suffix.lower() == ".parquet":
+        return pq.read_table(path).to_pylist()
+    return json.loads(path.read_text(encoding="utf-8-sig"))

@@ -10,17 +10,13 @@ from pipeline.data.formats.base import Question, Record
 
 def parse(record: Record) -> Question:
     """One question. Raises AVQAError naming file, record and field."""
-    choices, answer = record.get("multi_choice"), record.text("answer")
-    if not isinstance(choices, list) or not all(choice is None or isinstance(choice, str) for choice in choices):
-        raise record.error("field multi_choice must be a list of texts")
-    if not answer.isdecimal() or int(answer) >= len(choices) or not choices[int(answer)]:
-        raise record.error(f"field answer must be the index of one of the {len(choices)} choices, not {answer!r}")
+    choices, answer = record.choice("multi_choice", "answer")
     return Question(
         video_id=record.video_id("video_name"),
         question=record.text("question_text"),
-        answer=choices[int(answer)].strip(),
+        answer=answer,
         scenario=record.text("question_relation"),
         type=record.text("question_type"),
         question_id=record.text("id") if record.has("id") else None,
-        choices=[choice.strip() for choice in choices if choice],
+        choices=choices,
     )

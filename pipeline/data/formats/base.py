@@ -1,5 +1,6 @@
 """The contract of an annotation format: the rows that it gives, and a record that checks what it is read for."""
 
+import ast
 import json
 import re
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ VIDEO_ID = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")  # one plain file name: no 
 
 
 class Question(NamedTuple):
-    """One row of questions.parquet, but for its split."""
+    """One row of questions.parquet."""
 
     video_id: str
     question: str
@@ -32,6 +33,7 @@ class Question(NamedTuple):
     type: str  # question type: Counting, Location, …
     question_id: str | None = None
     choices: list[str] | None = None  # the answers to choose from, where each question has its own
+    split: str | None = None  # where the file itself says it
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,31 @@ class Record:
         return value
 
     def texts(self, name: str) -> list[str]:
-        """A list of texts, or a text that holds one as JSON."""
+        """A list of texts, or a text that holds one, as JSON or as Python writes it."""
         values = self.get(name)
-        try:
-            values = json.loads(values) if isinstance(values, str) else values
-        except ValueError:
-            values = None
+        if isinstance(values, str):
+            values = _parsed_list(values)
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise self.error(f'field {name} must be a list of texts such as ["Audio", "Counting"]')
         return values
+
+    def choice(self, options: str, index: str) -> tuple[list[str], str]:
+        """The options of a multiple-choice question without the empty ones, and the right one, by its index."""
+        values, right = self.get(options), self.text(index)
+        if isinstance(values, str):
+            values = _parsed_list(values)
+        if not isinstance(values, list) or not all(value is None or isinstance(value, str) for value in values):
+            raise self.error(f"field {options} must be a list of texts")
+        if not right.isdecimal() or int(right) >= len(values) or not (values[int(right)] or "").strip():
+            raise self.error(f"field {index} must be the index of one of the {len(values)} {options}, not {right!r}")
+        return [value.strip() for value in values if value and value.strip()], values[int(right)].strip()
+
+
+def _parsed_list(text: str) -> object:
+    """What a text says as JSON, or as a literal of Python (some releases' CSV files); None if it is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return None

@@ -1,4 +1,4 @@
-"""MUSIC-AVQA (Li et al., CVPR 2022) and what has its form: -Real, -R and -v2.0.
+"""MUSIC-AVQA (Li et al., CVPR 2022) and what has its form: -Real, -R, -v2.0 and FortisAVQA, as JSON or CSV.
 
 Fields: video_id, question_id (optional), type (a JSON list inside a text: scenario and question type),
 question_content (a template with <Object>-like slots), templ_values (a JSON list inside a text: the slots' values in
@@ -29,8 +29,10 @@ def parse(record: Record) -> Question:
 
 def fill_slots(record: Record) -> str:
     """`Is the <Object> louder?` and ["violin"] make `Is the violin louder?`."""
-    template, values = record.text("question_content"), record.texts("templ_values")
+    template = record.text("question_content")
     slots = SLOT.findall(template)
+    # MUSIC-AVQA-R's rephrased questions have no slots left, but may keep the values.
+    values = record.texts("templ_values") if slots else []
     if len(slots) != len(values):
         raise record.error(
             f"question_content has {len(slots)} slots, templ_values {len(values)} values: {template!r}, {values}"

@@ -1,0 +1,95 @@
+"""Cards of published data sets, manifests/<name>.yaml: their files, their form, and the counts that were published."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from pipeline.errors import AVQAError
+
+MANIFESTS = Path(__file__).parent.parent / "manifests"
+
+
+def card_names() -> list[str]:
+    """The data sets that have a card."""
+    return sorted(path.stem for path in MANIFESTS.glob("*.yaml"))
+
+
+def read_card(name: str) -> dict:
+    """A card by its name. Raises AVQAError if there is none."""
+    if name not in card_names():
+        raise AVQAError(f"card: there is no {name} in manifests/; there are {', '.join(card_names())}")
+    return yaml.safe_load((MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def apply_card(config: dict) -> None:
+    """Fill in what the card of a configuration's data set says and the configuration does not: format, pattern of the
+    videos' names, seconds, ids, and the names of the annotation files where only their folder is given."""
+    if config.get("dataset") in card_names():
+        config.setdefault("card", config["dataset"])
+    if not isinstance(config.get("card"), str):
+        return
+    card = read_card(config["card"])
+    for name in ("format", "video_ids"):
+        if name in card:
+            config.setdefault(name, card[name])
+    if isinstance(config.get("videos"), dict):
+        config["videos"].setdefault("pattern", card["pattern"])
+    if isinstance(config.setdefault("decode", {}), dict):
+        config["decode"].setdefault("segments", card["seconds"])
+    annotations = config.get("annotations")
+    if isinstance(annotations, str) and not Path(annotations).suffix:
+        config["annotations"] = _in_folder(card["annotations"], annotations)
+
+
+def _in_folder(files: dict, folder: str) -> dict:
+    return {
+        name: _in_folder(file, folder) if isinstance(file, dict) else str(Path(folder, file))
+        for name, file in files.items()
+    }
+
+
+def compare(card: dict, questions: pd.DataFrame) -> list[str]:
+    """One line for each published count: what was published and what was read. `questions` has split, part, video_id,
+    scenario and type, before questions of missing videos are left out."""
+    lines = []
+    for source, published in card["published"].items():
+        found = {"videos": questions["video_id"].nunique(), "questions": len(questions)}
+        found |= {f"{s}.questions": n for s, n in questions["split"].value_counts().items()}
+        found |= {f"{s}.videos": n for s, n in questions.groupby("split")["video_id"].nunique().items()}
+        found |= {f"{s}.{p}.questions": n for (s, p), n in questions.groupby(["split", "part"]).size().items()}
+        kinds = questions.groupby(["split", "scenario", "type"]).size()
+        found |= {f"{s}.{scenario}/{kind}": n for (s, scenario, kind), n in kinds.items()}
+        for name, count in _flat(published):
+            read = int(found.get(name, 0))
+            if read or name.split(".")[0] in ("videos", "questions", *questions["split"].unique()):
+                verdict = "equal" if read == count else f"differs by {read - count:+d}"
+                lines.append(f"{source}: {name}: published {count}, read {read}: {verdict}")
+    return lines
+
+
+def _flat(counts: dict, prefix: str = "") -> list[tuple[str, int]]:
+    pairs = []
+    for name, value in counts.items():
+        pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return pairs
+
+
+def read_answers(path: str | Path) -> list[str]:
+    """A release's list of answers in the order of their numbers: JSON, or a text file with one per line.
+
+    Raises AVQAError naming the file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise AVQAError(f"{path}: {error.strerror} (answers)") from None
+    try:
+        answers = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
+    except ValueError as error:
+        raise AVQAError(f"{path}: not JSON ({error})") from error
+    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+        raise AVQAError(f"{path}: must hold a list of answers, each a text")
+    if len(set(answers)) < len(answers):
+        raise AVQAError(f"{path}: names an answer twice")
+    return answers

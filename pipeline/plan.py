@@ -1,0 +1,101 @@
+"""What a data set will take: jobs, hours, temporary disk and bytes, from its manifest and a short calibration here."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from extractors import ENCODERS, FrameInput, Input, load_encoder
+from pipeline.cards import read_card
+from pipeline.config import annotation_files, collection_dir, dataset_dir
+from pipeline.decode import decode_shard
+from pipeline.errors import AVQAError
+from pipeline.manifest import read_questions
+from pipeline.storage.shard_list import Video, read_shard_list
+
+BATCH = 8  # windows of the calibration
+SAMPLE = 2  # videos that the calibration decodes
+
+
+def plan(config: dict, calibrate: bool = True) -> str:
+    """The plan as text. `calibrate` False leaves out the hours, which take half a minute and more to measure.
+
+    Raises AVQAError if neither a manifest nor annotations nor a card say how many videos there are."""
+    videos, source = count_videos(config)
+    seconds, encoders = config["decode"]["segments"], config["encoders"]
+    shards = -(-videos // config["shard_size"])
+    inputs = {item.key: item for name in encoders for item in ENCODERS[name].inputs}
+    at_once = min(shards, config["decode"]["ahead"]) * config["shard_size"] * seconds
+    models = len(config["models"]) * len(config["train"]["seeds"])
+    lines = [
+        f"{config['dataset']}: {videos} videos ({source}) of {seconds} s, {videos * seconds / 3600:,.0f} hours",
+        f"jobs: {shards} shards, {shards} decode and {shards * len(encoders)} extract, {models} models",
+        f"temporary disk: {2 * at_once * sum(map(bytes_of, inputs.values())) / 1e9:,.1f} GB at most",
+    ]
+    for name, entry in encoders.items():
+        for output in entry.get("outputs", ENCODERS[name].outputs):
+            size = 2 * int(np.prod(ENCODERS[name].outputs[output])) * seconds * videos
+            lines.append(f"{name}/{output}: {size / 1e9:,.2f} GB")
+    if calibrate:
+        lines += hours(config, videos * seconds, list(inputs.values()))
+    return "\n".join(lines)
+
+
+def count_videos(config: dict) -> tuple[int, str]:
+    """How many videos a data set has, and what says so."""
+    if (dataset_dir(config) / "questions.parquet").exists():
+        import pandas as pd
+
+        table = pd.read_parquet(dataset_dir(config) / "questions.parquet", columns=["video_id"])
+        return int(table["video_id"].nunique()), "manifest"
+    if all(Path(path).exists() for _, _, path in annotation_files(config)):
+        return int(read_questions(config)["video_id"].nunique()), "annotations"
+    published = read_card(config["card"])["published"] if "card" in config else {}
+    if videos := published.get("paper", {}).get("videos"):
+        return videos, "card"
+    raise AVQAError(
+        f"{config['dataset']}: there is no manifest, and neither annotations nor a card count videos; make it first"
+    )
+
+
+def bytes_of(item: Input) -> int:
+    """Bytes of a second of an input."""
+    return int(np.prod(item.shape)) * np.dtype(item.dtype).itemsize
+
+
+def hours(config: dict, total: int, inputs: list[Input]) -> list[str]:
+    """Lines with the hours of decoding and of each encoder for `total` seconds of video, as measured here."""
+    lines, device = [], "CPU"
+    for name, entry in config["encoders"].items():
+        encoder = load_encoder(name, "random", dtype=entry["dtype"])
+        device = "GPU" if encoder.device.type == "cuda" else "CPU"
+        windows = [np.zeros((BATCH, *_window(item)), item.dtype) for item in ENCODERS[name].inputs]
+        encoder.encode(*windows)  # the first call is slower
+        start = time.monotonic()
+        for values in encoder.encode(*windows).values():
+            values.cpu()
+        rate = (time.monotonic() - start) / BATCH
+        lines.append(
+            f"{name}: {1000 * rate:.1f} ms per second of video here, {total * rate / 3600:,.1f} {device} hours"
+        )
+    shards = sorted((collection_dir(config) / "shards").glob("*.tsv"))
+    sample = [video for tsv in shards[:1] for video in read_shard_list(tsv) if not video.gone][:SAMPLE]
+    if not sample:
+        return [*lines, "decode: not measured, since the manifest is not there yet"]
+    rate = _decode_rate(config, sample, inputs)
+    return [f"decode: {1000 * rate:.1f} ms per second of video here, {total * rate / 3600:,.1f} CPU hours", *lines]
+
+
+def _window(item: Input) -> tuple[int, ...]:
+    return item.shape if isinstance(item, FrameInput) else (item.seconds * item.rate,)
+
+
+def _decode_rate(config: dict, sample: list[Video], inputs: list[Input]) -> float:
+    """Seconds of one worker per second of video."""
+    options = {name: value for name, value in config["decode"].items() if name not in ("workers", "ahead")}
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        out, failures = Path(folder, "segments.h5"), Path(folder, "failures.tsv")
+        decode_shard(sample, out, inputs=inputs, collection="", shard="", workers=1, failures=failures, **options)
+        return (time.monotonic() - start) / (len(sample) * config["decode"]["segments"])

@@ -1,0 +1,333 @@
+# What the rules' inputs and params are made of, in the order of the stages: which files a job reads, and what decides
+# whether it is due.
+
+
+def annotations(wildcards):
+    return list(dict.fromkeys(path for _, _, path in annotation_files(CONFIGS[wildcards.dataset])))
+
+
+@functools.cache
+def fingerprint(collection):
+    return videos_fingerprint(SETTINGS_OF[collection]["videos"])
+
+
+def state_of_videos(wildcards):
+    """What makes the manifest due when a video appears, vanishes or is replaced."""
+    if SYNTHESIZE:
+        return "synthesized"  # they change with the annotations that come with them
+    try:
+        return fingerprint(collection_of(wildcards))
+    except OSError as error:
+        sys.exit(f"videos.folder: {error}; see README.md for what goes there")
+
+
+def state_of_weights(field, entry):
+    """What makes features due when a weights file is replaced."""
+    try:
+        return weights_fingerprint(entry)
+    except OSError as error:
+        sys.exit(f"{field}.weights: {entry['weights']}: {error.strerror}; give a file, a hub tag, or random")
+
+
+MANIFEST_SECTIONS = ["results", "dataset", "videos", "annotations", "format", "card", "answers", "video_ids"]
+MANIFEST_SECTIONS += ["trained_on", "allow_missing", "shard_size"]
+
+
+def manifest_settings(wildcards):
+    return settings(*MANIFEST_SECTIONS)(wildcards)
+
+
+def manifest_before(wildcards):
+    """The manifest of the data set before this one with the same collection, if this run makes both: in the
+    configuration's order, so that the shards of a collection are the same in every run."""
+    asked, params = set(workflow.dag_settings.targets), [state_of_videos(wildcards), manifest_settings(wildcards)]
+    if asked and asked <= CONFIGS.keys():
+        asked |= {trained_on for name in asked for trained_on in CONFIGS[name]["trained_on"]}
+    wanted = [name for name in CONFIGS if name in asked or not asked <= CONFIGS.keys() or not asked]
+    names = [name for name in wanted if CONFIGS[name]["videos"]["collection"] == collection_of(wildcards)]
+    made = f"{RESULTS}/{wildcards.dataset}/manifest.json"
+    if not workflow.is_main_process or wildcards.dataset not in names[1:]:
+        return []
+    if is_current(made, annotations(wildcards), params):
+        return []
+    return f"{RESULTS}/{names[names.index(wildcards.dataset) - 1]}/manifest.json"
+
+
+def inputs_of(collection):
+    """The inputs that a collection's encoders read, as the name of a folder."""
+    keys = {item.key for name in ENCODERS_OF[collection] for item in ENCODERS[name].inputs}
+    return "+".join("-".join(Path(key).parts) for key in sorted(keys))
+
+
+def decode_settings(collection):
+    """What decides a segment."""
+    own = SETTINGS_OF[collection]["decode"]
+    return {name: value for name, value in own.items() if name not in ("workers", "ahead")}
+
+
+def features_file(wildcards, encoder, shard):
+    return f"{RESULTS}/{wildcards.collection}/features/{encoder}/{shard}.h5"
+
+
+def extraction_settings(wildcards):
+    """What decides an encoder's features."""
+    entry = ENCODERS_OF[wildcards.collection][wildcards.encoder]
+    state = state_of_weights(f"encoders.{wildcards.encoder}", entry)
+    return " ".join([weights_flags(entry), state, flags(**decode_settings(wildcards.collection))])
+
+
+def is_made(wildcards, encoder, shard):
+    """Whether features are there and up to date. Then their segments are of no use, although they are a missing input."""
+    of = Wildcards(fromdict={"collection": wildcards.collection, "encoder": encoder})
+    listed = f"{RESULTS}/{wildcards.collection}/shards/{shard}.tsv"
+    return is_current(features_file(wildcards, encoder, shard), [listed], [extraction_settings(of)])
+
+
+def read_before(wildcards):
+    """The features that must be there before a shard is decoded: those of the shard `ahead` places before it that this
+    run makes. So the segments of no more than `ahead` shards are on the disk, whatever the scheduler does."""
+    ahead, encoders = SETTINGS_OF[wildcards.collection]["decode"]["ahead"], ENCODERS_OF[wildcards.collection]
+    for n in range(int(wildcards.shard) - ahead, -1, -ahead) if workflow.is_main_process else ():
+        due = [encoder for encoder in encoders if not is_made(wildcards, encoder, f"{n:05d}")]
+        if due:
+            return [features_file(wildcards, encoder, f"{n:05d}") for encoder in due]
+    return []
+
+
+def segments(wildcards):
+    """A shard's segments, unless the encoder's features are up to date: they are temporary, and what only another
+    encoder needs must not make this one's features due."""
+    if workflow.is_main_process and is_made(wildcards, wildcards.encoder, wildcards.shard):
+        return []
+    folder = SEGMENTS.format(collection=wildcards.collection)
+    return f"{folder}/{inputs_of(wildcards.collection)}/{wildcards.shard}.h5"
+
+
+def weights_first(wildcards):
+    """Weights are downloaded before jobs start: nodes of a cluster have no internet."""
+    tag = ENCODERS_OF[wildcards.collection][wildcards.encoder]["weights"]
+    if not is_hub_tag(tag) or is_made(wildcards, wildcards.encoder, wildcards.shard):
+        return []
+    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
+
+
+def text_weights_first(wildcards):
+    tag = CONFIGS[wildcards.dataset]["text"]["weights"]
+    params = [text_settings(wildcards), from_manifest("texts")(wildcards)]
+    if not is_hub_tag(tag) or is_current(text_file(wildcards), [], params):
+        return []
+    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
+
+
+def batch_size(wildcards, threads):
+    return flags(batch_size=ENCODERS_OF[wildcards.collection][wildcards.encoder]["batch_size"])
+
+
+def shards(wildcards):
+    """The shards that hold the data set's videos, or those of training only."""
+    return manifest_of(wildcards)["shards" if wildcards.use == "all" else "training_shards"]
+
+
+def is_read(wildcards, use, encoder):
+    """Whether an encoder has read the shards of a data set, and does not have to read any again."""
+    own = {"dataset": wildcards.dataset, "use": use, "collection": collection_of(wildcards), "encoder": encoder}
+    of = Wildcards(fromdict=own)
+    files = [features_file(of, encoder, shard) for shard in shards(of)]
+    made = f"{RESULTS}/{wildcards.dataset}/extracted/{use}/{encoder}"
+    return is_current(made, files, [json.dumps(shards(of))]) and all(is_made(of, encoder, n) for n in shards(of))
+
+
+def text_flags(wildcards):
+    return weights_flags(CONFIGS[wildcards.dataset]["text"])
+
+
+def text_settings(wildcards):
+    """What decides the features of texts."""
+    return f"{text_flags(wildcards)} {state_of_weights('text', CONFIGS[wildcards.dataset]['text'])}"
+
+
+def index_settings(wildcards):
+    own = CONFIGS[wildcards.dataset]
+    encoders = {name: {"weights": ""} for name in own["encoders"]}
+    text = {name: own["text"][name] for name in ("encoder", "weights")}
+    return settings("results", "dataset", "videos", "trained_on", encoders=encoders, text=text)(wildcards)
+
+
+def failures_settings(wildcards):
+    return settings("results", "dataset", "videos", "trained_on", "max_failed_fraction")(wildcards)
+
+
+def decoded_with(wildcards):
+    return flags(**decode_settings(collection_of(wildcards)))
+
+
+def read_by_all(wildcards):
+    """That all encoders have read the data set's videos."""
+    folder = f"{RESULTS}/{wildcards.dataset}/extracted/all"
+    return [f"{folder}/{encoder}" for encoder in CONFIGS[wildcards.dataset]["encoders"]]
+
+
+def text_file(wildcards):
+    return f"{RESULTS}/{wildcards.dataset}/text/{CONFIGS[wildcards.dataset]['text']['encoder']}.h5"
+
+
+def failures_first(wildcards):
+    """Too many failed videos stop the run before training; the table alone is no reason to make the index again."""
+    folder, inputs = f"{RESULTS}/{wildcards.dataset}", [*read_by_all(wildcards), text_file(wildcards)]
+    params = [index_settings(wildcards), from_manifest("shards", "video_ids")(wildcards)]
+    return [] if is_current(f"{folder}/features.h5", inputs, params) else f"{folder}/failures.tsv"
+
+
+def decoded_first(wildcards):
+    """The tables of failures are there when the encoders have read all; a list that is up to date needs nothing."""
+    made, params = f"{RESULTS}/{wildcards.dataset}/failures.tsv", [failures_settings, decoded_with]
+    params.append(from_manifest("shards", "training", "test"))
+    return [] if is_current(made, [], [param(wildcards) for param in params]) else read_by_all(wildcards)
+
+
+def extracted(use):
+    """That the encoders which the model reads have read what is needed."""
+    return lambda wildcards: [
+        f"{RESULTS}/{wildcards.dataset}/extracted/{use}/{encoder}" for encoder in encoders_read(wildcards)
+    ]
+
+
+def training_settings(wildcards):
+    """Which other models and seeds there are, and the number of threads, is no reason to train again."""
+    models = {wildcards.model: CONFIGS[wildcards.dataset]["models"][wildcards.model]}
+    return settings("results", "dataset", models=models, train=schedule(wildcards))(wildcards)
+
+
+def is_trained_already(wildcards, trained_on):
+    """Whether a model is there and up to date."""
+    of = Wildcards(fromdict={"dataset": trained_on, "model": wildcards.model, "seed": wildcards.seed})
+    made = scores_dir(CONFIGS[trained_on], trained_on, of.model, of.seed) / "config.yaml"
+    params = [training_settings(of), TRAINING(of), text_settings(of)]
+    read = all(is_read(of, "training", encoder) for encoder in encoders_read(of))
+    return read and is_current(str(made), extracted("training")(of), params)
+
+
+def is_scored_already(wildcards, trained_on):
+    """Whether the scores of a model on a data set are there and up to date."""
+    folder = scores_dir(CONFIGS[wildcards.dataset], trained_on, wildcards.model, wildcards.seed)
+    model = scores_dir(CONFIGS[trained_on], trained_on, wildcards.model, wildcards.seed) / "config.yaml"
+    inputs, params = [*extracted("all")(wildcards), model], [TEST(wildcards), text_settings(wildcards)]
+    read = all(is_read(wildcards, "all", encoder) for encoder in encoders_read(wildcards))
+    return (
+        read and is_trained_already(wildcards, trained_on) and is_current(str(folder / "scores.json"), inputs, params)
+    )
+
+
+def is_explained_already(wildcards, trained_on):
+    """Whether the explanation of a model is there and up to date."""
+    own = CONFIGS[wildcards.dataset]
+    folder = scores_dir(own, trained_on, wildcards.model, wildcards.seed)
+    inputs = [str(folder / name) for name in ("config.yaml", "scores.json")]
+    return is_scored_already(wildcards, trained_on) and is_current(str(folder / "explanation.json"), inputs, [])
+
+
+def index_if_not(done):
+    """features.h5, for a job that is not `done`: what in it matters is said by `extracted` and by the params."""
+
+    def path(wildcards):
+        trained_on = getattr(wildcards, "trained_on", wildcards.dataset)
+        return [] if done(wildcards, trained_on) else f"{RESULTS}/{wildcards.dataset}/features.h5"
+
+    return path
+
+
+def checkpoint_files(name):
+    """The checkpoints of a data set that is trained."""
+    own = CONFIGS[name]
+    return (
+        expand(rules.train.output.checkpoint, dataset=name, model=own["models"], seed=own["train"]["seeds"])
+        if name in TRAINED
+        else []
+    )
+
+
+def training_threads(wildcards):
+    return threads_for(CONFIGS[wildcards.dataset]["train"]["threads"])
+
+
+def scores(wildcards):
+    """The scores of each model on the data set, of all data sets that it is trained on."""
+    own = CONFIGS[wildcards.dataset]
+    return [
+        str(scores_dir(own, trained_on, model, seed) / "scores.json")
+        for trained_on in own["trained_on"]
+        for model in own["models"]
+        for seed in own["train"]["seeds"]
+    ]
+
+
+def explanations(wildcards):
+    """What the answers depend on, of the first seed of each model that is trained on the data set."""
+    own = CONFIGS[wildcards.dataset]
+    seed, models = own["train"]["seeds"][0], own["models"] if is_trained(own) else ()
+    return [str(scores_dir(own, own["dataset"], model, seed) / "explanation.json") for model in models]
+
+
+def ablation_settings(wildcards):
+    """The first model of the configuration, with what the row of a table changes in it."""
+    grid, own = GRIDS[wildcards.dataset], CONFIGS[wildcards.dataset]
+    chosen = (grid["table"] == wildcards.table) & (grid["row"] == int(wildcards.row))
+    model = next(iter(own["models"]))
+    models = {model: own["models"][model] | json.loads(grid.loc[chosen, "settings"].item())}
+    return settings("results", "dataset", models=models, train=schedule(wildcards))(wildcards)
+
+
+def read_by_first_model(wildcards):
+    """That the encoders which the first model reads have read all."""
+    model = next(iter(CONFIGS[wildcards.dataset]["models"]))
+    return extracted("all")(Wildcards(fromdict={"dataset": wildcards.dataset, "model": model}))
+
+
+def index_if_not_ablated(wildcards):
+    made, inputs = f"{ABLATED}/scores.json".format(**wildcards), read_by_first_model(wildcards)
+    read = all(is_read(wildcards, "all", Path(name).name) for name in inputs)
+    params = [ablation_settings(wildcards), BOTH(wildcards), text_settings(wildcards)]
+    return [] if read and is_current(made, inputs, params) else f"{RESULTS}/{wildcards.dataset}/features.h5"
+
+
+def rows_of_table(wildcards):
+    grid = GRIDS[wildcards.dataset]
+    rows, seeds = grid.loc[grid["table"] == wildcards.table, "row"], CONFIGS[wildcards.dataset]["train"]["seeds"]
+    folder = f"{RESULTS}/{wildcards.dataset}/ablations/table~{wildcards.table}"
+    return expand(f"{folder}/row~{{row}}/seed-{{seed}}/scores.json", row=rows, seed=seeds)
+
+
+def table_settings(wildcards):
+    own = CONFIGS[wildcards.dataset]
+    first = dict([next(iter(own["models"].items()))])
+    return settings("results", "dataset", models=first, train={"seeds": own["train"]["seeds"]})(wildcards)
+
+
+def tables(*wanted):
+    return [
+        f"{RESULTS}/{name}/ablations/{table}.csv"
+        for name, grid in GRIDS.items()
+        for table in wanted
+        if table in set(grid["table"])
+    ]
+
+
+def features(name):
+    """All files of features of a data set. They are requested by name: else Snakemake would not detect that one was
+    removed once features.h5 is there."""
+
+    def files(wildcards):
+        of = Wildcards(fromdict={"dataset": name, "use": "all"})
+        folder = f"{RESULTS}/{collection_of(of)}/features"
+        return expand(f"{folder}/{{encoder}}/{{shard}}.h5", encoder=CONFIGS[name]["encoders"], shard=shards(of))
+
+    return files
+
+
+def targets(name):
+    """What is made of a data set. Checkpoints are requested by name for the same reason."""
+    return [
+        *expand([*rules.index.output, *rules.failures.output, *rules.report.output], dataset=name),
+        *expand(rules.text.output, dataset=name, encoder=CONFIGS[name]["text"]["encoder"]),
+        *checkpoint_files(name),
+    ]

@@ -1,0 +1,60 @@
+"""What Slurm says about its nodes and its queue, so that mistakes are found before jobs are submitted."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from pipeline.errors import AVQAError
+
+
+class Node(NamedTuple):
+    """A kind of node: processors, memory in MB, number of GPUs."""
+
+    cpus: int
+    mem_mb: int
+    gpus: int
+
+
+def slurm_nodes(partition: str | None = None) -> list[Node]:
+    """The kinds of nodes of a partition (default: of all); none where Slurm does not answer."""
+    chosen = ["-p", partition] if partition else []
+    lines = _lines(["sinfo", "--noheader", "--Format", "cpus:20,memory:20,gres:200", *chosen])
+    return [Node(int(c.rstrip("+")), int(m.rstrip("+")), count_gpus(gres)) for c, m, gres in map(str.split, lines)]
+
+
+def count_gpus(gres: str) -> int:
+    """`gpu:tesla:2(S:0-1),shard:4` has 2."""
+    return sum(int(n) for n in re.findall(r"(?:^|,)gpu(?::[^:,(]+)?:(\d+)", gres))
+
+
+def check_requests(requests: Mapping[str, Node], nodes: Iterable[Node]) -> None:
+    """Raise AVQAError naming the rules that no kind of node can run: Slurm would let them wait for ever."""
+    kinds = list(nodes)
+    lines = [
+        f"  {rule}: {need.cpus} CPUs, {need.mem_mb} MB, {need.gpus} GPUs"
+        for rule, need in requests.items()
+        if kinds and not any(all(has >= wants for has, wants in zip(kind, need, strict=True)) for kind in kinds)
+    ]
+    if lines:
+        have = "; ".join(f"{n.cpus} CPUs, {n.mem_mb} MB, {n.gpus} GPUs" for n in sorted(set(kinds), reverse=True))
+        raise AVQAError(
+            "no node of the cluster can run these rules:\n" + "\n".join(lines) + f"\nNodes have: {have}. Ask for less "
+            "with --set-threads and set-resources (profiles/slurm/config.yaml), or name another partition there"
+        )
+
+
+def jobs_of(folder: str, prefix: str) -> list[str]:
+    """The numbers of this user's jobs that were submitted from `folder` and whose name begins with `prefix`."""
+    lines = _lines(["squeue", "--me", "--noheader", "--Format", "jobid:30,name:200,workdir:1000"])
+    rows = [line.split(maxsplit=2) for line in lines]
+    return [row[0] for row in rows if len(row) == 3 and row[1].startswith(prefix) and row[2] == folder]
+
+
+def _lines(command: list[str]) -> list[str]:
+    """What a command of Slurm prints; nothing where there is none, or none that answers."""
+    if not shutil.which(command[0]):
+        return []
+    done = subprocess.run(command, capture_output=True, text=True)
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []

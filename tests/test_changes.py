@@ -1,0 +1,234 @@
+"""Exactly what changed: what Snakemake's own summary of a dry run lists after each kind of change."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
+TRAIN = {split: f"data/{split}.json" for split in ("train", "val", "test")}
+CONFIG = {
+    "datasets": {
+        "tiny": {"annotations": TRAIN},
+        "tiny_r": {
+            "annotations": {"test": {"head": "data/test-head.json", "tail": "data/test-tail.json"}},
+            "trained_on": ["tiny"],
+        },
+    },
+    "videos": {"collection": "clips", "folder": "data/videos"},
+    "shard_size": 8,
+    "decode": {"segments": 4, "ahead": 1},
+    "encoders": {"resnet18": {"weights": "random", "outputs": ["pooled"]}, "vggish": {"weights": "random"}},
+    "text": {"encoder": "clip_vit_b32", "weights": "random"},
+    "models": {"pooled": {"audio": "vggish/embedding", "visual": "resnet18/pooled", "width": 16}},
+    "train": {"epochs": 1, "threads": 1, "standardize": True},
+}
+
+
+def snakemake(folder, config, *arguments, **environment):
+    """Run the workflow with a configuration; both streams are in stdout."""
+    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+    return subprocess.run(
+        [*SNAKEMAKE, *arguments, "--configfile", "c.yaml"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+        timeout=600,
+        env=os.environ | environment,
+    )
+
+
+def due(folder, config=CONFIG, *arguments, **environment):
+    """The rules that a dry run lists, and how many jobs of each, without the targets."""
+    planned = snakemake(folder, config, "--dry-run", *arguments, **environment)
+    assert planned.returncode == 0, planned.stdout
+    if "Nothing to be done" in planned.stdout:
+        return {}
+    table = planned.stdout.split("Job stats:\n")[-1].split("\n\n")[0]
+    counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+    return {name: count for name, count in counts.items() if name not in ("all", "features", "total")}
+
+
+def ran(output):
+    """The rules that a run executed."""
+    names = re.findall(r"^ *(?:local)?(?:rule|checkpoint) (\w+):", output, re.MULTILINE)
+    return {name: names.count(name) for name in names if name not in ("all", "features")}
+
+
+def changed(config, *path, value):
+    """A configuration with one setting changed."""
+    copy = json.loads(json.dumps(config))
+    place = copy
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    return copy
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which two data sets over one collection are finished."""
+    folder = tmp_path_factory.mktemp("changes")
+    made = subprocess.run(
+        [sys.executable, "-m", "pipeline", "synthesize", "--out", "data", "--clips", "16", "--seconds", "4"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert made.returncode == 0
+    done = snakemake(folder, CONFIG)
+    assert done.returncode == 0, done.stdout
+    assert ran(done.stdout)["decode"] == 2 and ran(done.stdout)["extract"] == 4, "features of a collection are shared"
+    return folder
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    """A copy, for tests that change it; file times are kept."""
+    shutil.copytree(finished, tmp_path / "w", symlinks=True)
+    return tmp_path / "w"
+
+
+def test_nothing_is_due_after_a_run(finished):
+    assert due(finished) == {}
+
+
+def test_what_changes_no_result_makes_nothing_due(finished):
+    other = changed(CONFIG, "encoders", "vggish", "batch_size", value=7)
+    other = changed(other, "text", "batch_size", value=3)
+    other = changed(other, "decode", value={"segments": 4, "ahead": 2, "workers": 1})
+    other = changed(other, "train", "threads", value=2)
+    assert due(finished, other) == {}
+
+
+def test_switching_conda_on_makes_nothing_due(finished, tmp_path):
+    script = tmp_path / "conda"
+    info = {"platform": "linux-64", "conda_prefix": "/", "get": {"channel_priority": "strict"}}
+    script.write_text(
+        f"#!/bin/sh\ncase \"$*\" in *--version*) echo conda 25.1.0;; *) echo '{json.dumps(info)}';; esac\n"
+    )
+    script.chmod(0o755)
+    assert due(finished, CONFIG, "--use-conda", PATH=f"{tmp_path}:{os.environ['PATH']}") == {}
+
+
+def test_an_added_encoder_runs_alone(finished):
+    more = changed(CONFIG, "encoders", "clip_vit_b32", value={"weights": "random", "outputs": ["cls"]})
+    listed = due(finished, more)
+    assert listed == {"decode": 2, "extract": 2, "extracted": 2, "index": 2, "report": 2}
+
+
+def test_a_changed_encoder_and_what_reads_it(finished):
+    other = changed(CONFIG, "encoders", "vggish", "seed", value=1)
+    listed = due(finished, other)
+    assert listed["decode"] == 2 and listed["extract"] == 2 and listed["train"] == 1 and listed["score"] == 1
+    assert "manifest" not in listed and "text" not in listed and "failures" not in listed
+
+
+def test_a_removed_encoder_makes_nothing_of_the_others_due(finished):
+    more = {"only_audio": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "resnet18/pooled"}}
+    listed = due(finished, changed(CONFIG, "models", value=CONFIG["models"] | more))
+    assert listed["train"] == 1 and "extract" not in listed and "index" not in listed
+
+
+def test_both_an_added_encoder_and_other_training(finished):
+    """What is due for two reasons at once is not lost."""
+    both = changed(CONFIG, "encoders", "clip_vit_b32", value={"weights": "random", "outputs": ["cls"]})
+    listed = due(finished, changed(both, "train", "epochs", value=2))
+    assert listed["extract"] == 2 and listed["train"] == 1 and listed["evaluate"] == 1 and listed["score"] == 1
+
+
+def test_a_replaced_video_makes_one_shard_due(place):
+    video = sorted((place / "data" / "videos").glob("*.mp4"))[0]
+    os.utime(video)
+    assert due(place)["manifest"] == 2, "the manifests say what else"
+    assert snakemake(place, CONFIG, "results/tiny/manifest.json", "results/tiny_r/manifest.json").returncode == 0
+    listed = due(place)
+    assert listed["decode"] == 1 and listed["extract"] == 2 and "text" not in listed
+
+
+def test_a_removed_video_leaves_a_hole(place):
+    test = {record["video_id"] for record in json.loads((place / "data" / "test.json").read_text())}
+    lists = {path: path.read_text() for path in (place / "results" / "clips" / "shards").glob("*.tsv")}
+    lost = sorted(test)[0]
+    (place / "data" / "videos" / f"{lost}.mp4").unlink()
+    config = CONFIG | {"allow_missing": True}
+    assert snakemake(place, config, "results/tiny/manifest.json", "results/tiny_r/manifest.json").returncode == 0
+    differing = [path for path, text in lists.items() if path.read_text() != text]
+    assert len(differing) == 1 and f"{lost}\t" in differing[0].read_text()
+    assert len(differing[0].read_text().splitlines()) == len(lists[differing[0]].splitlines())
+    listed = due(place, config)
+    assert listed["decode"] == 1 and listed["extract"] == 2
+    ledger = pd.read_csv(place / "results" / "tiny" / "absent.tsv", sep="\t")
+    assert set(ledger["video_id"]) == {lost} and set(ledger["reason"]) == {"missing"}
+    records = json.loads((place / "data" / "test.json").read_text())
+    assert ledger["questions"].sum() == sum(record["video_id"] == lost for record in records)
+
+
+def test_other_test_questions_need_no_training(place):
+    records = json.loads((place / "data" / "test.json").read_text())
+    (place / "data" / "test.json").write_text(json.dumps(records[1:]))
+    assert snakemake(place, CONFIG, "results/tiny/manifest.json").returncode == 0
+    listed = due(place)
+    assert listed["evaluate"] == 1 and "train" not in listed and "decode" not in listed and "score" not in listed
+
+
+def test_other_training_questions_need_no_extraction(place):
+    records = json.loads((place / "data" / "train.json").read_text())
+    (place / "data" / "train.json").write_text(json.dumps(records[1:]))
+    assert snakemake(place, CONFIG, "results/tiny/manifest.json").returncode == 0
+    listed = due(place)
+    assert listed["train"] == 1 and listed["score"] == 1 and "decode" not in listed and "extract" not in listed
+
+
+def test_a_new_data_set_on_known_videos_needs_no_decoding(place):
+    own = {"annotations": {"test": "data/test.json"}, "trained_on": ["tiny"]}
+    more = changed(CONFIG, "datasets", "other", value=own)
+    assert snakemake(place, more, "results/other/manifest.json").returncode == 0
+    listed = due(place, more)
+    assert listed["score"] == 1 and listed["text"] == 1 and not {"decode", "extract", "train"} & listed.keys()
+
+
+def test_a_data_set_with_new_videos_decodes_those(place):
+    """Two new videos: one shard with two rows; the shards that were there stay as they are."""
+    records = json.loads((place / "data" / "test.json").read_text())[:2]
+    for n, record in enumerate(records):
+        shutil.copy(place / "data" / "videos" / f"{record['video_id']}.mp4", place / "data" / "videos" / f"new{n}.mp4")
+        record["video_id"] = f"new{n}"
+    (place / "data" / "new.json").write_text(json.dumps(records))
+    own = {"annotations": {"test": "data/new.json"}, "trained_on": ["tiny"]}
+    more = changed(CONFIG, "datasets", "new", value=own)
+    names = [f"results/{name}/manifest.json" for name in more["datasets"]]
+    assert snakemake(place, more, *names).returncode == 0
+    shard = (place / "results" / "clips" / "shards" / "00002.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in shard[1:]] == ["new0", "new1"]
+    listed = due(place, more)
+    assert listed["decode"] == 1 and listed["extract"] == 2 and "train" not in listed
+
+
+def test_one_data_set_is_a_target(finished):
+    more = changed(CONFIG, "train", "seeds", value=[0, 1])
+    listed = due(finished, more, "tiny")
+    assert listed["train"] == 1 and "score" not in listed
+
+
+def test_a_lost_checkpoint_is_due_again(place):
+    (place / "results" / "tiny" / "models" / "pooled" / "seed-0" / "checkpoint.safetensors").unlink()
+    assert due(place)["train"] == 1
+
+
+def test_the_second_data_set_is_scored_in_parts(finished):
+    folder = finished / "results" / "tiny_r" / "trained_on" / "tiny" / "models" / "pooled" / "seed-0"
+    scores = json.loads((folder / "scores.json").read_text())
+    counts = {part: len(json.loads((finished / "data" / f"test-{part}.json").read_text())) for part in ("head", "tail")}
+    assert {part: scores["parts"][part]["overall"]["count"] for part in counts} == counts
+    table = pd.read_parquet(folder / "predictions.parquet")
+    assert table["correct"].mean() == pytest.approx(scores["overall"]["accuracy"])
+    assert scores["trained_on"] == "tiny"

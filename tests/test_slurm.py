@@ -1,0 +1,122 @@
+"""The workflow through profiles/slurm on a real Slurm of one node, which this test starts on the machine.
+
+It needs Debian's packages slurm-wlm and munge, and root: `make test-slurm`.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.scheduler import Node, check_requests, count_gpus, jobs_of, slurm_nodes
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ("sbatch", "slurmctld", "slurmd", "munged")
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+SNAKEMAKE += ["--workflow-profile", str(ROOT / "profiles" / "slurm"), "--configfile", "c.yaml"]
+# The first try has too little memory for the text encoder, the second has enough.
+TOO_LITTLE = ["--set-resources", "text:mem_mb=500 * attempt ** 4"]
+CONFIG = {
+    "dataset": "tiny",
+    "videos": {"collection": "clips", "folder": "data/videos"},
+    "annotations": {split: f"data/{split}.json" for split in ("train", "val", "test")},
+    "shard_size": 8,
+    "decode": {"segments": 4},
+    "encoders": {"resnet18": {"weights": "random", "outputs": ["pooled"]}, "vggish": {"weights": "random"}},
+    "text": {"encoder": "clip_vit_b32", "weights": "random"},
+    "models": {"pooled": {"audio": "vggish/embedding", "visual": "resnet18/pooled", "width": 16}},
+    "train": {"epochs": 1, "threads": 1, "standardize": True},
+}
+MINUTES = 15
+
+
+@pytest.mark.parametrize(("gres", "count"), [("(null)", 0), ("gpu:2", 2), ("gpu:a100:4(S:0-1),gpu:t4:1,shard:9", 5)])
+def test_counting_gpus(gres, count):
+    assert count_gpus(gres) == count
+
+
+def test_a_request_that_no_node_can_meet_is_named():
+    nodes = [Node(4, 8000, 0), Node(2, 64000, 1)]
+    check_requests({"decode": Node(4, 8000, 0), "train": Node(2, 64000, 1)}, nodes)
+    check_requests({"anything": Node(99, 99, 99)}, [])  # nothing is known about the cluster
+    with pytest.raises(
+        Exception, match="no node of the cluster can run these rules:\n  train: 4 CPUs, 64000 MB, 1 GPUs"
+    ):
+        check_requests({"decode": Node(4, 8000, 0), "train": Node(4, 64000, 1)}, nodes)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Slurm on this machine with two processors and 16 GB."""
+    if lacking := [name for name in PROGRAMS if not shutil.which(name) and not Path("/usr/sbin", name).exists()]:
+        pytest.skip(f"Slurm is not installed (no {', '.join(lacking)}): apt-get install slurm-wlm munge")
+    if os.geteuid():
+        pytest.skip("starting Slurm needs root")
+    subprocess.run(["bash", str(ROOT / "tests" / "slurm_cluster.sh"), "2", "16000"], check=True)
+    return slurm_nodes()
+
+
+@pytest.fixture
+def place(cluster, tmp_path):
+    """A working folder with clips, and no results yet."""
+    command = [sys.executable, "-m", "pipeline", "synthesize", "--out", "data", "--clips", "16", "--seconds", "4"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    yield tmp_path
+    if left := jobs_of(str(tmp_path), "avqa"):
+        subprocess.run(["scancel", *left])
+
+
+def start(place, name):
+    with open(place / name, "w") as log:
+        return subprocess.Popen([*SNAKEMAKE[:-2], *TOO_LITTLE, *SNAKEMAKE[-2:]], cwd=place, stdout=log, stderr=log)
+
+
+def running(place, rule):
+    """The numbers of the running jobs of a rule; Slurm's comment of a job names it."""
+    command = ["squeue", "--me", "--noheader", "--states=RUNNING", "--format", "%i|%Z|%k"]
+    rows = [line.split("|") for line in subprocess.run(command, capture_output=True, text=True).stdout.splitlines()]
+    return [row[0] for row in rows if row[1] == str(place) and rule in row[2]]
+
+
+def wait_for(what, process=None, minutes=MINUTES):
+    """What `what` returns as soon as it is something."""
+    until = time.monotonic() + 60 * minutes
+    while not (found := what()):
+        assert time.monotonic() < until, "waited too long"
+        assert process is None or process.poll() is None, "the run ended early"
+        time.sleep(0.5)
+    return found
+
+
+@pytest.mark.slow
+def test_jobs_that_are_cancelled_or_lack_memory_and_a_coordinator_that_is_killed(place):
+    first = start(place, "first.log")
+    cancelled = wait_for(lambda: running(place, "rule_decode"), first)[0]
+    subprocess.run(["scancel", cancelled], check=True)
+    wait_for(lambda: running(place, "rule_extract"), first)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    second = start(place, "second.log")
+    assert second.wait() != 0
+    refused = (place / "second.log").read_text()
+    assert "jobs of an earlier run in this folder are still in the queue" in refused and "scancel " in refused
+    wait_for(lambda: not jobs_of(str(place), "avqa"))
+    third = start(place, "third.log")
+    assert third.wait(60 * MINUTES) == 0, (place / "third.log").read_text()
+    logs = (place / "first.log").read_text() + (place / "third.log").read_text()
+    assert "SLURM status is: 'CANCELLED'" in logs and "Trying to restart job" in logs
+    tries = [path.read_text() for path in (place / ".snakemake" / "slurm_logs").glob("rule_text/*/*.log")]
+    assert any("exceeded memory limit" in text for text in tries), "the first try had too little memory"
+    assert (place / "results" / "tiny" / "summary.txt").exists()
+    assert (
+        place / "results" / "tiny" / "models" / "pooled" / "seed-0" / "checkpoint.safetensors"
+    ).stat().st_mode & 0o040
+    planned = subprocess.run([*SNAKEMAKE[:-2], "--dry-run", *SNAKEMAKE[-2:]], cwd=place, capture_output=True, text=True)
+    assert "Nothing to be done" in planned.stdout + planned.stderr
