@@ -42,7 +42,7 @@ for name in CONFIGS:
 rule features:
     input:
         [features(name) for name in CONFIGS],
-        expand([*rules.index.output, *rules.failures.output], dataset=CONFIGS),
+        expand([*rules.index.output, *rules.failures.output, *rules.verify.output], dataset=CONFIGS),
         [kept_segments(collection) for collection in ENCODERS_OF],  # Snakemake keeps temporary files that a target needs
 
 

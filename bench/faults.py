@@ -227,13 +227,13 @@ def damages(trial: Trial) -> Faults:
                 raw.seek(at)
                 raw.write(bytes([bits]))
         said = subprocess.run(
-            [sys.executable, "-m", "pipeline", "verify", "--config", trial.results / "tiny" / "config.yaml"],
+            [sys.executable, "-m", "pipeline", "verify", trial.results / "tiny" / "config.yaml"],
             capture_output=True,
             text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             cwd=trial.folder,
         )
-        assert said.returncode == 1 and file in said.stderr and said.stderr.count(".h5:") == 1, said.stderr
+        assert said.returncode == 1 and file in said.stdout and said.stdout.count(".h5:") == 1, said.stdout
         before = {path: path.stat().st_ino for path in features.glob("*/*.h5")}
         path.unlink()  # as the message says
         assert trial.run("features").returncode == 0

@@ -19,10 +19,12 @@ class EncoderError(Exception):
 @dataclass(frozen=True)
 class Transform:
     """How a frame of any size becomes a square: the short side is resized to `short_side` pixels (None: the square's
-    own side) with Pillow's antialiased `filter`, then the centre is cropped. Values stay uint8."""
+    own side) with Pillow's antialiased `filter`, then the centre is cropped. With `squash` both sides are resized to
+    the square's, and the aspect ratio is lost. Values stay uint8."""
 
     filter: Literal["bicubic", "bilinear"] = "bicubic"
     short_side: int | None = None
+    squash: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,15 @@ class FrameInput:
 
     dtype: ClassVar[str] = "uint8"
     seconds: ClassVar[int] = 1
+    hop: ClassVar[None] = None
 
     @property
     def key(self) -> str:
         """The name of the HDF5 dataset that holds this input; inputs with equal keys are equal."""
         short_side = f"-{self.transform.short_side}" if self.transform.short_side else ""
+        squash = "-squash" if self.transform.squash else ""
         rate = f"-{self.fps}fps" if self.fps > 1 else ""
-        return f"frames/{self.size}-{self.transform.filter}{short_side}{rate}"
+        return f"frames/{self.size}-{self.transform.filter}{short_side}{squash}{rate}"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,12 +63,14 @@ class AudioInput:
     Segments hold (rate,) per second. The window of second i is centred on the middle of second i: it holds the
     seconds * rate samples from sample i * rate - (seconds - 1) * rate // 2 of the video on. So an odd number of
     seconds gives whole seconds, i - (seconds - 1) / 2 to i + (seconds - 1) / 2; an even number begins and ends in the
-    middle of a second (with an odd rate, half a sample late). Where a window extends past the video's true length it
-    holds zeros; what a segments file repeats to fill a short video is not audio of that video.
+    middle of a second (with an odd rate, half a sample late). With `hop`, row i is not of second i: its window begins
+    at sample i * hop. Where a window extends past the video's true length it holds zeros; what a segments file repeats
+    to fill a short video is not audio of that video.
     """
 
     rate: int
     seconds: int = 1
+    hop: int | None = None  # samples
 
     dtype: ClassVar[str] = "float32"
 
@@ -91,31 +97,92 @@ class EncoderSpec:
     inputs: tuple[Input, ...]
     outputs: dict[str, tuple[int, ...]]  # name -> shape per second
     text_outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> shape per text; empty: no text
+    on_request: frozenset[str] = frozenset()  # outputs that are made only where a configuration names them
+    norms: tuple[float, float] = (1e-3, 1e4)  # smallest and largest Euclidean norm that a vector of it can have
+
+    @property
+    def default_outputs(self) -> list[str]:
+        """The outputs that are made where nothing else is configured."""
+        return [name for name in self.outputs if name not in self.on_request]
 
 
-CLIP_TOKENS = 77  # rows of every text, start, end and padding included
+def _clip(model: str, size: int, patches: int, dim: int, width: int, text_width: int) -> EncoderSpec:
+    """Texts have 77 rows, start, end and padding included."""
+    outputs = {"cls": (dim,), "patch": (patches, dim), "patch_unprojected": (patches, width)}
+    texts = {"words": (77, dim), "words_unprojected": (77, text_width), "sentence": (dim,)}
+    unprojected = frozenset({"patch_unprojected"})
+    # Norms are of the order of 10; those of features that were divided by their norm are 1.
+    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, texts, unprojected, (2, 1000))
 
 
-def _clip(model: str, size: int, patches: int, dim: int) -> EncoderSpec:
-    outputs = {"cls": (dim,), "patch": (patches, dim)}
-    text_outputs = {"words": (CLIP_TOKENS, dim), "sentence": (dim,)}
-    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, text_outputs)
+def _siglip(model: str, size: int, patches: int, dim: int) -> EncoderSpec:
+    """Texts have 64 rows, end and padding included."""
+    frames = FrameInput(size, transform=Transform(squash=True))
+    texts = {"words": (64, dim), "sentence": (dim,)}
+    return EncoderSpec("extractors.siglip:SigLIP", model, (frames,), {"pooled": (dim,), "patch": (patches, dim)}, texts)
 
 
-# OpenAI trained its CLIP with QuickGELU, so the weights need these variants wherever they are loaded from.
+def _timm(loader: str, model: str, frames: FrameInput, outputs: dict[str, tuple[int, ...]]) -> EncoderSpec:
+    return EncoderSpec(f"extractors.timm_image:{loader}", model, (frames,), outputs)
+
+
+def _vggish(loader: str, hop: int | None = None) -> EncoderSpec:
+    return EncoderSpec(f"extractors.vggish:{loader}", "vggish", (AudioInput(16000, hop=hop),), {"embedding": (128,)})
+
+
 ENCODERS = {
-    "clip_vit_l14": _clip("ViT-L-14-quickgelu", 224, 256, 768),
-    "clip_vit_l14_336": _clip("ViT-L-14-336-quickgelu", 336, 576, 768),
-    "clip_vit_b32": _clip("ViT-B-32-quickgelu", 224, 49, 512),
+    # Images. OpenAI trained its CLIP with QuickGELU, so the weights need these variants wherever they are loaded from.
+    "clip_vit_l14": _clip("ViT-L-14-quickgelu", 224, 256, 768, 1024, 768),
+    "clip_vit_l14_336": _clip("ViT-L-14-336-quickgelu", 336, 576, 768, 1024, 768),
+    "clip_vit_b32": _clip("ViT-B-32-quickgelu", 224, 49, 512, 768, 512),
+    "siglip2_b16_256": _siglip("ViT-B-16-SigLIP2-256", 256, 256, 768),
+    "siglip2_l16_256": _siglip("ViT-L-16-SigLIP2-256", 256, 256, 1024),
     "resnet18": EncoderSpec(
         "extractors.resnet:ResNet18",
         "resnet18",
         (FrameInput(224, transform=Transform("bilinear", 256)),),
         {"pooled": (512,), "map": (512, 14, 14)},
     ),
-    "vggish": EncoderSpec("extractors.vggish:VGGish", "vggish", (AudioInput(16000),), {"embedding": (128,)}),
+    "resnet18_music_avqa": EncoderSpec(
+        "extractors.resnet:MusicAVQAResNet18",
+        "resnet18",
+        (FrameInput(224, transform=Transform("bilinear", squash=True)),),
+        {"map": (512, 14, 14)},
+    ),
+    "swinv2_l_192": _timm(
+        "Swin",
+        "swinv2_large_window12_192",
+        FrameInput(192, transform=Transform(short_side=213)),
+        {"pooled": (1536,), "map": (1536, 6, 6)},
+    ),
+    "swinv2_l_384": _timm(
+        "Swin", "swinv2_large_window12to24_192to384", FrameInput(384), {"pooled": (1536,), "map": (1536, 12, 12)}
+    ),
+    "dinov2_l14": _timm("DINO", "vit_large_patch14_dinov2", FrameInput(224), {"cls": (1024,), "patch": (256, 1024)}),
+    "dinov3_l16": _timm("DINO", "vit_large_patch16_dinov3", FrameInput(256), {"cls": (1024,), "patch": (256, 1024)}),
+    "tome_vit_l16_384": EncoderSpec(
+        "extractors.tome:ToMe",
+        "vit_large_patch16_384",
+        (FrameInput(384, transform=Transform(short_side=438)),),
+        {"tokens": (14, 1024)},
+    ),
+    # Video
+    "videomae_b16": EncoderSpec(
+        "extractors.videomae:VideoMAE",
+        "videomae-base",
+        (FrameInput(224, fps=16, transform=Transform("bilinear")),),
+        {"pooled": (768,), "tubes": (8, 768)},
+    ),
+    # Audio
+    "vggish": _vggish("VGGish"),
+    "vggish_hop096": _vggish("VGGish", hop=15360),
+    "vggish_hop096_pca": _vggish("VGGishPCA", hop=15360),
     "panns_cnn14": EncoderSpec(
         "extractors.panns:PANNs", "Cnn14", (AudioInput(32000, seconds=2),), {"embedding": (2048,)}
+    ),
+    "clap_htsat": EncoderSpec("extractors.clap:CLAP", "clap-htsat", (AudioInput(48000),), {"embedding": (512,)}),
+    "ast": EncoderSpec(
+        "extractors.ast:AST", "ast", (AudioInput(16000),), {"cls": (768,), "distillation": (768,), "pooled": (768,)}
     ),
 }
 
@@ -141,6 +208,11 @@ def encoder_class(name: str) -> type[Encoder]:
     """The class of an encoder. Raises EncoderError if there is none."""
     module, class_name = encoder_spec(name).loader.split(":")
     return getattr(import_module(module), class_name)
+
+
+def text_encoders() -> str:
+    """The names of the encoders that have text outputs, for messages."""
+    return ", ".join(name for name, spec in ENCODERS.items() if spec.text_outputs)
 
 
 def is_hub_tag(weights: str) -> bool:

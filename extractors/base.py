@@ -2,19 +2,23 @@
 
 import hashlib
 import socket
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import safetensors.torch
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from extractors import EncoderError, EncoderSpec, is_file, major_minor
+from extractors import EncoderError, EncoderSpec, is_file, major_minor, text_encoders
 
 CONNECT_SECONDS = 10  # without an answer of a server in this time a download is impossible
 
@@ -22,7 +26,7 @@ CONNECT_SECONDS = 10  # without an answer of a server in this time a download is
 class Encoder(ABC):
     """A frozen network in evaluation mode.
 
-    Subclasses define `build`, `fetch` and `encode`, those with text outputs `encode_text` too, and name in `libraries`
+    Subclasses define `build`, `fetch` and `forward`, those with text outputs `encode_text` too, and name in `libraries`
     the packages besides PyTorch that decide their outputs. `provenance` becomes attributes of every file made with the
     encoder: weights (tag, file name or `random (seed n)`), weights_sha256 (of the file; of all tensors if random),
     pretrained, and libraries (package -> major.minor version: what can change an output beyond rounding).
@@ -42,9 +46,8 @@ class Encoder(ABC):
             name, found = f"random (seed {seed})", _digest_tensors(self.network)
             _check_sha256(weights, found, sha256, "another seed or library gives other random numbers")
             print(f"NOTE: {spec.model} has seeded random weights (seed {seed}), not pretrained ones", flush=True)
+            self._fill(self.network.state_dict())
         else:
-            with _NoInitialization():
-                self.network = self.build()
             name, found = self._load(weights, sha256)
         self.network.eval().requires_grad_(False).to(self.device, self.dtype)
         self.provenance: dict[str, Any] = {
@@ -66,17 +69,28 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def encode(self, *windows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Encode B windows in time, one array for each of `spec.inputs`, in their order.
+    def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode B windows in time, one tensor on the encoder's device for each of `spec.inputs`, in their order.
 
         Frames are uint8 (B, size, size, 3) or (B, fps, size, size, 3), audio float32 (B, seconds * rate).
-        Returns name -> float32 (B, *spec.outputs[name]) for each output, on the encoder's device.
+        Returns name -> (B, *spec.outputs[name]) for each output, of any floating-point type.
         """
+
+    @torch.inference_mode()
+    def encode(
+        self, *windows: np.ndarray | torch.Tensor, outputs: Sequence[str] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """`forward` of arrays or tensors on any device: float32 outputs (default: all) on the encoder's device."""
+        tensors = (
+            torch.as_tensor(np.require(w, requirements="W")) if isinstance(w, np.ndarray) else w for w in windows
+        )
+        encoded = self.forward(*(tensor.to(self.device, non_blocking=True) for tensor in tensors))
+        return {name: encoded[name].float() for name in outputs or self.spec.outputs}
 
     def encode_text(self, texts: list[str], sentence: str) -> dict[str, torch.Tensor]:
         """Encode Q texts: name -> (Q, *spec.text_outputs[name]) for each text output, and `length` (Q,), the number of
         a text's tokens. `sentence` is eot, first or mean: the tokens that `sentence` is made from."""
-        raise EncoderError(f"{self.spec.model} has no text outputs; use one of the CLIP encoders")
+        raise EncoderError(f"{self.spec.model} has no text outputs; use one of {text_encoders()}")
 
     @staticmethod
     def tokens(text: str) -> list[str]:
@@ -87,44 +101,66 @@ class Encoder(ABC):
         """A published file's tensors under the names that the network has; those that it does not need are left out."""
         return state
 
+    def fuse(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A published tensor as a faster network with the same outputs has it."""
+        return tensor
+
     def _load(self, weights: str, sha256: str | None) -> tuple[str, str]:
-        """Fill the network from a file or a hub tag; returns the weights' name and sha256."""
+        """Build the network and fill it from a file or a hub tag; returns the weights' name and sha256."""
         if is_file(weights):
             path = Path(weights)
             name, remedy = path.name, "fetch the file again"
         else:
             path = self.fetch(weights).resolve()
             name, remedy = weights, f"delete {path}, a download in the library's cache, and run again to download it"
+        with ThreadPoolExecutor(1) as thread:
+            digest = thread.submit(_digest_file, path)
+            with _NoInitialization():
+                self.network = self.build()
         try:
-            found = _digest_file(path)
+            found = digest.result()
         except OSError as error:
             raise EncoderError(f"weights {path}: {error.strerror}; give a hub tag, a file, or random") from None
         _check_sha256(str(path), found, sha256, remedy)
         try:
-            self.network.load_state_dict(self.adapt(read_state_dict(path)))
+            self._fill(self.adapt(read_state_dict(path)))
         except RuntimeError as error:  # PyTorch's for names and shapes that differ
             raise EncoderError(f"weights {path}: not a state dict of {self.spec.model}: {error}") from error
         except ValueError as error:
             raise EncoderError(f"weights {path}: {error}; {remedy}") from error
         return name, found
 
+    def _fill(self, state: dict[str, torch.Tensor]) -> None:
+        """Give the network its tensors, each converted and moved by itself: a file is never in memory as a whole.
+
+        They are always copies. Those of a file are mapped, and would change if the file did.
+        """
+        converted = {
+            name: self.fuse(name, tensor).to(
+                self.device, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True
+            )
+            for name, tensor in state.items()
+        }
+        self.network.load_state_dict(converted, assign=True)
+
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """A weights file's tensors, without running code of the file; of a checkpoint, those under `model`.
+    """A weights file's tensors, without running code of the file; of a checkpoint, those under its usual key.
 
     Raises ValueError for a file that is no state dict.
     """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
     except Exception as error:  # both readers raise many kinds for a file that is not theirs
         raise ValueError(
             f"cannot be read as a plain state dict ({error}); "
             "a TorchScript archive must be saved as one first (README.md, Weights), a broken file replaced"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError("must hold a state dict, names to tensors, and nothing else")
     return state
@@ -149,6 +185,24 @@ def download(url: str) -> Path:
     return path
 
 
+def download_from_hub(repository: str, names: Sequence[str]) -> Path:
+    """The first of the files `names` that a repository of Hugging Face has, in the hub's cache.
+
+    Raises EncoderError if none can be downloaded; without a network, after one short try.
+    """
+    for name in names:
+        cached = try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    with download_errors(repository):
+        for name in names:
+            # The download itself tries six times, 23 s each. Without a network this raises at once.
+            with suppress(EntryNotFoundError):
+                get_hf_file_metadata(hf_hub_url(repository, name), timeout=CONNECT_SECONDS)
+                return Path(hf_hub_download(repository, name))
+        raise FileNotFoundError(f"none of {', '.join(names)} is in the repository")
+
+
 @contextmanager
 def download_errors(name: str) -> Iterator[None]:
     """Errors of a download client as EncoderError."""
@@ -161,11 +215,14 @@ def download_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def normalize(frames: np.ndarray, mean: Sequence[float], std: Sequence[float], device: torch.device) -> torch.Tensor:
-    """B, S, S, 3 uint8 frames to B, 3, S, S float32, scaled to 0…1, less `mean`, over `std`."""
-    values = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float().div_(255)
-    channels = (torch.tensor(numbers, device=device).view(3, 1, 1) for numbers in (mean, std))
-    return values.sub_(next(channels)).div_(next(channels))
+def normalize(frames: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """uint8 frames B, …, S, S, 3 to float32 B, …, 3, S, S, scaled to 0…1, less `mean`, over `std`.
+
+    In memory the channels stay last, which is what convolutions on a GPU read fastest.
+    """
+    values = frames.float().div_(255)
+    values.sub_(torch.tensor(mean, device=frames.device)).div_(torch.tensor(std, device=frames.device))
+    return values.movedim(-1, -3)
 
 
 def initialize_he(network: nn.Module) -> None:
@@ -181,14 +238,19 @@ def initialize_he(network: nn.Module) -> None:
 
 
 class _NoInitialization(TorchFunctionMode):
-    """Leaves out torch.nn.init within a block: 6 s of drawing numbers for ViT-L/14 that a file then replaces."""
+    """Within the block, parameters keep the memory that they are given: neither are numbers drawn for them (6 s for
+    ViT-L/14) nor are they changed in any other way, since a file then replaces them. Buffers are computed as always:
+    some are in no file, so that a network without any memory (PyTorch's meta device) would lack them."""
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
-        return func(*args, **(kwargs or {}))
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        in_place = name.endswith("_") and not name.endswith("__")
+        if name in ("normal_", "uniform_", "erfinv_") or (in_place and isinstance(target, nn.Parameter)):
+            return target
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -204,6 +266,11 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 def _check_sha256(weights: str, found: str, expected: str | None, remedy: str) -> None:
     if expected is not None and expected != found:
         raise EncoderError(f"weights {weights}: sha256 is {found}, expected {expected}; {remedy}")
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Whether a file has the zip layout that PyTorch maps into memory; its older layout is read as a whole."""
+    return zipfile.is_zipfile(path)
 
 
 def _digest_file(path: Path) -> str:

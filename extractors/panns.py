@@ -5,13 +5,13 @@ from functools import cache
 from pathlib import Path
 
 import librosa
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from extractors import EncoderError
 from extractors.base import Encoder, initialize_he
+from extractors.spectrogram import centred_frames, decibels, power_spectrum
 
 SAMPLE_RATE = 32000
 WINDOW, HOP = 1024, 320  # samples
@@ -45,21 +45,16 @@ class PANNs(Encoder):
         unused = ("spectrogram_extractor.", "logmel_extractor.", "fc_audioset.")
         return {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
 
-    @torch.inference_mode()
-    def encode(self, *windows: np.ndarray) -> dict[str, torch.Tensor]:
+    def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
         """B, 64000 float32 samples to embedding B, 2048."""
-        (audio,) = windows
-        spectrogram = log_mel(torch.from_numpy(audio).to(self.device))
-        return {"embedding": self.network(spectrogram.to(self.dtype)).float()}
+        return {"embedding": self.network(log_mel(windows[0]).to(self.dtype))}
 
 
 def log_mel(samples: torch.Tensor) -> torch.Tensor:
     """B, samples to B, frames, 64: the log-mel spectrogram in dB of the authors' torchlibrosa, one frame per 10 ms."""
     window = torch.hann_window(WINDOW, device=samples.device)
-    spectrum = torch.stft(samples, WINDOW, HOP, window=window, pad_mode="reflect", return_complex=True)
-    power = spectrum.real.square() + spectrum.imag.square()
-    bands = _mel_filters().to(samples.device) @ power
-    return 10 * bands.clamp(min=1e-10).log10().transpose(1, 2)
+    power = power_spectrum(centred_frames(samples, WINDOW, HOP), window, WINDOW)
+    return decibels(power @ _mel_filters().to(samples.device).T)
 
 
 @cache

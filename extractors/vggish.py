@@ -1,20 +1,27 @@
-"""VGGish (Hershey et al., 2017) through torchvggish: 128 numbers per second, without PCA and quantisation."""
+"""VGGish (Hershey et al., 2017) through torchvggish: 128 numbers per example of 0.96 s."""
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torchvggish import torchvggish, vggish_input
+from torchvggish import mel_features, torchvggish, vggish_params
 
 from extractors import EncoderError
-from extractors.base import Encoder, download, initialize_he
+from extractors.base import Encoder, download, initialize_he, read_state_dict
+from extractors.spectrogram import power_spectrum
 
-SAMPLE_RATE = 16000
+WINDOW, HOP, FFT = 400, 160, 512  # samples at 16 kHz: 25 ms, 10 ms, and the next power of 2
+FRAMES = 96  # per example, 0.96 s
 
 
 class VGGish(Encoder):
-    """One embedding per second, from the log-mel example of the second's first 0.96 s."""
+    """One embedding per window, from the log-mel example of its first 0.96 s, without PCA and quantisation.
+
+    The windows of `vggish` are the video's seconds. Those of `vggish_hop096` follow each other every 0.96 s, as in the
+    release of AudioSet: row i begins at 0.96 i, so that row 59 is 2.36 s earlier than second 59.
+    """
 
     libraries = ("torchvggish",)
 
@@ -28,12 +35,53 @@ class VGGish(Encoder):
             raise EncoderError(f"weights {tag!r} of vggish: no such tag; use torchvggish, a file, or random")
         return download(torchvggish.VGGISH_WEIGHTS)
 
-    @torch.inference_mode()
-    def encode(self, *windows: np.ndarray) -> dict[str, torch.Tensor]:
+    def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
         """B, 16000 float32 samples to embedding B, 128."""
-        (audio,) = windows
-        examples = np.concatenate(
-            [vggish_input.waveform_to_examples(second, SAMPLE_RATE, return_tensor=False) for second in audio]
-        )
-        batch = torch.from_numpy(examples).unsqueeze(1).to(self.device, self.dtype)
-        return {"embedding": self.network(batch).float()}
+        return {"embedding": self.network(log_mel(windows[0]).unsqueeze(1).to(self.dtype))}
+
+
+class VGGishPCA(VGGish):
+    """The embeddings of AudioSet's release: PCA with whitening, cut to -2…2 and quantised to 0…255.
+
+    A weights file may hold the PCA's tensors pca_eigen_vectors (128, 128) and pca_means (128); to one without them, as
+    torchvggish publishes it, those of torchvggish are added.
+    """
+
+    def build(self) -> nn.Module:
+        network = super().build()
+        network.pca_eigen_vectors = nn.Parameter(torch.empty(128, 128).normal_(std=128**-0.5))
+        network.pca_means = nn.Parameter(torch.zeros(128))
+        return network
+
+    def adapt(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if "pca_means" not in state:
+            state = state | read_state_dict(download(torchvggish.PCA_PARAMS))
+        return state | {"pca_means": state["pca_means"].reshape(-1)}
+
+    def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """B, 16000 float32 samples to embedding B, 128, whole numbers of 0 to 255."""
+        embedding = super().forward(*windows)["embedding"].float()
+        net: Any = self.network
+        projected = (embedding - net.pca_means.float()) @ net.pca_eigen_vectors.float().T
+        return {"embedding": ((projected.clamp(-2, 2) + 2) * (255 / 4)).round()}
+
+
+def log_mel(samples: torch.Tensor) -> torch.Tensor:
+    """B, at least 15600 samples to B, 96, 64: torchvggish's log-mel example, computed for the batch at once."""
+    frames = samples[:, : WINDOW + (FRAMES - 1) * HOP].unfold(-1, WINDOW, HOP)
+    window = torch.hann_window(WINDOW, device=samples.device)
+    magnitude = power_spectrum(frames, window, FFT).sqrt()
+    return (magnitude @ _mel_filters().to(samples.device) + vggish_params.LOG_OFFSET).log()
+
+
+@cache
+def _mel_filters() -> torch.Tensor:
+    """257 frequencies to 64 bands."""
+    filters = mel_features.spectrogram_to_mel_matrix(
+        num_mel_bins=vggish_params.NUM_MEL_BINS,
+        num_spectrogram_bins=FFT // 2 + 1,
+        audio_sample_rate=vggish_params.SAMPLE_RATE,
+        lower_edge_hertz=vggish_params.MEL_MIN_HZ,
+        upper_edge_hertz=vggish_params.MEL_MAX_HZ,
+    )
+    return torch.from_numpy(filters).float()

@@ -1,4 +1,4 @@
-"""The tables of a model's paper made again: what each row changes, the scores, and the paper's figure."""
+"""The tables of the models' papers made again: what each row changes, the scores, and the paper's figure."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import dataset_dir
+from pipeline.config import dataset_dir, kept_features
 from pipeline.errors import AVQAError
+from pipeline.models import settings_class
 from pipeline.storage.atomic import atomic
 
 MANIFESTS = Path(__file__).parent.parent / "manifests"
@@ -16,38 +17,75 @@ SCENARIOS = {"a_qa": "Audio", "v_qa": "Visual", "av_qa": "Audio-Visual", "avg": 
 
 
 def read_grid(config: dict) -> pd.DataFrame:
-    """The rows of the configured tables of the first model, from manifests/<architecture>_tables.csv; none if the
-    model has no such file. Raises AVQAError if there is no such table."""
-    path = MANIFESTS / f"{next(iter(config['models'].values()))['architecture']}_tables.csv"
+    """The rows of the configured tables of each model's paper, from manifests/<architecture>_tables.csv.
+
+    `entry` is the model's name in the configuration: of several with one architecture, the one of its name, or else the
+    first. Rows that read features which no encoder keeps are left out. Raises AVQAError if there is no such table.
+    """
+    grids = [_read_tables(entry, config["models"][entry]["architecture"]) for entry in _entries(config)]
+    grid = pd.concat(grids, ignore_index=True) if grids else pd.DataFrame(columns=["entry", *GRID_COLUMNS])
+    named = grid["entry"] + "_" + grid["table"]
+    tables = config["ablations"].get("tables", named.unique())
+    if unknown := sorted(set(tables) - set(named) - set(grid["table"])):
+        known = ", ".join(named.unique()) or "no tables"
+        raise AVQAError(f"ablations.tables: there is no {unknown[0]}; the models' papers have {known}")
+    readable = [not lacking_features(config, row) for row in grid.to_dict("records")]
+    return grid[(named.isin(tables) | grid["table"].isin(tables)) & np.array(readable, bool)]
+
+
+def _entries(config: dict) -> list[str]:
+    """One entry for each architecture."""
+    chosen: dict[str, str] = {}
+    for name, entry in config["models"].items():
+        if entry["architecture"] not in chosen or name == entry["architecture"]:
+            chosen[entry["architecture"]] = name
+    return list(chosen.values())
+
+
+def _read_tables(entry: str, architecture: str) -> pd.DataFrame:
+    path = MANIFESTS / f"{architecture}_tables.csv"
     grid = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=GRID_COLUMNS)
-    tables = config["ablations"].get("tables", grid["table"].unique())
-    if unknown := sorted(set(tables) - set(grid["table"])):
-        known = ", ".join(grid["table"].unique()) or "no tables"
-        raise AVQAError(f"ablations.tables: there is no {unknown[0]}; {path.name} has {known}")
-    return grid[grid["table"].isin(tables)]
+    return grid.assign(entry=entry)
 
 
-def write_table(config: dict, table: str) -> str:
-    """Write <results>/<data set>/ablations/<table>.csv: accuracy in %, mean and deviation over seeds, and the paper's.
+def lacking_features(config: dict, row: dict) -> list[str]:
+    """The features that a row of a grid reads and no encoder of the configuration keeps."""
+    settings, kept = json.loads(row["settings"]), kept_features(config)
+    wanted = [settings[name] for name in settings_class(row["model"]).features if name in settings]
+    return [name for name in wanted if kept and name not in kept]
+
+
+def changed_entry(entry: dict, changes: dict) -> dict:
+    """An entry of `models` with what the row of a table changes in it."""
+    schedule = {"train": entry.get("train", {}) | changes["train"]} if "train" in changes else {}
+    return entry | changes | schedule
+
+
+def write_table(config: dict, model: str, table: str) -> str:
+    """Write <results>/<data set>/ablations/<model>/<table>.csv: accuracy in %, mean and deviation over seeds, and the
+    paper's figures, those of other columns of the grid too.
 
     Returns the table as text. Raises AVQAError if there is no such table or a row has no scores yet.
     """
-    grid = read_grid(config | {"ablations": {"tables": [table]}})
+    grid = read_grid(config | {"models": {model: config["models"][model]}, "ablations": {"tables": [table]}})
     folder, seeds = dataset_dir(config) / "ablations", config["train"]["seeds"]
     lines = []
     for row in grid.to_dict("records"):
-        runs = [_scores(folder / f"table~{table}" / f"row~{row['row']}" / f"seed-{seed}") for seed in seeds]
+        place = folder / model / f"table~{table}" / f"row~{row['row']}"
+        runs = [_scores(place / f"seed-{seed}") for seed in seeds]
         line = {"row": row["label"]}
         for column, scenario in SCENARIOS.items():
             values = 100 * np.array([_accuracy(run, scenario) for run in runs])
             line[column] = round(float(values.mean()), 2)
             line[f"{column}_sd"] = round(float(values.std(ddof=1)), 2) if len(values) > 1 else None
             line[f"{column}_paper"] = row[column]
-        lines.append(line)
-    made = pd.DataFrame(lines)
-    with atomic(folder / f"{table}.csv") as partial:
+        others = row.keys() - {"entry", *GRID_COLUMNS}
+        lines.append(line | {f"{name}_paper": row[name] for name in grid.columns if name in others})
+    made = pd.DataFrame(lines).dropna(axis="columns", how="all")
+    with atomic(folder / model / f"{table}.csv") as partial:
         made.to_csv(partial, index=False)
-    return f"{table}, {len(seeds)} seed(s), data set {config['dataset']}\n{made.to_string(index=False, na_rep='')}"
+    head = f"{table} of {model}, {len(seeds)} seed(s), data set {config['dataset']}"
+    return f"{head}\n{made.to_string(index=False, na_rep='')}"
 
 
 def _scores(folder: Path) -> dict:

@@ -10,11 +10,15 @@ import sys
 from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
-from pipeline.config import check_config, collection_dir, dataset_dir, load_config
+from pipeline.config import check_config, collection_dir, dataset_dir, load_config, text_encoders
+from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError, out_of_memory, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
+from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.shard_list import Video, read_shard_list
+
+EXPORTS = ("webdataset", "datasets", "safetensors")  # rows of pipeline/data/containers.py
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +126,7 @@ def index(args: argparse.Namespace) -> None:
     from pipeline.index import build_index
 
     config = _config(args, "dataset", "videos", "encoders", "text")
-    build_index(dataset_dir(config), collection_dir(config), list(config["encoders"]), config["text"]["encoder"])
+    build_index(dataset_dir(config), collection_dir(config), list(config["encoders"]), *text_encoders(config))
 
 
 def failures(args: argparse.Namespace) -> None:
@@ -133,21 +137,33 @@ def failures(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
+    from pipeline.ablations import changed_entry
     from pipeline.train import train
 
     claim()
     config = _config(args, "dataset", "models", "train")
     name = args.model or next(iter(config["models"]))
     if args.settings:
-        config["models"][name] |= json.loads(args.settings)
-        check_config(config, "--settings")
+        config["models"][name] = changed_entry(config["models"][name], json.loads(args.settings))
+        check_config(config, "--settings", ("dataset", "models", "train"))
+    if args.workers is not None:
+        config["train"]["workers"] = args.workers
     train(config, name, args.seed, args.out)
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from pipeline.evaluate import evaluate, evaluate_by_second, format_scores
+    from pipeline.evaluate import evaluate, evaluate_by_second, evaluate_released, format_scores
 
     claim()
+    if args.checkpoint:
+        if not args.config or not args.model:
+            raise AVQAError("--checkpoint: needs --config FILE and --model NAME, which say what features it reads")
+        config = _config(args, "dataset", "models")
+        folder = args.folder or dataset_dir(config) / "released" / args.model
+        print(format_scores(evaluate_released(config, args.model, args.checkpoint, folder, args.split)))
+        return
+    if not args.folder:
+        raise AVQAError("give the folder that `avqa train` wrote, or --checkpoint FILE")
     print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out)))
     if args.steps:
         print(evaluate_by_second(args.folder, args.split).to_string(index=False))
@@ -160,6 +176,15 @@ def model(args: argparse.Namespace) -> None:
     except (TypeError, ValueError) as error:
         raise AVQAError(f"--settings: {error}") from error
     print(model.report())
+
+
+def reproduction(args: argparse.Namespace) -> None:
+    from pipeline.reproduction import reproduction
+
+    text = reproduction()
+    if args.out:
+        write_if_changed(args.out, text)
+    print(text)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -198,18 +223,41 @@ def look(args: argparse.Namespace) -> None:
 def ablations(args: argparse.Namespace) -> None:
     from pipeline.ablations import write_table
 
-    print(write_table(_config(args, "dataset", "models", "train"), args.table))
+    config = _config(args, "dataset", "models", "train")
+    print(write_table(config, args.model or next(iter(config["models"])), args.table))
 
 
 def verify(args: argparse.Namespace) -> None:
-    from pipeline.storage.features import FeatureIndex, damaged_files
+    from pipeline.verify import run
 
-    config = _config(args, "dataset", "videos")
-    damage = damaged_files(collection_dir(config), dataset_dir(config))
-    if damage:
-        raise AVQAError(f"{len(damage)} damaged files\n" + "\n".join(damage))
-    FeatureIndex(dataset_dir(config) / "features.h5").close()
-    log.info(f"{config['dataset']}: every file of features is whole")
+    run(args.path, args.json, show=print)
+
+
+def compare(args: argparse.Namespace) -> None:
+    from pipeline.compare import compare, plot
+
+    result = compare(args.a, args.b, args.output)
+    print(result)
+    if args.plot:
+        plot(result, args.plot)
+
+
+def provenance(args: argparse.Namespace) -> None:
+    from pipeline.provenance import provenance
+
+    print(provenance(args.file))
+
+
+def export(args: argparse.Namespace) -> None:
+    from pipeline.export import export
+
+    export(args.folder, args.layout, args.out, dtype=args.dtype, force=args.force)
+
+
+def import_(args: argparse.Namespace) -> None:
+    from pipeline.import_ import import_features
+
+    import_features(args.folder, args.layout, _config(args, "dataset", "videos", "annotations"))
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -241,7 +289,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(run, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            run.__name__, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter, description=help
+            run.__name__.rstrip("_"),
+            help=help,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            description=help,
         )
         sub.set_defaults(run=run)
         return sub
@@ -256,7 +307,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--sha256", help="expected sha256 of the weights file")
         sub.add_argument("--seed", type=int, default=0, help="seed of random weights")
         sub.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-        sub.add_argument("--batch-size", type=int, default=32)
+        sub.add_argument("--batch-size", type=int, help="seconds or texts that are encoded together")
         sub.add_argument("--out", required=True)
 
     sub = command(synthesize, "Make the demo's clips and questions.")
@@ -315,10 +366,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
     sub.add_argument("--settings", help='JSON of the model\'s settings to change, such as {"inputs": ["question"]}')
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--workers", type=int, help="batches read ahead at the same time (default: the configuration's)")
     sub.add_argument("--out", required=True)
 
-    sub = command(evaluate, "Score a trained model.")
-    sub.add_argument("folder", metavar="DIR", help="what `avqa train` wrote")
+    sub = command(evaluate, "Score a trained model, or a published checkpoint.")
+    sub.add_argument(
+        "folder", metavar="DIR", nargs="?", help="what `avqa train` wrote; of a checkpoint, where to write"
+    )
+    sub.add_argument("--checkpoint", help="published weights, .safetensors or .pt")
+    sub.add_argument("--model", help="of the checkpoint: name under models: in the configuration")
+    sub.add_argument("--config", help="of the checkpoint: configuration with the data set and the features")
+    sub.add_argument("--dataset", help="of the checkpoint: which data set of a configuration with several")
     sub.add_argument("--split", default="test")
     sub.add_argument("--questions-of", help="folder in results of another data set, whose questions are asked in place")
     sub.add_argument("--out", help="folder for the scores (default: DIR)")
@@ -329,6 +387,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seconds", type=int, help="of the video (default: as in the model's paper)")
     sub.add_argument("--answers", type=int, default=42, help="to choose from")
     sub.add_argument("--settings", default="{}", help='JSON of the model\'s settings, such as {"width": 256}')
+
+    sub = command(reproduction, "Compare the papers' numbers that need no training with ours.")
+    sub.add_argument("--out", type=Path, help="Markdown file to write, such as manifests/reproduction.md")
 
     sub = command(explain, "Examine what a trained model's answers depend on: modalities, seconds, words, features.")
     sub.add_argument("folder", metavar="DIR", help="what `avqa train` wrote")
@@ -354,10 +415,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command(ablations, "Put the scores of one table of a model's paper beside the paper's.")
     add_config(sub)
+    sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
     sub.add_argument("--table", required=True, help="a name in manifests/<architecture>_tables.csv")
-
-    sub = command(verify, "Read every number of a data set's features and name the files that are damaged.")
-    add_config(sub)
 
     sub = command(plan, "Jobs, hours, temporary disk and bytes that a data set will take.")
     add_config(sub)
@@ -369,4 +428,31 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(weights, "Download the weights of an encoder, where they are not in the cache yet.")
     sub.add_argument("--encoder", required=True, choices=list(ENCODERS))
     sub.add_argument("--weights", required=True, help="a hub tag")
+
+    sub = command(verify, "Check every number of features and whether they belong together; errors end in status 1.")
+    sub.add_argument("path", metavar="PATH", help="an HDF5 file, a folder of results, or a configuration")
+    sub.add_argument("--json", help="write the findings to this file as well")
+
+    sub = command(compare, "Say whether two sets of features are the same, shifted, scaled, or of another encoder.")
+    for name in ("a", "b"):
+        sub.add_argument(name, metavar=name.upper(), help="a features file, or a folder of .h5 or .npy files")
+    sub.add_argument("--output", help="which output of an encoder with several, such as cls")
+    sub.add_argument("--plot", metavar="FILE", help="similarity by second and by shift, and norms, as an image")
+
+    sub = command(provenance, "Print where a file comes from and the command that makes it again.")
+    sub.add_argument("file", metavar="FILE", help="an HDF5 file of the pipeline, or the folder of an export")
+
+    sub = command(export, "Write a data set's features as published models and other tools read them.")
+    sub.add_argument("folder", metavar="DIR", help="results of a data set")
+    sub.add_argument("--layout", required=True, choices=[*LAYOUTS, *EXPORTS])
+    sub.add_argument("--out", required=True, help="folder; an interrupted export resumes there")
+    sub.add_argument("--dtype", choices=["float32", "float16"], default="float32")
+    sub.add_argument(
+        "--force", action="store_true", help="export features that are not those of the layout's release, and list how"
+    )
+
+    sub = command(import_, "Take published .npy folders over into shards, so that a model can be trained on them.")
+    sub.add_argument("folder", metavar="DIR", help="holds the layout's folders, or links to them")
+    sub.add_argument("--layout", required=True, choices=list(LAYOUTS))
+    add_config(sub)
     return parser

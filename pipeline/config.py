@@ -5,27 +5,26 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import jsonschema
 import yaml
 
 from extractors import ENCODERS, FrameInput, is_file
+from extractors import text_encoders as known_text_encoders
 from pipeline.cards import apply_card
 from pipeline.data.formats import FORMATS
 from pipeline.errors import AVQAError
-from pipeline.models import entry_schema, entry_settings
-from pipeline.models.settings import StrictValidator
+from pipeline.models import entry_schema, entry_settings, settings_class
+from pipeline.models.settings import TOKENS, StrictValidator
 
 ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
+OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with a given seed depends on
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
-OF_A_RUN = (
-    "models",
-    "train",
-    "text",
-    "encoders",
-)  # settings that a data set shares with those that its models are from
+OF_A_RUN = ("models", "train", "text", "encoders")  # settings that a data set shares with those its models are from
+PROTOCOLS = ROOT / "manifests" / "protocols.yaml"
 
 
 def load_config(source: str | Path, *sections: str, dataset: str | None = None) -> dict:
@@ -122,9 +121,14 @@ def _as_results(config: dict, section: str) -> object:
 
 
 def check_config(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
-    """One data set's configuration with defaults filled in. Raises AVQAError naming `source` and every wrong field."""
+    """One data set's configuration with its card, its protocol and defaults filled in.
+
+    Raises AVQAError naming `source` and every wrong field.
+    """
     if isinstance(config, dict):
         apply_card(config)
+    if isinstance(config, dict) and isinstance(config.get("protocol"), str):
+        _fill_below(config, read_protocols().get(config["protocol"], {}))
     errors = sorted(
         _Validator(_schema(config, sections)).iter_errors(config), key=lambda e: [*map(str, e.absolute_path)]
     )
@@ -137,6 +141,20 @@ def check_config(config: object, source: str | Path = "configuration", sections:
     return config
 
 
+def read_protocols() -> dict[str, dict]:
+    """Name of a published model's protocol -> the sections of a configuration that it stands for."""
+    return yaml.safe_load(PROTOCOLS.read_text(encoding="utf-8"))
+
+
+def _fill_below(settings: dict, defaults: dict) -> None:
+    """Add what `settings` lacks, at every depth."""
+    for name, value in defaults.items():
+        if isinstance(value, dict) and isinstance(settings.setdefault(name, {}), dict):
+            _fill_below(settings[name], value)
+        else:
+            settings.setdefault(name, value)
+
+
 def _schema(config: object, sections: tuple[str, ...]) -> dict:
     """config/schema.yaml, and what follows from the registries of encoders, formats and models."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
@@ -147,7 +165,9 @@ def _schema(config: object, sections: tuple[str, ...]) -> dict:
     properties = schema["properties"]
     properties["models"]["properties"] = {name: entry_schema(name, models[name]) for name in models}
     properties["format"]["enum"] = list(FORMATS)
+    properties["protocol"]["enum"] = list(read_protocols())
     properties["encoders"]["propertyNames"] = properties["text"]["properties"]["encoder"] = {"enum": list(ENCODERS)}
+    properties["text"]["properties"]["others"]["propertyNames"] = {"enum": list(ENCODERS)}
     return schema
 
 
@@ -161,21 +181,21 @@ def _sentence(error: jsonschema.ValidationError) -> str:
 def _contradictions(config: dict) -> Iterator[str]:
     """Mistakes that only a comparison of fields reveals; each line begins with the field."""
     encoders, models, videos = config.get("encoders", {}), config.get("models", {}), config.get("videos")
+    kept = kept_features(config)
     if videos and videos["pattern"] is None:
         if "audio_pattern" not in videos:
             yield "videos.pattern: is null, so videos.audio_pattern must say where the audio files are"
         for name in encoders:
             if any(isinstance(item, FrameInput) for item in ENCODERS[name].inputs):
                 yield f"encoders.{name}: reads frames, and videos.pattern: null says that there are audio files alone"
-    kept = {name: entry.get("outputs", list(ENCODERS[name].outputs)) for name, entry in encoders.items()}
-    for name, outputs in kept.items():
-        for output in outputs:
+    for name, entry in encoders.items():
+        for output in entry.get("outputs", ()):
             if output not in ENCODERS[name].outputs:
                 yield f"encoders.{name}.outputs: has no {output}; it has {', '.join(ENCODERS[name].outputs)}"
-    text = config.get("text")
-    texts = ENCODERS[text["encoder"]].text_outputs if text else {}
-    if text and not texts:
-        yield f"text.encoder: {text['encoder']} reads no text; use one of the CLIP encoders"
+    texts = text_encoders(config)
+    for name in texts:
+        if not ENCODERS[name].text_outputs:
+            yield f"text: {name} reads no text; use one of {known_text_encoders()}"
     for name, entry in models.items():
         try:
             settings = entry_settings(entry)
@@ -183,12 +203,20 @@ def _contradictions(config: dict) -> Iterator[str]:
             yield f"models.{name}: {error}"
             continue
         for feature in settings.features if encoders else ():
-            encoder, output = entry[feature].split("/")
-            if output not in kept.get(encoder, ()):
-                known = ", ".join(f"{e}/{o}" for e, outputs in kept.items() for o in outputs)
+            if entry[feature] not in kept:
+                known = ", ".join(kept)
                 yield f"models.{name}.{feature}: {entry[feature]} is not kept by any encoder; these are: {known}"
-        for lacking in settings.texts.keys() - texts.keys() if text else ():
-            yield f"text.encoder: gives no {lacking}, which models.{name} reads"
+        if stage := training(config, name)["pretrain"]:
+            try:
+                pretraining_entry(entry, stage)
+            except ValueError as error:
+                yield f"models.{name}: pretrain.settings: {error}"
+        encoder = entry.get("text", next(iter(texts), None))
+        if texts and encoder not in texts:
+            yield f"models.{name}.text: {encoder} is not among the text encoders, {', '.join(texts)}; see text.others"
+        elif texts:
+            for lacking in settings.texts.keys() - set(TOKENS) - ENCODERS[encoder].text_outputs.keys() - {"length"}:
+                yield f"text: {encoder} gives no {lacking}, which models.{name} reads"
     annotations = config.get("annotations")
     if isinstance(annotations, str) and not Path(annotations).suffix:
         yield "annotations: is a folder, which needs a card that says what is in it; see manifests/ for the cards"
@@ -201,6 +229,56 @@ def _contradictions(config: dict) -> Iterator[str]:
 def is_trained(config: dict) -> bool:
     """Whether models are trained on the data set, and not only scored."""
     return config.get("dataset") in config.get("trained_on", [])
+
+
+def text_encoders(config: dict) -> dict[str, dict]:
+    """The settings of each text encoder by name, that of `text.encoder` first."""
+    if "text" not in config:
+        return {}
+    own = {name: value for name, value in config["text"].items() if name not in ("encoder", "others")}
+    return {config["text"]["encoder"]: own, **config["text"].get("others", {})}
+
+
+def kept_features(config: dict) -> list[str]:
+    """The features that models can read, encoder/output."""
+    encoders = config.get("encoders", {}).items()
+    return [
+        f"{name}/{output}"
+        for name, entry in encoders
+        for output in entry.get("outputs", ENCODERS[name].default_outputs)
+    ]
+
+
+def training(config: dict, name: str) -> dict:
+    """How a model is trained: the schedule, and under `pretrain` that of the training before it, or None.
+
+    A value is the one that `models.<name>.train` has, else the section `train`, else the model's release, else what is
+    usual. Of a pretraining, each of these has its `pretrain` first. A complete schedule stays as it is.
+    """
+    entry = config["models"][name]
+    release = settings_class(entry["architecture"]).recipe
+    layers = [_usual_schedule(), release, config.get("train", {}), entry.get("train", {})]
+    stages = [layer["pretrain"] for layer in layers if "pretrain" in layer]
+    schedule: dict = {}
+    stage: dict = {}
+    for layer in layers:
+        own = {key: value for key, value in layer.items() if key not in (*OF_ALL_MODELS, "pretrain")}
+        schedule |= own
+        stage |= own | (layer.get("pretrain") or {})
+    return schedule | {"pretrain": {"settings": {}, **stage} if stages and stages[-1] is not None else None}
+
+
+def pretraining_entry(entry: dict, stage: dict) -> dict:
+    """The entry of a model as its pretraining has it. Raises ValueError naming a wrong setting."""
+    changed = entry | stage["settings"]
+    entry_settings(changed)
+    return changed
+
+
+@cache
+def _usual_schedule() -> dict:
+    schedule = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))["$defs"]["schedule"]["properties"]
+    return {name: value["usually"] for name, value in schedule.items()}
 
 
 def dataset_dir(config: dict) -> Path:

@@ -1,6 +1,7 @@
 """Score a trained model: accuracy overall, by scenario and by question type."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import safetensors.torch
 import torch
 import yaml
 
+from extractors.base import read_state_dict
 from pipeline.data.dataset import QuestionData
 from pipeline.data.formats.base import TYPES
 from pipeline.errors import AVQAError
-from pipeline.models import fast
+from pipeline.models import entry_settings, fast, model_class, settings_class
 from pipeline.models.base import AVQAModel
+from pipeline.models.settings import TOKENS
 from pipeline.storage.atomic import atomic
-from pipeline.train import build_model, frozen, load_data, predict
+from pipeline.train import build_model, frozen, load_data, of_one_model, predict
 
 
 def evaluate(
@@ -31,17 +34,70 @@ def evaluate(
     """
     folder, out = Path(folder), Path(out or folder)
     trained, model, data = load_trained(folder, questions_of)
-    schedule = trained["config"]["train"]
+    described = {"model": trained["model"], "seed": trained["seed"], "trained_on": trained["config"]["dataset"]}
+    return answer(model, data, trained["config"]["train"], trained["answers"], out, split, described)
+
+
+def evaluate_released(config: dict, name: str, checkpoint: str | Path, out: str | Path, split: str = "test") -> dict:
+    """Answer a split's questions with a published checkpoint, a .safetensors file or a .pt file of plain tensors.
+
+    `name` is an entry of `models` with the features to read. Writes to `out` and returns what `evaluate` does. Raises
+    AVQAError if the file is no checkpoint of the model, or not one for these features, words and answers.
+    """
+    config = of_one_model(config, name)
+    data = load_data(config, name, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    with fast.switched(config["train"]["fast"]):
+        model = load_released(config["models"][name], data, Path(checkpoint))
+    described = {"model": name, "checkpoint": str(checkpoint)}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return answer(model.to(data.device), data, config["train"], data.answers, Path(out), split, described)
+
+
+def load_released(entry: dict, data: QuestionData, checkpoint: Path) -> AVQAModel:
+    """The model of an entry with a published checkpoint's weights and sizes, for the data's shapes."""
+    if not checkpoint.is_file():
+        raise AVQAError(f"{checkpoint}: no such checkpoint")
+    chosen, usual = entry_settings(entry), settings_class(entry["architecture"])()
+    changes = {k: v for k, v in vars(chosen).items() if v != getattr(usual, k)}  # the others follow from the tensors
+    try:
+        published = model_class(entry["architecture"]).load_released(read_state_dict(checkpoint), **changes)
+    except ValueError as error:
+        raise AVQAError(f"{checkpoint}: {error}") from error
+    counts = {"answers": (published.num_answers, len(data.answers))}
+    if data.vocabulary is not None:
+        counts["words"] = (published.num_tokens, len(data.vocabulary))
+    for what, (theirs, ours) in counts.items():
+        if theirs != ours:
+            raise AVQAError(
+                f"{checkpoint}: is of a data set with {theirs} {what}, this one has {ours}; both are numbered in the "
+                "order of the training questions, so use the annotations that the checkpoint was trained on"
+            )
+    for name, shape in data.shapes.items():
+        if name not in TOKENS and published.shapes[name][1:] != shape[1:]:
+            expected = "×".join(map(str, published.shapes[name][1:]))
+            raise AVQAError(f"{checkpoint}: reads {name} features of size {expected}, not {entry.get(name, name)}")
+    model = build_model(entry | asdict(published.settings), data)
+    model.load_state_dict(published.state_dict())
+    return model.eval()
+
+
+def answer(
+    model: AVQAModel,
+    data: QuestionData,
+    schedule: dict,
+    answers: list[str],
+    out: Path,
+    split: str,
+    described: dict[str, object],
+) -> dict:
+    """Answer a split's questions, and write predictions and scores, with what describes the model, to a folder."""
     with fast.switched(schedule["fast"]):
         rows, scores = predict(model, data, split, schedule["batch_size"])
-
-    table = predictions(data, rows, scores, trained["answers"])
+    table = predictions(data, rows, scores, answers)
     summary = {
         **score_all(table),
         "split": split,
-        "model": trained["model"],
-        "seed": trained["seed"],
-        "trained_on": trained["config"]["dataset"],
+        **described,
         "questions_of_failed_videos": int(table["failed"].sum()),
         "encoders": {n: {k: p[k] for k in ("weights", "pretrained")} for n, p in data.provenance.items()},
     }
@@ -76,9 +132,10 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
         state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
     except FileNotFoundError as error:
         raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
-    config, name = trained["config"], trained["model"]
+    name = trained["model"]
+    config = trained["config"] = of_one_model(trained["config"], name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = load_data(config, name, device)
+    data = load_data(config, name, device, trained.get("vocabulary"))
     if data.answers != trained["answers"]:
         raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
     model = build_model(config["models"][name], data).to(device)
@@ -90,7 +147,8 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
     """Another data set as the model of `config` reads it: its features must be made as those of training were, and are
     standardized by the statistics of training. Raises AVQAError."""
     config = config | {"results": str(folder.parent), "dataset": folder.name}
-    data = load_data(config | {"train": config["train"] | {"standardize": False}}, name, trained.device)
+    plain = config | {"train": config["train"] | {"standardize": False}}
+    data = load_data(plain, name, trained.device, trained.vocabulary)
     for encoder, provenance in trained.provenance.items():
         for attribute in ("weights", "weights_sha256", "config"):
             if provenance[attribute] != data.provenance[encoder][attribute]:

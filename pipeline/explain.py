@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from extractors import encoder_class
+from extractors import EncoderError, encoder_class
 from pipeline.data.dataset import QuestionData
 from pipeline.evaluate import accuracy_by_second, load_trained, score
 from pipeline.models import fast
@@ -36,7 +36,7 @@ def explain(folder: str | Path, split: str = "test") -> dict:
         for name, part in PARTS.items():
             try:
                 explanation[name] = part(model, data, split, size)
-            except NotOffered as error:
+            except (NotOffered, EncoderError) as error:
                 explanation["not_offered"][name] = str(error)
     with atomic(folder / "explanation.json") as partial:
         partial.write_text(json.dumps(explanation, indent=1) + "\n", encoding="utf-8")

@@ -2,20 +2,25 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from extractors import EncoderSpec, Input, encoder_spec, load_encoder
+from extractors.base import Encoder
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import DECODED, PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.read_ahead import read_ahead
+
+BATCH_SIZES = {"cpu": 32, "cuda": 256}  # seconds
 
 
 class Piece(NamedTuple):
@@ -36,13 +41,15 @@ def extract_shard(
     sha256: str | None = None,
     seed: int = 0,
     dtype: str = "bfloat16",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> None:
     """Run an encoder over a segments file and write N, T, … float16 features under <encoder>/<output>.
 
     Only a video's true seconds are encoded; the padded rows repeat the last one, or are zeros, as the segments
     file was padded. A finished file of the same inputs, weights and outputs is left as it is; an interrupted run
-    resumes. Raises AVQAError if the file lacks an input of the encoder or a feature is not finite, and EncoderError.
+    resumes. The next batch is read and the one before is written while the encoder computes. `batch_size` is in
+    seconds, by default 32 on a CPU and 256 on a GPU; it is halved while it does not fit the GPU's memory.
+    Raises AVQAError if the file lacks an input of the encoder or a feature is not finite, and EncoderError.
     """
     spec = encoder_spec(encoder)
     outputs = _check_outputs(encoder, spec, outputs)
@@ -55,22 +62,92 @@ def extract_shard(
         videos = source["video_id"].asstr()[:].tolist()
         lengths = np.where(source["status"][:] == DECODED, source["num_segments"][:], 0)
         with ShardWriter(out, len(videos), layout, attributes, {"video_id": videos}) as writer:
-            rows = FeatureRows(writer, source, encoder, lengths)
+            rows = FeatureRows(writer, source, encoder, lengths, videos)
             # Batches are cut alike in every run: a sum's last bit may depend on what else is in its batch.
-            batches = [batch for batch in cut_batches(lengths, batch_size) if rows.due(batch)]
-            reads = (partial(read_windows, source, spec.inputs, lengths, batch) for batch in batches)
+            size = batch_size or BATCH_SIZES[model.device.type]
+            batches = [batch for batch in cut_batches(lengths, size) if rows.due(batch)]
+            on_gpu = model.device.type == "cuda"
+            reads = (partial(_read_tensors, source, spec.inputs, lengths, batch, on_gpu) for batch in batches)
+            encode = FittingEncoder(model, outputs)
             total = sum(piece.stop - piece.start for batch in batches for piece in batch)
-            with tqdm(total=total, desc=encoder, unit="s", mininterval=2) as bar:
+            with tqdm(total=total, desc=encoder, unit="s", mininterval=2) as bar, _WriteBehind() as writing:
                 for batch, windows in zip(batches, read_ahead(reads), strict=True):
-                    encoded = model.encode(*windows)
-                    features = {name: encoded[name].half().cpu().numpy() for name in outputs}
-                    if not all(np.isfinite(values).all() for values in features.values()):
-                        raise AVQAError(
-                            f"{segments}: {encoder} gives values that are not finite in float16 for one of videos "
-                            f"{[videos[piece.video] for piece in batch]}; try dtype: float32"
-                        )
-                    rows.add(batch, features)
+                    writing.submit(partial(rows.add, batch, _on_host(encode(windows))))
                     bar.update(len(windows[0]))
+
+
+class FittingEncoder:
+    """An encoder that takes batches of any size, in parts that fit the device's memory: float16 outputs on the device.
+
+    The first batch that does not fit is halved until it does, and all later ones are cut to that size.
+    """
+
+    def __init__(self, model: Encoder, outputs: list[str]):
+        self.model, self.outputs = model, outputs
+        self.limit: int | None = None
+
+    def __call__(self, windows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        parts: list[dict[str, torch.Tensor]] = []
+        begin, total = 0, len(windows[0])
+        while begin < total:
+            size = min(total - begin, self.limit or total)
+            try:
+                encoded = self.model.encode(*(w[begin : begin + size] for w in windows), outputs=self.outputs)
+                parts.append({name: values.half() for name, values in encoded.items()})
+                begin += size
+                continue
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            # Outside of the handler, which keeps the tensors of the failed call.
+            self.limit = size // 2
+            torch.cuda.empty_cache()
+        return {name: torch.cat([part[name] for part in parts]) for name in self.outputs}
+
+
+def _on_host(features: dict[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:
+    """Begin copying a batch's features to the host; the result waits for them."""
+    copies = {name: values.to("cpu", non_blocking=True) for name, values in features.items()}
+    if any(values.is_cuda for values in features.values()):
+        copied = torch.cuda.Event()
+        copied.record()
+    else:
+        copied = None
+
+    def wait() -> dict[str, np.ndarray]:
+        if copied is not None:
+            copied.synchronize()
+        return {name: values.numpy() for name, values in copies.items()}
+
+    return wait
+
+
+class _WriteBehind:
+    """Calls run one after the other in a thread, at most two of which wait. The first exception is raised here; no call
+    after it runs."""
+
+    def __enter__(self) -> "_WriteBehind":
+        self.thread = ThreadPoolExecutor(1)
+        self.waiting: list[Future] = []
+        self.failed = False
+        return self
+
+    def submit(self, call: Callable[[], None]) -> None:
+        if len(self.waiting) == 2:
+            self.waiting.pop(0).result()
+        self.waiting.append(self.thread.submit(self._run, call))
+
+    def _run(self, call: Callable[[], None]) -> None:
+        if not self.failed:
+            self.failed = True
+            call()
+            self.failed = False
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.thread.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for call in self.waiting:
+                call.result()
 
 
 class FeatureRows:
@@ -79,8 +156,8 @@ class FeatureRows:
     The rows of videos without seconds (those that could not be decoded) are written at once, as zeros.
     """
 
-    def __init__(self, writer: ShardWriter, source: h5py.File, encoder: str, lengths: np.ndarray):
-        self.writer, self.encoder, self.lengths = writer, encoder, lengths
+    def __init__(self, writer: ShardWriter, source: h5py.File, encoder: str, lengths: np.ndarray, videos: list[str]):
+        self.writer, self.encoder, self.lengths, self.videos = writer, encoder, lengths, videos
         self.per_video = {name: source[name][:] for name in PER_VIDEO}
         self.repeat = json.loads(source.attrs["config"])["pad"] == "repeat"
         self.pending: dict[int, list[dict[str, np.ndarray]]] = defaultdict(list)
@@ -91,8 +168,15 @@ class FeatureRows:
         """Whether a video of the batch has no row yet."""
         return any(not self.writer.done[piece.video] for piece in batch)
 
-    def add(self, batch: list[Piece], features: dict[str, np.ndarray]) -> None:
-        """Take the features of a batch; those of a video come in the order of its seconds."""
+    def add(self, batch: list[Piece], copied: Callable[[], dict[str, np.ndarray]]) -> None:
+        """Take the features of a batch; those of a video come in the order of its seconds. Raises AVQAError for values
+        that are not finite."""
+        features = copied()
+        if not all(np.isfinite(values).all() for values in features.values()):
+            raise AVQAError(
+                f"{self.writer.path}: {self.encoder} gives values that are not finite in float16 for one of videos "
+                f"{[self.videos[piece.video] for piece in batch]}; try dtype: float32"
+            )
         begin = 0
         for n, start, stop in batch:
             end = begin + stop - start
@@ -141,8 +225,8 @@ def read_windows(
         np.concatenate(
             [
                 source[input.key][n, start:stop]
-                if input.seconds == 1
-                else read_long_windows(source[input.key], input.seconds, int(lengths[n]), Piece(n, start, stop))
+                if input.seconds == 1 and not input.hop
+                else read_audio_windows(source[input.key], input, int(lengths[n]), Piece(n, start, stop))
                 for n, start, stop in batch
             ]
         )
@@ -150,26 +234,35 @@ def read_windows(
     ]
 
 
-def read_long_windows(audio: h5py.Dataset, seconds: int, length: int, piece: Piece) -> np.ndarray:
+def read_audio_windows(audio: h5py.Dataset, input: Input, length: int, piece: Piece) -> np.ndarray:
     """The windows of a piece, (stop - start, seconds * rate): AudioInput says where they begin.
 
     `audio` is N, T, rate. Only the video's `length` true seconds are read, outside of them windows are zeros.
     """
     rate = audio.shape[2]
-    begin = piece.start * rate - (seconds - 1) * rate // 2
-    end = begin + (piece.stop - piece.start - 1 + seconds) * rate
+    size, step = input.seconds * rate, input.hop or rate
+    begin = piece.start * step - (0 if input.hop else (input.seconds - 1) * rate // 2)
+    end = begin + (piece.stop - piece.start - 1) * step + size
     first, last = max(0, begin // rate), min(length, -(-end // rate))  # seconds that hold the samples begin … end - 1
     samples = np.zeros(end - begin, audio.dtype)
     known = audio[piece.video, first:last].reshape(-1)[max(0, begin - first * rate) : end - first * rate]
     offset = max(0, -begin)
     samples[offset : offset + len(known)] = known
-    return np.lib.stride_tricks.sliding_window_view(samples, seconds * rate)[::rate]
+    return np.lib.stride_tricks.sliding_window_view(samples, size)[::step]
+
+
+def _read_tensors(
+    source: h5py.File, inputs: tuple[Input, ...], lengths: np.ndarray, batch: list[Piece], pinned: bool
+) -> list[torch.Tensor]:
+    """`read_windows` as tensors. Pinned memory is what a GPU copies from while it computes."""
+    tensors = [torch.from_numpy(windows) for windows in read_windows(source, inputs, lengths, batch)]
+    return [tensor.pin_memory() for tensor in tensors] if pinned else tensors
 
 
 def _check_outputs(encoder: str, spec: EncoderSpec, outputs: list[str] | None) -> list[str]:
     if unknown := set(outputs or ()) - set(spec.outputs):
         raise AVQAError(f"encoder {encoder}: outputs {sorted(unknown)} are not known; choose from {list(spec.outputs)}")
-    return outputs or list(spec.outputs)
+    return outputs or spec.default_outputs
 
 
 def _check_inputs(encoder: str, spec: EncoderSpec, source: h5py.File) -> int:

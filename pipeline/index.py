@@ -22,12 +22,13 @@ from pipeline.storage.shard_list import digest, read_shard_list
 log = logging.getLogger(__name__)
 
 
-def build_index(dataset: str | Path, collection: str | Path, encoders: Sequence[str], text: str) -> None:
-    """Write features.h5 of a data set from its collection's shards and from the text file of the encoder `text`.
+def build_index(dataset: str | Path, collection: str | Path, encoders: Sequence[str], *texts: str) -> None:
+    """Write features.h5 of a data set from its collection's shards and from the files of the text encoders.
 
     features.h5 holds video_id, num_segments, has_audio and status of the data set's V videos in the order of their
-    shards, where they are (shard, row), <encoder>/<output> V, T, … and text/{text, words, sentence, length}. The
-    features stay in their shards. Raises AVQAError if shards are missing or do not belong together.
+    shards, where they are (shard, row), <encoder>/<output> V, T, … and, of each text encoder, text_<encoder>/{text,
+    words, sentence, length}; text/… is that of the first one. The features stay in their shards. Raises AVQAError if
+    shards are missing or do not belong together.
     """
     dataset, collection = Path(dataset), Path(collection)
     manifest = read_manifest(dataset)
@@ -50,7 +51,9 @@ def build_index(dataset: str | Path, collection: str | Path, encoders: Sequence[
             per_video = _link(index, encoder, files, places, dataset)
         for name, values in per_video.items():
             index[name] = values
-        _link_text(index, dataset / "text" / f"{text}.h5")
+        _link_text(index, "text", dataset / "text" / f"{texts[0]}.h5")
+        for text in texts:
+            _link_text(index, f"text_{text}", dataset / "text" / f"{text}.h5")
         index.flush()
         image = index.id.get_file_image()
     with atomic(out) as partial:
@@ -120,10 +123,14 @@ def _link(index: h5py.File, encoder: str, files: list[Path], places: _Places, da
     return per_video
 
 
-def _link_text(index: h5py.File, path: Path) -> None:
-    group = index.create_group("text")
+def _link_text(index: h5py.File, name: str, path: Path) -> None:
+    group = index.create_group(name)
     relative = f"{path.parent.name}/{path.name}"
     with open_hdf5(path, "text") as text:
+        if list(text["text"].asstr()[:]) != list(
+            (index["text/text"] if "text/text" in index else text["text"]).asstr()[:]
+        ):
+            raise AVQAError(f"{path}: has other questions than the first text encoder's; run the workflow again")
         group.attrs.update({name: text.attrs[name] for name in PROVENANCE if name in text.attrs}, files=[relative])
         for name, values in text.items():
             if values.ndim == 1:  # text and length: small enough to be copied

@@ -5,10 +5,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from extractors import encoder_spec, load_encoder
+from extractors import encoder_spec, load_encoder, text_encoders
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
+
+BATCH_SIZE = 32  # texts
 
 
 def read_texts(path: str | Path) -> list[str]:
@@ -44,16 +46,16 @@ def encode_texts(
     sha256: str | None = None,
     seed: int = 0,
     dtype: str = "bfloat16",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> None:
     """Write text Q, length Q (tokens) and the encoder's text outputs of the different questions.
 
-    Text outputs are Q, … float16; those of CLIP are words Q, 77, D and sentence Q, D. Raises AVQAError for an encoder
-    without text outputs, and EncoderError.
+    Text outputs are Q, … float16; those of CLIP are words Q, 77, D, words_unprojected Q, 77, W and sentence Q, D.
+    Raises AVQAError for an encoder without text outputs, and EncoderError.
     """
     spec = encoder_spec(encoder)
     if not spec.text_outputs:
-        raise AVQAError(f"encoder {encoder} has no text outputs; use one of the CLIP encoders")
+        raise AVQAError(f"encoder {encoder} has no text outputs; use one of {text_encoders()}")
     texts = read_texts(questions)
     model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
     attributes = {
@@ -66,6 +68,7 @@ def encode_texts(
     }
     datasets = {name: DatasetSpec(shape, "float16") for name, shape in spec.text_outputs.items()}
     datasets["length"] = DatasetSpec((), "int32")
+    batch_size = batch_size or BATCH_SIZE
     with ShardWriter(out, len(texts), datasets, attributes, {"text": texts}) as writer:
         for start in tqdm(range(0, len(texts), batch_size), desc=f"{encoder} text", unit="batch", mininterval=2):
             rows = slice(start, start + batch_size)

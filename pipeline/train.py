@@ -1,7 +1,8 @@
 """Train a model on the features of a data set.
 
-The default schedule is that of AV-Master's paper, Section IV-A: Adam at 1e-4, ×0.1 every 8 epochs, batches of 64,
-30 epochs, the epoch with the best validation accuracy kept.
+The schedule is that of the model's release unless the configuration says otherwise (`pipeline.config.training`): Adam,
+and mostly 1e-4, ×0.1 every 8 epochs, batches of 64, 30 epochs, the epoch with the best validation accuracy kept. A
+`pretrain` is a whole run of its own, in the folder of that name; the proper one starts from its weights.
 
 Equal seeds give equal histories on a CPU with as many threads; on a GPU with `deterministic` too.
 """
@@ -24,10 +25,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pipeline import __version__
-from pipeline.config import dataset_dir
+from pipeline.config import OF_ALL_MODELS, dataset_dir, pretraining_entry, training
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
-from pipeline.models import entry_settings, fast, model_class
+from pipeline.models import entry_settings, fast, model_class, settings_class
 from pipeline.models.base import AVQAModel, Batch
 from pipeline.models.choices import MultipleChoice
 from pipeline.storage.atomic import atomic, write_if_changed
@@ -35,7 +36,6 @@ from pipeline.storage.lock import exclusive
 
 log = logging.getLogger(__name__)
 
-IRRELEVANT = ("seeds", "threads")  # entries of `train` that do not change a run with a given seed
 NAMED_VIDEOS = 5  # at most so many videos of a batch are named in an error
 
 
@@ -46,17 +46,37 @@ def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
     of its own. Raises AVQAError if the configuration has no such model, the data no training questions, or the loss
     becomes infinite or not a number.
     """
-    if model_name not in config["models"]:
-        raise AVQAError(f"models: has no {model_name}; it has {', '.join(config['models'])}")
-    Path(out).mkdir(parents=True, exist_ok=True)
-    with exclusive(Path(out, ".lock")), fast.switched(config["train"]["fast"]):
-        Trainer(config, model_name, seed, Path(out)).run()
+    out = Path(out)
+    config = of_one_model(config, model_name)
+    stage, initial = config["train"]["pretrain"], None
+    if stage is not None:
+        entry = pretraining_entry(config["models"][model_name], stage)
+        schedule = config["train"] | {k: v for k, v in stage.items() if k != "settings"} | {"pretrain": None}
+        initial = out / "pretrain" / "checkpoint.safetensors"
+        run(config | {"models": {model_name: entry}, "train": schedule}, model_name, seed, initial.parent)
+    run(config, model_name, seed, out, initial)
+
+
+def of_one_model(config: dict, name: str) -> dict:
+    """The configuration of a run: one model, whose complete schedule is `train`. Raises AVQAError."""
+    if name not in config["models"]:
+        raise AVQAError(f"models: has no {name}; it has {', '.join(config['models'])}")
+    entry = {key: value for key, value in config["models"][name].items() if key != "train"}
+    common = {key: value for key, value in config["train"].items() if key in OF_ALL_MODELS}
+    return config | {"models": {name: entry}, "train": common | training(config, name)}
+
+
+def run(config: dict, model_name: str, seed: int, out: Path, initial: Path | None = None) -> None:
+    """One training from fresh weights, or from those of the checkpoint `initial`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with exclusive(out / ".lock"), fast.switched(config["train"]["fast"]):
+        Trainer(config, model_name, seed, out, initial).run()
 
 
 class Trainer:
     """One run: a model, its optimizer, and the history so far."""
 
-    def __init__(self, config: dict, model_name: str, seed: int, out: Path):
+    def __init__(self, config: dict, model_name: str, seed: int, out: Path, initial: Path | None = None):
         self.config, self.name, self.seed, self.out = config, model_name, seed, out
         self.schedule = schedule = config["train"]
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms refuse to run without it
@@ -65,12 +85,17 @@ class Trainer:
         self.data = load_data(config, model_name, self.device)
         torch.manual_seed(seed)
         self.model = build_model(config["models"][model_name], self.data).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=schedule["learning_rate"], fused=True)
+        if initial is not None:
+            start_from(self.model, initial)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), schedule["learning_rate"], tuple(schedule["betas"]), fused=True
+        )
         self.decay = torch.optim.lr_scheduler.StepLR(self.optimizer, schedule["decay_every"], schedule["decay"])
         self.mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=schedule["dtype"] == "bfloat16")
         self.history: list[dict] = []
         self.kept: dict[str, torch.Tensor] | None = None  # the kept epoch's weights
         self.resume_file, self.key = out / "resume.pt", resume_key(config, model_name, seed, self.data)
+        self.waited = 0.0  # seconds of this epoch's training in which no batch was ready
 
     def run(self) -> None:
         """All epochs that are left, then the results; nothing if another process has made them."""
@@ -128,6 +153,7 @@ class Trainer:
         started, size = time.monotonic(), self.schedule["batch_size"]
         row = {"epoch": epoch, "learning_rate": self.decay.get_last_lr()[0]}
         means, count = self.train_on_all(epoch)
+        trained = time.monotonic() - started
         row |= {name: round(value, 6) for name, value in means.items()}
         row["val_accuracy"] = round(accuracy(self.model, self.data, "val", size), 6)
         self.decay.step()
@@ -135,6 +161,7 @@ class Trainer:
         for name, value in row.items():
             board.add_scalar(name, value, epoch)
         board.add_scalar("questions_per_second", count / (time.monotonic() - started), epoch)
+        board.add_scalar("share_of_time_waiting_for_data", self.waited / trained, epoch)
         if self.schedule["checkpoint"] == "last" or epochs_since_best(self.history) == 0:
             self.kept = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
 
@@ -143,8 +170,9 @@ class Trainer:
         torch.manual_seed(epoch_seed(self.seed, epoch))
         rng = np.random.default_rng((self.seed, epoch))
         self.model.train()
-        sums, correct, count = {}, 0, 0
-        for batch in self.data.training_batches(self.schedule["batch_size"], rng, self.model.needs_negatives):
+        sums, correct, count, self.waited = {}, 0, 0, 0.0
+        batches = self.data.training_batches(self.schedule["batch_size"], rng, self.model.needs_negatives)
+        for batch in self.timed(batches):
             output, parts = self.train_on_batch(batch, epoch)
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0) + value * len(batch.answer)
@@ -152,6 +180,16 @@ class Trainer:
             count += len(batch.answer)
         means = {name: float(value) / count for name, value in sums.items()}
         return means | {"train_accuracy": float(correct) / count}, count
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; `waited` adds up the time that they take to come."""
+        while True:
+            started = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - started
+            if batch is None:
+                return
+            yield batch
 
     def train_on_batch(self, batch: Batch, epoch: int) -> tuple[object, dict[str, torch.Tensor]]:
         """One step of the optimizer; the model's output, and the loss with its parts."""
@@ -189,11 +227,12 @@ class Trainer:
             writer.writeheader()
             writer.writerows(self.history)
         described = {"created_by": f"avqa-pipeline {__version__}", "model": self.name, "seed": self.seed}
-        described |= {"answers": self.data.answers, "config": self.config, "key": self.key}
-        write_if_changed(self.out / "config.yaml", yaml.safe_dump(described))
+        described |= {"answers": self.data.answers, "vocabulary": self.data.vocabulary, "config": self.config}
+        described["key"] = self.key
         architecture = self.config["models"][self.name]["architecture"]
         with atomic(self.out / "checkpoint.safetensors") as partial:
             safetensors.torch.save_file(self.kept, partial, {"architecture": architecture})
+        write_if_changed(self.out / "config.yaml", yaml.safe_dump(described))  # last: its key says that all is there
         self.resume_file.unlink(missing_ok=True)
         best = max(row["val_accuracy"] for row in self.history)
         log.info(f"best validation accuracy {best:.2%}; kept the {self.schedule['checkpoint']} epoch")
@@ -202,21 +241,41 @@ class Trainer:
 def build_model(entry: dict, data: QuestionData) -> AVQAModel:
     """The model of an entry of `models`, for features of the data's shapes. Raises AVQAError."""
     architecture, settings = model_class(entry["architecture"]), entry_settings(entry)
+    vocabulary = {} if data.vocabulary is None else {"num_tokens": len(data.vocabulary)}
     try:
         if data.choices is not None:
-            return MultipleChoice(architecture(settings, data.shapes, data.options.dim), len(data.answers))
-        return architecture(settings, data.shapes, len(data.answers))
+            model = architecture(settings, data.shapes, data.options.dim, **vocabulary)
+            return MultipleChoice(model, len(data.answers))
+        return architecture(settings, data.shapes, len(data.answers), **vocabulary)
     except ValueError as error:
         raise AVQAError(f"models: {entry['architecture']} cannot be built: {error}") from error
 
 
-def load_data(config: dict, model_name: str, device: torch.device) -> QuestionData:
-    """The data set as the model reads it."""
-    entry = config["models"][model_name]
-    reads = model_class(entry["architecture"]).Settings
-    features = {name: entry[name] for name in reads.features}
+def start_from(model: AVQAModel, checkpoint: Path) -> None:
+    """Fill a model's tensors with those of the same name and shape of a checkpoint. Raises AVQAError without any."""
+    state, own = safetensors.torch.load_file(checkpoint), model.state_dict()
+    fitting = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
+    if not fitting:
+        raise AVQAError(f"{checkpoint}: has no tensor that the model has too; check pretrain.settings")
+    model.load_state_dict(fitting, strict=False)
+    log.info(f"starting from {checkpoint}: {len(fitting)} of the model's {len(own)} tensors")
+
+
+def load_data(config: dict, model_name: str, device: torch.device, vocabulary: list[str] | None = None) -> QuestionData:
+    """The data set as the model reads it, with the given numbers of words (default: those of its training)."""
+    entry, schedule = config["models"][model_name], config["train"]
+    reads = settings_class(entry["architecture"])
     return QuestionData(
-        dataset_dir(config), features, reads.texts, config["train"]["standardize"], device, entry.get("seconds")
+        dataset_dir(config),
+        {name: entry[name] for name in reads.features},
+        reads.texts,
+        schedule["standardize"],
+        device,
+        entry.get("seconds"),
+        entry_settings(entry).reads(),
+        vocabulary,
+        schedule.get("workers", 1),
+        entry.get("text"),
     )
 
 
@@ -262,8 +321,8 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> str:
     """Identifies what a run's result depends on: an interrupted run with another key is not resumed."""
-    schedule = {name: value for name, value in config["train"].items() if name not in IRRELEVANT}
-    parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers]
+    schedule = {name: value for name, value in config["train"].items() if name not in OF_ALL_MODELS}
+    parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers, data.vocabulary]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     questions = data.questions[data.questions["split"].isin(["train", "val"])]
     digest.update(questions[["split", "question", "video_id", "answer_id", "failed"]].to_csv(index=False).encode())

@@ -15,6 +15,8 @@ import torch
 import yaml
 from PIL import Image
 
+from extractors import ENCODERS, AudioInput
+
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = {"walk": "v_GGSY1Qvo990.mp4", "cut": "vid2.mp4", "pancake": "flipping_a_pancake.mkv"}
 SECONDS = 3
@@ -95,3 +97,48 @@ def test_real_clips_through_vit_l14(shared, tmp_path):
     likeness = torch.nn.functional.cosine_similarity(cls, expected, dim=-1).numpy()
     others = torch.nn.functional.cosine_similarity(cls, expected.roll(1, 0), dim=-1).numpy()
     assert np.all(likeness > 0.999) and np.all(likeness > others), (likeness, others)
+
+
+@pytest.mark.slow
+def test_eight_encoders_from_one_decoding(shared, tmp_path):
+    """All clips of the folder, images, video and audio of four sample rates and three frame sizes."""
+    encoders = ["clip_vit_b32", "resnet18", "resnet18_music_avqa", "videomae_b16"]
+    encoders += ["vggish", "vggish_hop096", "panns_cnn14", "clap_htsat"]
+    (tmp_path / "videos").mkdir()
+    clips = sorted(path for path in (shared / "videos").iterdir() if path.suffix in (".mp4", ".mkv", ".avi"))
+    for path in clips:
+        shutil.copy(path, tmp_path / "videos" / f"{path.stem}.mp4")
+    asked = [dict(question, video_id=path.stem) for path, question in zip(clips, [*questions()] * 3, strict=False)]
+    (tmp_path / "train.json").write_text(json.dumps(asked))
+    config = CONFIG | {
+        "decode": {"segments": 1},
+        "encoders": {name: {"weights": "random"} for name in encoders},
+        "text": {"encoder": "clip_vit_b32", "weights": "random"},
+        "models": {"av_master": {"audio": "vggish/embedding", "visual": "clip_vit_b32/cls"}},
+    }
+    (tmp_path / "eight.yaml").write_text(yaml.safe_dump(config))
+    workflow = ["--snakefile", str(ROOT / "Snakefile"), "--configfile", str(tmp_path / "eight.yaml")]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "features", *workflow, "--cores", "2", "--directory", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("\nrule decode:") + done.stdout.count("\nlocalrule decode:") == 1, done.stdout
+    with h5py.File(tmp_path / "results/real/features.h5") as features:
+        assert (features["status"][:] == 0).all() and len(features["video_id"]) == len(clips) >= 9
+        for name in encoders:
+            for output in ENCODERS[name].default_outputs:
+                rows = features[f"{name}/{output}"][:].astype("float32")
+                assert rows.shape == (len(clips), 1, *ENCODERS[name].outputs[output])
+                assert np.isfinite(rows).all() and rows.std() > 0, name
+                audible = features["has_audio"][:]
+                if isinstance(ENCODERS[name].inputs[0], AudioInput):  # all silent tracks are alike, all others differ
+                    rows = rows[:, 0].reshape(len(clips), -1)
+                    assert len(np.unique(rows[~audible], axis=0)) == 1 < audible.sum()
+                    assert len(np.unique(rows[audible], axis=0)) == audible.sum()
+                else:
+                    assert len(np.unique(rows.reshape(len(clips), -1), axis=0)) == len(clips)

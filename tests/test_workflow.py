@@ -162,6 +162,7 @@ def test_a_replaced_video_makes_one_shard_due(place):
         "features",
         "index",
         "manifest",
+        "verify",
     ], done.stdout
 
 
@@ -272,7 +273,7 @@ def test_a_damaged_shard_is_named_and_only_that_one_is_made_again(place):
     results = place / "results"
     before, file = content(results), "clips/features/clip_vit_b32/00001.h5"
     os.truncate(results / file, (results / file).stat().st_size // 2)
-    verified = avqa(place, "verify", "--config", "tiny.yaml")
+    verified = avqa(place, "verify", "tiny.yaml")
     assert verified.returncode == 1 and verified.stdout.count(".h5:") == 1 and file in verified.stdout
     (results / file).unlink()
     done = snakemake(place, "features")
@@ -287,9 +288,9 @@ def test_a_table_of_the_paper_in_a_reduced_grid(place):
     (place / "grid.yaml").write_text(yaml.safe_dump(CONFIG | shorter))
     done = snakemake(place, "ablations", config="grid.yaml")
     assert done.returncode == 0, done.stdout
-    made = pd.read_csv(place / "results" / "tiny" / "ablations" / "fig_5.csv")
+    made = pd.read_csv(place / "results" / "tiny" / "ablations" / "av_master" / "fig_5.csv")
     assert made["row"].tolist() == ["A+Q", "V+Q", "Q", "A+V+Q"]
-    runs = [json.loads(path.read_text()) for path in place.glob("results/tiny/ablations/*/row~*/seed-?/scores.json")]
+    runs = [json.loads(path.read_text()) for path in place.glob("results/tiny/ablations/*/*/row~*/seed-?/scores.json")]
     assert len(runs) == 8
     means = pd.Series([run["overall"]["accuracy"] for run in runs]).mean()
     assert made["avg"].mean() == pytest.approx(100 * means, abs=0.01) and made["avg_sd"].notna().all()

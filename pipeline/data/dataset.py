@@ -1,6 +1,6 @@
 """Features and questions as a model reads them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -9,8 +9,10 @@ import pandas as pd
 import torch
 
 from pipeline.data.features import Features
+from pipeline.data.vocabulary import build_vocabulary, encode
 from pipeline.errors import AVQAError
 from pipeline.models.base import Batch
+from pipeline.models.settings import TOKENS
 from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
 from pipeline.storage.read_ahead import read_ahead
@@ -19,32 +21,53 @@ from pipeline.storage.read_ahead import read_ahead
 class QuestionData:
     """The questions of a data set with the features of their videos and texts.
 
-    `features` maps a model's names to features ("encoder/output"), of which it reads the first `seconds`; `texts` are
-    the outputs of the text encoder that it reads. Questions about videos that could not be decoded are left out of
-    training. Raises AVQAError naming what is missing, or if the features' rows are not the questions' videos.
+    features: a model's names to features ("encoder/output"). texts: its names of texts to their shapes in the model's
+        paper: outputs of the text encoder, and TOKENS, which are at least as long.
+    seconds: features are read up to this second (default: all).
+    reads: of these seconds, those that are read, by the model's name of a feature (default: all).
+    vocabulary: the words by their numbers (default: those of the training questions).
+    workers: threads that read batches ahead, which changes no batch.
+    text_encoder: whose text outputs are read (default: the first one's).
+
+    Questions about videos that could not be decoded are left out of training. Raises AVQAError naming what is missing,
+    or if the features' rows are not the questions' videos.
     """
 
     def __init__(
         self,
         folder: str | Path,
         features: dict[str, str],
-        texts: Iterable[str],
+        texts: Mapping[str, tuple[int, ...]],
         standardize: bool,
         device: torch.device,
         seconds: int | None = None,
+        reads: Mapping[str, slice] | None = None,
+        vocabulary: list[str] | None = None,
+        workers: int = 1,
+        text_encoder: str | None = None,
     ):
         folder = Path(folder)
         self.path = folder / "features.h5"
         self.index = FeatureIndex(self.path)
-        self.device, self.seconds = device, seconds
+        self.device, self.workers = device, workers
         for name in features.values():
             if name not in self.index.names:
                 raise AVQAError(f"{self.path}: has no {name}; it has {', '.join(self.index.names)}")
-        encoders = dict.fromkeys((*(name.split("/")[0] for name in features.values()), "text"))
+        text = f"text_{text_encoder}" if text_encoder else "text"
+        if text not in self.index.provenance:
+            raise AVQAError(f"{self.path}: has no texts of {text_encoder}; run the workflow again")
+        encoders = dict.fromkeys((*(name.split("/")[0] for name in features.values()), text))
         self.provenance = {name: self.index.provenance[name] for name in encoders}
-        self.features = {name: Features(self.index, path, device) for name, path in features.items()}
-        self.texts = {name: Features(self.index, f"text/{name}", device) for name in texts}
+        self.features = {
+            name: Features(self.index, path, device, self._seconds(path, seconds, (reads or {}).get(name)))
+            for name, path in features.items()
+        }
+        self.text = text
+        encoded = [name for name in texts if name not in TOKENS]
+        self.texts = {name: Features(self.index, f"{text}/{name}", device) for name in encoded}
         self.questions = self._read_questions(folder / "questions.parquet")
+        self.vocabulary: list[str] | None = None
+        self._number_words({name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
         known = self.questions[self.questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
         self.answers = known["answer"].tolist()
         self.choices = self._read_choices()
@@ -54,9 +77,8 @@ class QuestionData:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of one sample of each feature and text."""
-        videos = {name: x.shape for name, x in self.features.items()}
-        videos = {name: (min(shape[0], self.seconds or shape[0]), *shape[1:]) for name, shape in videos.items()}
-        return videos | {name: x.shape for name, x in self.texts.items()}
+        shapes = {name: x.shape for name, x in (self.features | self.texts).items()}
+        return shapes | {name: x.shape[1:] for name, x in self.tokens.items()}
 
     def questions_in(self, split: str) -> pd.DataFrame:
         """The split's questions; those of training without failed videos. Raises AVQAError if there are none."""
@@ -84,7 +106,7 @@ class QuestionData:
             return batch
 
         parts = (order[start : start + size] for start in range(0, len(order), size))
-        return read_ahead(partial(read, at, draw(at) if negatives else None) for at in parts)
+        return read_ahead((partial(read, at, draw(at) if negatives else None) for at in parts), self.workers)
 
     def batches(self, split: str, size: int) -> Iterator[Batch]:
         """The split video by video, each batch with its videos once."""
@@ -97,20 +119,33 @@ class QuestionData:
             batch.videos = torch.from_numpy(of_rows).to(self.device)
             return batch
 
-        return read_ahead(partial(read, part.iloc[start : start + size]) for start in range(0, len(part), size))
+        reads = (partial(read, part.iloc[start : start + size]) for start in range(0, len(part), size))
+        return read_ahead(reads, self.workers)
 
     def _batch(self, questions: pd.DataFrame, features: dict[str, torch.Tensor]) -> Batch:
-        texts = questions["text_row"].to_numpy()
+        texts, rows = questions["text_row"].to_numpy(), questions.index.to_numpy()
+        tokens = {name: torch.from_numpy(numbers[rows]).to(self.device) for name, numbers in self.tokens.items()}
         return Batch(
             features=features,
-            texts={name: values[texts] for name, values in self.texts.items()},
-            choices=None if self.choices is None else self._choice_features(questions.index.to_numpy()),
+            texts={name: values[texts] for name, values in self.texts.items()} | tokens,
+            choices=None if self.choices is None else self._choice_features(rows),
             answer=torch.from_numpy(questions["answer_id"].to_numpy(copy=True)).to(self.device),
-            row=questions.index.to_numpy(),
+            row=rows,
         )
 
     def _read_features(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        return {name: values[rows][:, : self.seconds] for name, values in self.features.items()}
+        return {name: values[rows] for name, values in self.features.items()}
+
+    def _seconds(self, feature: str, first: int | None, part: slice | None) -> slice | None:
+        """The seconds of a feature that are read; None for all."""
+        wanted = range(self.index.names[feature][1])[:first][part or slice(None)]
+        return None if len(wanted) == self.index.names[feature][1] else slice(wanted.start, wanted.stop, wanted.step)
+
+    def _number_words(self, lengths: dict[str, int], vocabulary: list[str] | None) -> None:
+        """`tokens`: for each of TOKENS that is read, the numbers of all questions' words; no vocabulary if none is."""
+        if lengths:
+            self.vocabulary = vocabulary or build_vocabulary(self.questions, lengths)
+        self.tokens = {name: encode(self.questions, name, self.vocabulary, n) for name, n in lengths.items()}
 
     def _read_questions(self, path: Path) -> pd.DataFrame:
         table = pd.read_parquet(path)
@@ -144,7 +179,7 @@ class QuestionData:
             for options, answer in zip(self.questions["choices"], self.questions["answer"], strict=True)
         ]
         self.answers = [f"option {n + 1}" for n in range(most)]
-        self.options = Features(self.index, "text/sentence", self.device)
+        self.options = Features(self.index, f"{self.text}/sentence", self.device)
         return np.array([options + [-1] * (most - len(options)) for options in choices])
 
     def _choice_features(self, at: np.ndarray) -> torch.Tensor:
@@ -157,5 +192,5 @@ class QuestionData:
         training = self.questions_in("train")
         for features in self.features.values():
             features.standardize(training["video_row"].unique())
-        for features in self.texts.values():
+        for features in (texts for texts in self.texts.values() if texts.shape):  # but for the number of tokens
             features.standardize(training["text_row"].unique())

@@ -9,7 +9,8 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 
 def resize_and_crop(frame: np.ndarray, wanted: FrameInput) -> np.ndarray:
-    """uint8 height,width,3 to size,size,3: the short side resized with antialiasing, then the centre cropped.
+    """uint8 height,width,3 to size,size,3: the short side resized with antialiasing, then the centre cropped; with
+    `squash` both sides resized.
 
     Rounds as torchvision's Resize and CenterCrop on Pillow images do. For the default transform this is CLIP's own
     preprocessing (open_clip.image_transform), for bilinear with a short side of 256 that of ImageNet classifiers.
@@ -19,6 +20,8 @@ def resize_and_crop(frame: np.ndarray, wanted: FrameInput) -> np.ndarray:
     width, height = image.size
     short, short_side = min(width, height), transform.short_side or size
     resized = (int(short_side * width / short), int(short_side * height / short))
+    if transform.squash:
+        resized = (size, size)
     if resized != image.size:
         image = image.resize(resized, _FILTERS[transform.filter])
     left, top = (round((length - size) / 2) for length in resized)

@@ -7,7 +7,7 @@ and the command line follow from these.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pipeline.models.settings import ModelSettings
+from pipeline.models.settings import TOKENS, ModelSettings
 
 if TYPE_CHECKING:
     from pipeline.models.base import AVQAModel
@@ -16,8 +16,21 @@ if TYPE_CHECKING:
 # import takes whenever a configuration is checked.
 MODELS = {
     "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
+    "pstp_net": ("pipeline.models.pstp_net:PSTPNetSettings", "pipeline.models.pstp_net:PSTPNet"),
+    "avaf_net": ("pipeline.models.avaf_net.config:AVAFNetSettings", "pipeline.models.avaf_net.model:AVAFNet"),
+    "mcd": ("pipeline.models.mcd.config:MCDSettings", "pipeline.models.mcd.model:MCD"),
+    "avst": ("pipeline.models.avst:AVSTSettings", "pipeline.models.avst:AVST"),
+    "tspm": ("pipeline.models.tspm:TSPMSettings", "pipeline.models.tspm:TSPM"),
+    "qa_tiger": ("pipeline.models.qa_tiger:QATigerSettings", "pipeline.models.qa_tiger:QATiger"),
     "pooled": ("pipeline.models.pooled:PooledSettings", "pipeline.models.pooled:Pooled"),
 }
+
+ENTRY = (
+    "architecture",
+    "seconds",
+    "text",
+    "train",
+)  # what an entry of `models` has besides features and the model's settings
 
 
 def settings_class(name: str) -> type[ModelSettings]:
@@ -32,7 +45,7 @@ def model_class(name: str) -> "type[AVQAModel]":
 
 def entry_schema(name: str, entry: object) -> dict:
     """The JSON schema of `models.<name>` in a configuration: `architecture` (the name itself where that is a model),
-    the features to read, `seconds`, and the model's settings."""
+    the features to read, `seconds`, `text`, `train`, and the model's settings."""
     architecture = entry.get("architecture", name) if isinstance(entry, dict) else name
     properties: dict[str, dict] = {"architecture": {"description": "Which model it is", "enum": list(MODELS)}}
     schema = {"type": "object", "properties": properties, "required": []}
@@ -55,13 +68,23 @@ def entry_schema(name: str, entry: object) -> dict:
         "type": "integer",
         "minimum": 1,
     }
+    if any(name not in TOKENS for name in settings.texts):
+        properties["text"] = {
+            "description": "Which of the text encoders it reads (default: text.encoder)",
+            "type": "string",
+        }
+    properties["train"] = {
+        "description": "How it is trained, where this differs from the section `train`",
+        "unevaluatedProperties": False,
+        "$ref": "#/$defs/training",
+    }
     return schema | {"properties": properties | settings.schema(), "additionalProperties": False}
 
 
 def entry_settings(entry: dict) -> ModelSettings:
     """The settings in an entry of `models`. Raises ValueError naming a wrong one."""
     settings = settings_class(entry["architecture"])
-    other = {"architecture", "seconds", *settings.features}
+    other = {*ENTRY, *settings.features}
     return settings.from_dict({name: value for name, value in entry.items() if name not in other})
 
 

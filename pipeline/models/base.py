@@ -6,6 +6,7 @@ trainer, the evaluation, the report and the command line use nothing but the met
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import AVQAError
-from pipeline.models.settings import ModelSettings
+from pipeline.models import fast
+from pipeline.models.settings import TOKENS, ModelSettings
+
+PAPER_TOKENS = 93  # words in MUSIC-AVQA's training questions, padding among them
 
 
 class NotOffered(AVQAError):
@@ -31,7 +35,7 @@ class Batch:
     In evaluation each video is held once: `features` then has V rows, and question b belongs to row videos[b]."""
 
     features: dict[str, Tensor]  # B, T, …; with `videos` V, T, …
-    texts: dict[str, Tensor]  # B, …
+    texts: dict[str, Tensor]  # B, …; int64 for TOKENS
     negatives: dict[str, Tensor] | None = None  # like features: of another question's video
     videos: Tensor | None = None  # B int64
     choices: Tensor | None = None  # B, K, D: text features of each question's own options, zeros where it has fewer
@@ -43,6 +47,11 @@ class Batch:
         return select_rows(x, self.videos)
 
 
+def reads_tokens(settings: type[ModelSettings]) -> bool:
+    """Whether a model of these settings reads words by their numbers."""
+    return any(name in settings.texts for name in TOKENS)
+
+
 def select_rows(x: Tensor, rows: Tensor | None) -> Tensor:
     """x[rows]; all of x where `rows` is None."""
     return x if rows is None else x.index_select(0, rows)
@@ -52,19 +61,34 @@ class AVQAModel(nn.Module, ABC):
     """A model for audio-visual question answering.
 
     settings: an instance of the class's Settings. shapes: the shape of one sample of each feature and text, such as
-    {"audio": (60, 128), "sentence": (768,)}. num_answers: how many answers there are to choose from."""
+    {"audio": (60, 128), "sentence": (768,)}. num_answers: how many answers there are to choose from. num_tokens: the
+    size of the vocabulary, padding included; given to a model that reads TOKENS, and to no other."""
 
     Settings: ClassVar[type[ModelSettings]]
 
-    def __init__(self, settings: ModelSettings, shapes: dict[str, tuple[int, ...]], num_answers: int):
+    def __init__(
+        self,
+        settings: ModelSettings,
+        shapes: dict[str, tuple[int, ...]],
+        num_answers: int,
+        num_tokens: int | None = None,
+    ):
         super().__init__()
-        self.settings, self.shapes, self.num_answers = settings, shapes, num_answers
+        self.settings, self.shapes, self.num_answers, self.num_tokens = settings, shapes, num_answers, num_tokens
 
     @classmethod
     def in_paper_setting(cls, seconds: int | None = None, num_answers: int = 42, **settings: Any) -> AVQAModel:
-        """The model for features of the paper's shapes, for `seconds` if they are given. Raises ValueError."""
+        """The model for features of the paper's shapes, for `seconds` if they are given, and for the vocabulary of
+        MUSIC-AVQA if it reads tokens. Raises ValueError."""
         features = {name: (seconds or shape[0], *shape[1:]) for name, shape in cls.Settings.features.items()}
-        return cls(cls.Settings.from_dict(settings), features | cls.Settings.texts, num_answers)
+        shapes, vocabulary = features | cls.Settings.texts, {"num_tokens": PAPER_TOKENS}
+        own = cls.Settings.from_dict(settings)
+        return cls(own, shapes, num_answers, **(vocabulary if reads_tokens(cls.Settings) else {}))
+
+    def twin(self) -> AVQAModel:
+        """A new model of the same settings and sizes, with fresh weights."""
+        vocabulary = {} if self.num_tokens is None else {"num_tokens": self.num_tokens}
+        return type(self)(self.settings, self.shapes, self.num_answers, **vocabulary)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:
@@ -109,20 +133,42 @@ class AVQAModel(nn.Module, ABC):
     def _not_offered(self, what: str) -> NotOffered:
         return NotOffered(f"{type(self).__name__} does not offer {what}")
 
+    def counted(self) -> dict[str, list]:
+        """The layers of the released code by part, as the field counts them (pipeline/models/counts.py); empty for a
+        model without released code."""
+        return {}
+
+    def field_count(self) -> tuple[int, int]:
+        """Parameters and multiply-adds for one sample, as the field counts the released code; this code's own ones
+        where there is none."""
+        from pipeline.models import counts  # which imports this module
+
+        layers = [layer for part in self.counted().values() for layer in part]
+        parameters, macs = counts.total(layers) if layers else counts.executed(self)
+        return parameters, macs
+
     @torch.no_grad()
     def report(self) -> str:
         """Parameters and FLOPs of a forward pass over one sample, by part, as text."""
-        twin = type(self)(self.settings, self.shapes, self.num_answers).eval()
+        twin = self.twin().eval()
         twin(example_batch(twin))  # what is computed from weights alone is not counted
-        counter = FlopCounterMode(display=False)
-        with counter:
+        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: _lstm_flops})
+        with counter, fast.switched(False):  # the counter knows PyTorch's own products only
             twin(example_batch(twin))
         counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-        rows = [(name, part.parameters(), counts.get(f"{type(self).__name__}.{name}", 0))
-                for name, part in twin.named_children()]  # fmt: skip
+        rows = []
+        for name, part in twin.named_children():  # a list of modules is not called itself, but its items are
+            own = [f"{name}.{n}" for n in range(len(part))] if isinstance(part, nn.ModuleList) else [name]
+            flops = sum(counts.get(f"{type(self).__name__}.{item}", 0) for item in own)
+            rows.append((name, part.parameters(), flops))
         rows.append(("all", twin.parameters(), counts.get("Global", 0)))
         lines = [f"{'':<18}{'M parameters':>14}{'MFLOPs':>14}"]
         return "\n".join(lines + [f"{name:<18}{_count(own) / 1e6:>14.3f}{n / 1e6:>14.3f}" for name, own, n in rows])
+
+
+def _lstm_flops(x: tuple[int, ...], *weights_and_rest: Any, **_: Any) -> int:
+    """Of the products of an LSTM layer: L·B inputs and as many states, each with its matrix."""
+    return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights_and_rest[:2])
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:
@@ -131,6 +177,7 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 
 def example_batch(model: AVQAModel, size: int = 1) -> Batch:
     """Zeros in the shapes that a model is built for."""
-    zeros = {name: torch.zeros(size, *shape) for name, shape in model.shapes.items()}
+    shapes = model.shapes.items()
+    zeros = {name: torch.zeros(size, *shape, dtype=torch.int64 if name in TOKENS else None) for name, shape in shapes}
     features = {name: zeros[name] for name in model.Settings.features}
     return Batch(features, {name: zeros[name] for name in model.Settings.texts})

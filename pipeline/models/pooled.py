@@ -38,8 +38,9 @@ class Pooled(AVQAModel):
 
     def forward(self, batch: Batch) -> Tensor:
         """audio B,T,… and visual B,T,…, sentence B,… -> logits B,num_answers"""
-        means = [batch.per_question(batch.features[name].float().mean(1)) for name in ("audio", "visual")]
-        x = torch.cat([*means, batch.texts["sentence"].float()], dim=-1)
+        dtype = self.hidden.weight.dtype
+        means = [batch.per_question(batch.features[name].to(dtype).mean(1)) for name in ("audio", "visual")]
+        x = torch.cat([*means, batch.texts["sentence"].to(dtype)], dim=-1)
         return self.answers(self.dropout(F.relu(self.hidden(x))))
 
     def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -22,6 +22,9 @@ StrictValidator = jsonschema.validators.extend(
         }
     ),
 )
+# Texts of a model that are no outputs of a text encoder but word numbers, int64 (L,), padded with 0; see
+# pipeline/data/vocabulary.py.
+TOKENS = ("tokens", "keywords", "type")
 TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
 
@@ -34,11 +37,19 @@ def setting(default: Any, description: str, **limits: Any) -> Any:
 class ModelSettings:
     """A model's settings with their defaults. Raises ValueError naming the first field with a wrong value.
 
-    `features` names what the model reads from videos, and `texts` what it reads from the text encoder (words,
-    sentence), each with the shape of one sample in the paper's setting."""
+    `features` names what the model reads from videos, and `texts` what it reads from questions: outputs of the text
+    encoder (words, sentence) and TOKENS, each with the shape of one sample in the paper's setting. `recipe` is how its
+    authors trained it: values of the configuration's `train` section that differ from the schema's defaults."""
 
     features: ClassVar[dict[str, tuple[int, ...]]]
     texts: ClassVar[dict[str, tuple[int, ...]]]
+    recipe: ClassVar[dict[str, Any]] = {}
+
+    def reads(self) -> dict[str, slice]:
+        """Which seconds of a feature the model uses, by the feature's name; a feature that is not here is used whole.
+        The others are not read, so that the model is given (and built for) fewer seconds. With `seconds` in the
+        configuration, the slice is of these first seconds."""
+        return {}
 
     def __post_init__(self):
         properties = self.schema()

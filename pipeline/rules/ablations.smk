@@ -1,13 +1,12 @@
-# The tables of the first model's paper: a model for each row of the grid and each seed, then a table beside the paper's.
+# The tables of the models' papers: a model for each row of a grid and each seed, then a table beside the paper's.
 
-from pipeline.ablations import read_grid
+from pipeline.ablations import changed_entry, read_grid
 
 try:
     GRIDS = {name: read_grid(CONFIGS[name]) for name in TRAINED}
 except AVQAError as error:
     sys.exit(str(error))
-TABLES = list(dict.fromkeys(table for grid in GRIDS.values() for table in grid["table"]))
-ABLATED = f"{DATASET}/ablations/table~{{table}}/row~{{row}}/seed-{{seed}}"
+ABLATED = f"{DATASET}/ablations/{{model}}/table~{{table}}/row~{{row}}/seed-{{seed}}"
 
 
 BOTH = from_manifest("training", "test")
@@ -16,13 +15,16 @@ BOTH = from_manifest("training", "test")
 rule ablation:
     input:
         features=index_if_not_ablated,
-        extracted=read_by_first_model,
+        extracted=read_by_row,
         questions=questions,
     output:
         checkpoint=f"{ABLATED}/checkpoint.safetensors",
         scores=f"{ABLATED}/scores.json",
     log:
-        f"{DATASET}/logs/ablations/table~{{table}}/row~{{row}}/seed-{{seed}}.log",
+        f"{DATASET}/logs/ablations/{{model}}/table~{{table}}/row~{{row}}/seed-{{seed}}.log",
+    wildcard_constraints:
+        table=r"\w+",
+        row=r"\d+",
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
@@ -34,10 +36,11 @@ rule ablation:
         settings=ablation_settings,
         questions=BOTH,
         text=text_settings,
+        workers=workers,
         folder=lambda wildcards, output: Path(output.scores).parent,
     shell:
-        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}} --out {{params.folder:q}}"
-        f" && avqa evaluate {{params.folder:q}}) {LOG}"
+        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}} --workers {{params.workers}}"
+        f" --out {{params.folder:q}} && avqa evaluate {{params.folder:q}}) {LOG}"
 
 
 rule ablation_table:
@@ -45,15 +48,15 @@ rule ablation_table:
         rows_of_table,
     output:
         report(
-            f"{DATASET}/ablations/{{table}}.csv",
+            f"{DATASET}/ablations/{{model}}/{{table}}.csv",
             caption="captions/ablations.rst",
             category="Tables of the paper",
-            labels={"data set": "{dataset}", "result": "{table}"},
+            labels={"data set": "{dataset}", "model": "{model}", "result": "{table}"},
         ),
     log:
-        f"{DATASET}/logs/ablations/{{table}}.log",
+        f"{DATASET}/logs/ablations/{{model}}/{{table}}.log",
     wildcard_constraints:
-        table="[^/]+",
+        table=r"\w+",
     conda:
         "../../envs/torch.yaml"
     params:
@@ -62,18 +65,24 @@ rule ablation_table:
         f"avqa ablations --config {{params.settings:q}} --table {{wildcards.table}} {LOG}"
 
 
-for table in TABLES:
+TABLES = {}  # target: its files, one of each data set
+for name, grid in GRIDS.items():
+    for model, table in grid[["entry", "table"]].drop_duplicates().itertuples(index=False, name=None):
+        TABLES.setdefault(f"{model}_{table}", []).append(f"{RESULTS}/{name}/ablations/{model}/{table}.csv")
+
+
+for target, files in TABLES.items():
 
     rule:
         name:
-            f"ablations_{table}"
+            f"ablations_{target}"
         input:
-            tables(table),
+            files,
 
 
 rule ablations:
     input:
-        tables(*TABLES),
+        [file for files in TABLES.values() for file in files],
 
 
 localrules:

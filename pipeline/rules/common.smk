@@ -19,6 +19,8 @@ from pipeline.config import (
     check_configs,
     is_trained,
     scores_dir,
+    text_encoders,
+    training,
     videos_fingerprint,
     weights_fingerprint,
 )
@@ -136,15 +138,9 @@ def collection_of(wildcards):
     return CONFIGS[wildcards.dataset]["videos"]["collection"]
 
 
-def encoders_read(wildcards):
+def encoders_read(entry):
     """The encoders whose features a model reads."""
-    entry = CONFIGS[wildcards.dataset]["models"][wildcards.model]
     return list(dict.fromkeys(entry[feature].split("/")[0] for feature in entry_settings(entry).features))
-
-
-def schedule(wildcards):
-    """The settings of training that change a model with a given seed."""
-    return {k: v for k, v in CONFIGS[wildcards.dataset]["train"].items() if k not in ("seeds", "threads")}
 
 
 # What jobs ask a cluster for, each in MB and minutes. Memory was measured on the demo (peak in GB: decode 0.4 and up to

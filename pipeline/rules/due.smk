@@ -112,15 +112,14 @@ def weights_first(wildcards):
 
 
 def text_weights_first(wildcards):
-    tag = CONFIGS[wildcards.dataset]["text"]["weights"]
-    params = [text_settings(wildcards), from_manifest("texts")(wildcards)]
-    if not is_hub_tag(tag) or is_current(text_file(wildcards), [], params):
+    tag, made = text_entry(wildcards)["weights"], f"{RESULTS}/{wildcards.dataset}/text/{wildcards.encoder}.h5"
+    if not is_hub_tag(tag) or is_current(made, [], [one_text_settings(wildcards), from_manifest("texts")(wildcards)]):
         return []
     return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
 
 
 def batch_size(wildcards, threads):
-    return flags(batch_size=ENCODERS_OF[wildcards.collection][wildcards.encoder]["batch_size"])
+    return flags(batch_size=ENCODERS_OF[wildcards.collection][wildcards.encoder].get("batch_size"))
 
 
 def shards(wildcards):
@@ -137,19 +136,31 @@ def is_read(wildcards, use, encoder):
     return is_current(made, files, [json.dumps(shards(of))]) and all(is_made(of, encoder, n) for n in shards(of))
 
 
-def text_flags(wildcards):
-    return weights_flags(CONFIGS[wildcards.dataset]["text"])
+def text_entry(wildcards):
+    """The settings of one text encoder."""
+    return text_encoders(CONFIGS[wildcards.dataset])[wildcards.encoder]
+
+
+def one_text_flags(wildcards):
+    return weights_flags({"encoder": wildcards.encoder, **text_entry(wildcards)})
+
+
+def one_text_settings(wildcards):
+    """What decides the features of texts of one text encoder."""
+    return f"{one_text_flags(wildcards)} {state_of_weights(f'text {wildcards.encoder}', text_entry(wildcards))}"
 
 
 def text_settings(wildcards):
-    """What decides the features of texts."""
-    return f"{text_flags(wildcards)} {state_of_weights('text', CONFIGS[wildcards.dataset]['text'])}"
+    """What decides the text features that a job reads."""
+    of = ({"dataset": wildcards.dataset, "encoder": name} for name in text_encoders(CONFIGS[wildcards.dataset]))
+    return " ".join(one_text_settings(Wildcards(fromdict=each)) for each in of)
 
 
 def index_settings(wildcards):
     own = CONFIGS[wildcards.dataset]
     encoders = {name: {"weights": ""} for name in own["encoders"]}
-    text = {name: own["text"][name] for name in ("encoder", "weights")}
+    others = {name: {"weights": ""} for name in own["text"]["others"]}
+    text = {"encoder": own["text"]["encoder"], "weights": "", "others": others}
     return settings("results", "dataset", "videos", "trained_on", encoders=encoders, text=text)(wildcards)
 
 
@@ -167,13 +178,14 @@ def read_by_all(wildcards):
     return [f"{folder}/{encoder}" for encoder in CONFIGS[wildcards.dataset]["encoders"]]
 
 
-def text_file(wildcards):
-    return f"{RESULTS}/{wildcards.dataset}/text/{CONFIGS[wildcards.dataset]['text']['encoder']}.h5"
+def text_files(wildcards):
+    """One file of each text encoder."""
+    return [f"{RESULTS}/{wildcards.dataset}/text/{encoder}.h5" for encoder in text_encoders(CONFIGS[wildcards.dataset])]
 
 
 def failures_first(wildcards):
     """Too many failed videos stop the run before training; the table alone is no reason to make the index again."""
-    folder, inputs = f"{RESULTS}/{wildcards.dataset}", [*read_by_all(wildcards), text_file(wildcards)]
+    folder, inputs = f"{RESULTS}/{wildcards.dataset}", [*read_by_all(wildcards), *text_files(wildcards)]
     params = [index_settings(wildcards), from_manifest("shards", "video_ids")(wildcards)]
     return [] if is_current(f"{folder}/features.h5", inputs, params) else f"{folder}/failures.tsv"
 
@@ -187,15 +199,32 @@ def decoded_first(wildcards):
 
 def extracted(use):
     """That the encoders which the model reads have read what is needed."""
-    return lambda wildcards: [
-        f"{RESULTS}/{wildcards.dataset}/extracted/{use}/{encoder}" for encoder in encoders_read(wildcards)
-    ]
+    return lambda wildcards: extracted_for(wildcards, use, model_entry(wildcards))
+
+
+def model_entry(wildcards):
+    return CONFIGS[wildcards.dataset]["models"][wildcards.model]
+
+
+def extracted_for(wildcards, use, entry):
+    """That the encoders which an entry of models reads have read what is needed."""
+    return [f"{RESULTS}/{wildcards.dataset}/extracted/{use}/{encoder}" for encoder in encoders_read(entry)]
 
 
 def training_settings(wildcards):
     """Which other models and seeds there are, and the number of threads, is no reason to train again."""
-    models = {wildcards.model: CONFIGS[wildcards.dataset]["models"][wildcards.model]}
-    return settings("results", "dataset", models=models, train=schedule(wildcards))(wildcards)
+    return run_settings(wildcards, wildcards.model, model_entry(wildcards))
+
+
+def run_settings(wildcards, model, entry):
+    """What a run with a given seed depends on: the model, and its complete schedule."""
+    schedule = training(CONFIGS[wildcards.dataset] | {"models": {model: entry}}, model)
+    entry = {name: value for name, value in entry.items() if name != "train"}
+    return settings("results", "dataset", models={model: entry}, train=schedule)(wildcards)
+
+
+def workers(wildcards, threads):
+    return CONFIGS[wildcards.dataset]["train"]["workers"]
 
 
 def is_trained_already(wildcards, trained_on):
@@ -203,7 +232,7 @@ def is_trained_already(wildcards, trained_on):
     of = Wildcards(fromdict={"dataset": trained_on, "model": wildcards.model, "seed": wildcards.seed})
     made = scores_dir(CONFIGS[trained_on], trained_on, of.model, of.seed) / "config.yaml"
     params = [training_settings(of), TRAINING(of), text_settings(of)]
-    read = all(is_read(of, "training", encoder) for encoder in encoders_read(of))
+    read = all(is_read(of, "training", encoder) for encoder in encoders_read(model_entry(of)))
     return read and is_current(str(made), extracted("training")(of), params)
 
 
@@ -212,7 +241,7 @@ def is_scored_already(wildcards, trained_on):
     folder = scores_dir(CONFIGS[wildcards.dataset], trained_on, wildcards.model, wildcards.seed)
     model = scores_dir(CONFIGS[trained_on], trained_on, wildcards.model, wildcards.seed) / "config.yaml"
     inputs, params = [*extracted("all")(wildcards), model], [TEST(wildcards), text_settings(wildcards)]
-    read = all(is_read(wildcards, "all", encoder) for encoder in encoders_read(wildcards))
+    read = all(is_read(wildcards, "all", encoder) for encoder in encoders_read(model_entry(wildcards)))
     return (
         read and is_trained_already(wildcards, trained_on) and is_current(str(folder / "scores.json"), inputs, params)
     )
@@ -268,48 +297,44 @@ def explanations(wildcards):
     return [str(scores_dir(own, own["dataset"], model, seed) / "explanation.json") for model in models]
 
 
+def grid_of(wildcards):
+    """The rows of a table."""
+    grid = GRIDS[wildcards.dataset]
+    return grid[(grid["entry"] == wildcards.model) & (grid["table"] == wildcards.table)]
+
+
+def ablated_entry(wildcards):
+    """The model of a table, with what the row changes in it."""
+    changes = grid_of(wildcards).set_index("row").loc[int(wildcards.row), "settings"]
+    return changed_entry(CONFIGS[wildcards.dataset]["models"][wildcards.model], json.loads(changes))
+
+
 def ablation_settings(wildcards):
-    """The first model of the configuration, with what the row of a table changes in it."""
-    grid, own = GRIDS[wildcards.dataset], CONFIGS[wildcards.dataset]
-    chosen = (grid["table"] == wildcards.table) & (grid["row"] == int(wildcards.row))
-    model = next(iter(own["models"]))
-    models = {model: own["models"][model] | json.loads(grid.loc[chosen, "settings"].item())}
-    return settings("results", "dataset", models=models, train=schedule(wildcards))(wildcards)
+    return run_settings(wildcards, wildcards.model, ablated_entry(wildcards))
 
 
-def read_by_first_model(wildcards):
-    """That the encoders which the first model reads have read all."""
-    model = next(iter(CONFIGS[wildcards.dataset]["models"]))
-    return extracted("all")(Wildcards(fromdict={"dataset": wildcards.dataset, "model": model}))
+def read_by_row(wildcards):
+    """That the encoders which the row's model reads have read all."""
+    return extracted_for(wildcards, "all", ablated_entry(wildcards))
 
 
 def index_if_not_ablated(wildcards):
-    made, inputs = f"{ABLATED}/scores.json".format(**wildcards), read_by_first_model(wildcards)
+    made, inputs = f"{ABLATED}/scores.json".format(**wildcards), read_by_row(wildcards)
     read = all(is_read(wildcards, "all", Path(name).name) for name in inputs)
     params = [ablation_settings(wildcards), BOTH(wildcards), text_settings(wildcards)]
     return [] if read and is_current(made, inputs, params) else f"{RESULTS}/{wildcards.dataset}/features.h5"
 
 
 def rows_of_table(wildcards):
-    grid = GRIDS[wildcards.dataset]
-    rows, seeds = grid.loc[grid["table"] == wildcards.table, "row"], CONFIGS[wildcards.dataset]["train"]["seeds"]
-    folder = f"{RESULTS}/{wildcards.dataset}/ablations/table~{wildcards.table}"
-    return expand(f"{folder}/row~{{row}}/seed-{{seed}}/scores.json", row=rows, seed=seeds)
+    folder = f"{RESULTS}/{wildcards.dataset}/ablations/{wildcards.model}/table~{wildcards.table}"
+    seeds = CONFIGS[wildcards.dataset]["train"]["seeds"]
+    return expand(f"{folder}/row~{{row}}/seed-{{seed}}/scores.json", row=grid_of(wildcards)["row"], seed=seeds)
 
 
 def table_settings(wildcards):
     own = CONFIGS[wildcards.dataset]
-    first = dict([next(iter(own["models"].items()))])
-    return settings("results", "dataset", models=first, train={"seeds": own["train"]["seeds"]})(wildcards)
-
-
-def tables(*wanted):
-    return [
-        f"{RESULTS}/{name}/ablations/{table}.csv"
-        for name, grid in GRIDS.items()
-        for table in wanted
-        if table in set(grid["table"])
-    ]
+    models = {wildcards.model: own["models"][wildcards.model]}
+    return settings("results", "dataset", "encoders", models=models, train={"seeds": own["train"]["seeds"]})(wildcards)
 
 
 def features(name):
@@ -327,7 +352,9 @@ def features(name):
 def targets(name):
     """What is made of a data set. Checkpoints are requested by name for the same reason."""
     return [
-        *expand([*rules.index.output, *rules.failures.output, *rules.report.output], dataset=name),
-        *expand(rules.text.output, dataset=name, encoder=CONFIGS[name]["text"]["encoder"]),
+        *expand(
+            [*rules.index.output, *rules.verify.output, *rules.failures.output, *rules.report.output], dataset=name
+        ),
+        *expand(rules.text.output, dataset=name, encoder=text_encoders(CONFIGS[name])),
         *checkpoint_files(name),
     ]

@@ -77,10 +77,10 @@ rule text:
         mem_mb=mem_mb("text"),
         runtime=runtime("text"),
     params:
-        settings=text_settings,
+        settings=one_text_settings,
         texts=from_manifest("texts"),
-        flags=lambda wildcards, threads: text_flags(wildcards),
-        batch_size=lambda wildcards, threads: flags(batch_size=CONFIGS[wildcards.dataset]["text"]["batch_size"]),
+        flags=lambda wildcards, threads: one_text_flags(wildcards),
+        batch_size=lambda wildcards, threads: flags(batch_size=text_entry(wildcards).get("batch_size")),
     shell:
         "avqa text {input.questions:q} --out {output:q} --dataset {wildcards.dataset} {params.flags} {params.batch_size}"
         f" {LOG}"

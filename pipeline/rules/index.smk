@@ -1,11 +1,11 @@
-# Shards to one logical file, features.h5, and the list of what is missing.
+# Shards to one logical file, features.h5, whose numbers are then checked, and the list of what is missing.
 
 
 rule index:
     input:
         questions=questions,
         extracted=read_by_all,
-        text=text_file,
+        text=text_files,
         failures=failures_first,
     output:
         f"{DATASET}/features.h5",
@@ -18,6 +18,20 @@ rule index:
         videos=from_manifest("shards", "video_ids"),
     shell:
         f"avqa index --config {{params.settings:q}} {LOG}"
+
+
+rule verify:
+    input:
+        index=rules.index.output,
+        questions=questions,
+    output:
+        f"{DATASET}/verify.json",
+    log:
+        f"{DATASET}/logs/verify.log",
+    conda:
+        "../../envs/media.yaml"
+    shell:
+        f"avqa verify {{input.index:q}} --json {{output:q}} {LOG}"
 
 
 rule failures:

@@ -36,6 +36,7 @@ checkpoint manifest:
         absent=f"{DATASET}/absent.tsv",
     log:
         f"{DATASET}/logs/manifest.log",
+    priority: 100
     conda:
         "../../envs/manifest.yaml"
     params:

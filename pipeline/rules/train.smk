@@ -38,10 +38,11 @@ rule train:
         settings=training_settings,
         questions=TRAINING,
         text=text_settings,
+        workers=workers,
         folder=lambda wildcards, output: Path(output.checkpoint).parent,
     shell:
         f"avqa train --config {{params.settings:q}} --model {{wildcards.model}} --seed {{wildcards.seed}}"
-        f" --out {{params.folder:q}} {LOG}"
+        f" --workers {{params.workers}} --out {{params.folder:q}} {LOG}"
 
 
 rule evaluate:

@@ -4,8 +4,12 @@ features.h5 also has every feature as a virtual dataset, so that any HDF5 reader
 read those: a virtual dataset gives its fill value where a shard cannot be opened, and reads lists of rows slowly.
 """
 
+import math
+import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 
@@ -14,6 +18,7 @@ import numpy as np
 
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import PER_VIDEO
+from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import REMEDY, open_hdf5
 
 OPEN_FILES = 16  # shards that are open at a time; systems allow a process about 1,000 open files
@@ -22,27 +27,30 @@ OPEN_FILES = 16  # shards that are open at a time; systems allow a process about
 class FeatureIndex:
     """A data set's features, read from their shards, a bounded number of files open at a time. Safe with threads.
 
-    `video_id`, `num_segments`, `has_audio` and `status` are arrays over the V videos; `names` lists the features
-    ("encoder/output", and "text/words", "text/sentence" over the Q texts). Raises AVQAError if the file or one of its
-    shards is missing.
+    `video_id`, `num_segments`, `has_audio` and `status` are arrays over the V videos; `names` lists the features:
+    "encoder/output", and over the Q texts "text_<encoder>/words", "text_<encoder>/sentence" and so on ("text/…" are
+    those of the first text encoder). Raises AVQAError if the file or one of its shards is missing.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.names: dict[str, tuple[int, ...]] = {}  # feature -> shape: rows, then that of one row
+        self.dtypes: dict[str, np.dtype] = {}
         self.provenance: dict[str, dict] = {}  # encoder (or "text") -> the attributes of its files
         self.files: dict[str, list[Path]] = {}
         with open_hdf5(self.path, "index") as file:
+            self.collection = str(file.attrs["collection"])
             self.video_id = file["video_id"].asstr()[:]
             self.num_segments, self.has_audio, self.status = (file[name][:] for name in PER_VIDEO)
             self.shard, self.row = file["shard"][:], file["row"][:]
             self.texts = file["text/text"].asstr()[:]
+            self.text_lengths = file["text/length"][:]  # tokens
             for group in (item for item in file.values() if isinstance(item, h5py.Group)):
                 self._add(group)
         lost = [path for paths in self.files.values() for path in paths if not path.exists()]
         if lost:
             raise AVQAError(f"{self.path}: {len(lost)} of its shards are missing, as {lost[0]}; run the workflow again")
-        self._open: OrderedDict[Path, h5py.File] = OrderedDict()
+        self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
         self._lock = Lock()
 
     def _add(self, group: h5py.Group) -> None:
@@ -50,48 +58,71 @@ class FeatureIndex:
         attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.attrs.items() if k != "files"}
         self.provenance[name] = attributes
         self.files[name] = [self.path.parent / str(file) for file in group.attrs["files"]]
-        self.names |= {f"{name}/{k}": item.shape for k, item in group.items() if item.is_virtual}
+        numbers = {f"{name}/{k}": item for k, item in group.items() if item.dtype.kind in "fi"}
+        self.names |= {k: item.shape for k, item in numbers.items()}
+        self.dtypes |= {k: item.dtype for k, item in numbers.items()}
 
-    def read(self, name: str, rows: Iterable[int] | None = None) -> np.ndarray:
-        """The given rows of a feature (default: all), in their order: R, *shape.
+    def read(
+        self, name: str, rows: Iterable[int] | None = None, seconds: slice | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The given rows of a feature (default: all), in their order: R, *shape; with `seconds` these seconds only.
 
-        Raises AVQAError if a shard is damaged or holds a number that is not finite.
+        Chunks that hold none of the wanted seconds are not read. `out` takes the rows if it is given. Raises AVQAError
+        if a shard is damaged or holds a number that is not finite.
         """
-        group = name.split("/")[0]
         wanted = np.arange(self.names[name][0]) if rows is None else np.asarray(list(rows), np.int64)
-        shards = np.zeros_like(wanted) if group == "text" else self.shard[wanted]
-        places = wanted if group == "text" else self.row[wanted]
-        output = name.removeprefix("text/") if group == "text" else name
-        values = None
-        for shard in np.unique(shards):
-            path = self.files[group][shard]
-            at = np.flatnonzero(shards == shard)
-            part = self._read_rows(path, output, places[at])
-            if not np.isfinite(part).all():
-                bad = wanted[at[np.flatnonzero(~np.isfinite(part).reshape(len(at), -1).all(1))[0]]]
-                which = repr(self.texts[bad]) if group == "text" else f"video {self.video_id[bad]}"
-                raise AVQAError(f"{path}: {name} of {which} is not finite; {REMEDY}")
-            if values is None:
-                values = np.empty((len(wanted), *part.shape[1:]), part.dtype)
-            values[at] = part
-        return np.empty((0, *self.names[name][1:]), np.float16) if values is None else values
+        values = np.empty((len(wanted), *self.shape(name, seconds)), self.dtypes[name]) if out is None else out
+        for path, output, at, places in self._by_shard(name, wanted) if values.size else ():
+            with self._lock:
+                try:
+                    dataset = self._opened(path)[output]
+                    for begin, end in _runs(at, places):
+                        source = slice(places[begin], places[end - 1] + 1)
+                        rows_out = np.s_[at[begin] : at[end - 1] + 1]
+                        dataset.read_direct(values, np.s_[source] if seconds is None else (source, seconds), rows_out)
+                except OSError as error:
+                    raise AVQAError(f"{path}: cannot be read ({error}); `avqa verify` checks all files") from error
+            for n in at:
+                if not all_finite(values[n]):
+                    raise AVQAError(f"{path}: {name} of {self._row_name(name, wanted[n])} is not finite; {REMEDY}")
+        return values
 
-    def _read_rows(self, path: Path, output: str, rows: np.ndarray) -> np.ndarray:
-        """Rows one by one, unless they follow one another: a chunk holds one row at most."""
-        with self._lock:
-            try:
+    def shape(self, name: str, seconds: slice | None = None) -> tuple[int, ...]:
+        """Of one row of a feature, or of the given seconds of one."""
+        whole = self.names[name][1:]
+        return whole if seconds is None else (len(range(whole[0])[seconds]), *whole[1:])
+
+    def prefetch(self, name: str, rows: np.ndarray, seconds: slice | None = None) -> None:
+        """Have the system fetch rows that will be read next, all at the same time and without waiting for them. HDF5
+        itself has one request at a time. Does nothing where the system has no such call."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for path, output, _, places in self._by_shard(name, rows):
+            with self._lock, suppress(OSError, ValueError):  # what is wrong with a file comes up when it is read
                 dataset = self._opened(path)[output]
-                if (np.diff(rows) == 1).all():
-                    return dataset[rows[0] : rows[-1] + 1]
-                return np.stack([dataset[row] for row in rows])
-            except OSError as error:
-                raise AVQAError(f"{path}: cannot be read ({error}); `avqa verify` checks all files") from error
+                for place in places:
+                    for offset, size in _byte_ranges(dataset, int(place), seconds):
+                        os.posix_fadvise(dataset.file.id.get_vfd_handle(), offset, size, os.POSIX_FADV_WILLNEED)
 
-    def _opened(self, path: Path) -> h5py.File:
+    def _by_shard(self, name: str, rows: np.ndarray) -> Iterator[tuple[Path, str, np.ndarray, np.ndarray]]:
+        """The file of each shard that has some of the rows, the dataset's name in it, which of `rows` these are, and
+        where they are in the shard."""
+        group, _, output = name.partition("/")
+        is_text = group.partition("_")[0] == "text"
+        shards = np.zeros_like(rows) if is_text else self.shard[rows]
+        places = rows if is_text else self.row[rows]
+        for shard in np.unique(shards):
+            at = np.flatnonzero(shards == shard)
+            yield self.files[group][shard], output if is_text else name, at, places[at]
+
+    def _row_name(self, name: str, row: int) -> str:
+        return repr(self.texts[row]) if name.startswith("text") else f"video {self.video_id[row]}"
+
+    def _opened(self, path: Path) -> "_OpenFile":
         if path not in self._open:
             while len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[path] = h5py.File(path, "r")
+            self._open[path] = _OpenFile(path)
         self._open.move_to_end(path)
         return self._open[path]
 
@@ -102,21 +133,45 @@ class FeatureIndex:
                 self._open.popitem()[1].close()
 
 
-def damaged_files(collection: str | Path, dataset: str | Path) -> list[str]:
-    """Read every number of every features and text file of two results folders; one line per file that is damaged."""
-    kinds = [(path, "features") for path in sorted(Path(collection, "features").glob("*/*.h5"))]
-    kinds += [(path, "text") for path in sorted(Path(dataset, "text").glob("*.h5"))]
-    found = []
-    for path, kind in kinds:
-        try:
-            with open_hdf5(path, kind) as file:
-                file.visititems(_read_all)
-        except (AVQAError, OSError) as error:
-            found.append(str(error))
-    return found
+def _runs(at: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Parts of two lists, begin … end - 1, in which both count up by one: each is one call of HDF5."""
+    breaks = np.flatnonzero((np.diff(at) != 1) | (np.diff(places) != 1)) + 1
+    edges = [0, *breaks.tolist(), len(at)]
+    return pairwise(edges)
 
 
-def _read_all(_: str, item: object) -> None:
-    if isinstance(item, h5py.Dataset):
-        for n in range(len(item)):
-            item[n]
+def _byte_ranges(dataset: h5py.Dataset, row: int, seconds: slice | None) -> Iterator[tuple[int, int]]:
+    """Offset and size of the parts of the file that hold a row's wanted seconds: one per chunk, or one from the first
+    to the last chunk where all between them are wanted."""
+    by_second = len(dataset.chunks) > 1 and dataset.chunks[1] < dataset.shape[1]
+    wanted = range(dataset.shape[1])[seconds or slice(None)] if by_second else range(1)
+    if len(wanted) > 1 and wanted.step == 1:
+        wanted = range(wanted[0], wanted[-1] + 1, wanted[-1] - wanted[0])
+        first, last = (_chunk(dataset, row, second) for second in wanted)
+        size = last.byte_offset + last.size - first.byte_offset
+        if 0 < size < 2 * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize:  # one after the other in the file
+            yield first.byte_offset, size
+        return
+    for second in wanted:
+        chunk = _chunk(dataset, row, second)
+        yield chunk.byte_offset, chunk.size
+
+
+def _chunk(dataset: h5py.Dataset, row: int, second: int) -> h5py.h5d.StoreInfo:
+    return dataset.id.get_chunk_info_by_coord((row, second, *[0] * (dataset.ndim - 2))[: dataset.ndim])
+
+
+class _OpenFile(dict[str, h5py.Dataset]):
+    """The datasets of an open file, by name. Each is opened once, which takes as long as reading a video's vectors."""
+
+    def __init__(self, path: Path):
+        self.file = h5py.File(path, "r", rdcc_nbytes=2**20)  # a cache of whole chunks has no use in random order
+
+    def __missing__(self, name: str) -> h5py.Dataset:
+        self[name] = self.file[name]
+        return self[name]
+
+    def close(self) -> None:
+        """Close the file."""
+        self.clear()
+        self.file.close()

@@ -4,7 +4,9 @@ import socket
 
 import huggingface_hub.constants
 import numpy as np
+import open_clip
 import pytest
+import torch
 
 from extractors import load_encoder
 
@@ -12,6 +14,13 @@ from extractors import load_encoder
 @pytest.fixture(scope="package")
 def clip():
     return load_encoder("clip_vit_b32", "random", seed=3, dtype="float32")
+
+
+@pytest.fixture(scope="package")
+def open_clips():
+    """open_clip's own model with the random numbers of the fixture `clip`."""
+    torch.manual_seed(3)
+    return open_clip.create_model("ViT-B-32-quickgelu", load_weights=False).eval()
 
 
 @pytest.fixture(scope="package")

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 from torchvision.models import ResNet18_Weights, resnet18
 
 from extractors import load_encoder
+from pipeline.media.transform import resize_and_crop
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +51,11 @@ def reference(state, images, stop, dense=False):
     model.eval()
     found = {}
     getattr(model, stop).register_forward_hook(lambda module, given, out: found.update(out=out))
-    preprocess = ResNet18_Weights.IMAGENET1K_V1.transforms()
+    if not isinstance(images, torch.Tensor):
+        preprocess = ResNet18_Weights.IMAGENET1K_V1.transforms()
+        images = torch.stack([preprocess(Image.fromarray(image)) for image in images])
     with torch.inference_mode():
-        model(torch.stack([preprocess(Image.fromarray(image)) for image in images]))
+        model(images)
     return found["out"]
 
 
@@ -73,3 +77,22 @@ def test_its_input_is_torchvisions_preset(encoder):
     (frames,) = encoder.spec.inputs
     assert [frames.size] == preset.crop_size and [frames.transform.short_side] == preset.resize_size
     assert frames.transform.filter == preset.interpolation.value and preset.antialias
+
+
+def test_maps_of_music_avqa(state, tmp_path):
+    """Oracle: the steps of the authors' extract_14x14_feat.py, restated: squash, Kinetics' means and deviations, the
+    last stage without its stride."""
+    torch.save(state, tmp_path / "resnet.pth")
+    encoder = load_encoder("resnet18_music_avqa", str(tmp_path / "resnet.pth"), dtype="float32")
+    image = np.random.default_rng(1).integers(0, 256, (120, 300, 3), dtype="uint8")
+    prepare = transforms.Compose(
+        [
+            transforms.Resize([224, 224]),
+            transforms.ToTensor(),
+            transforms.Normalize([0.43216, 0.394666, 0.37645], [0.22803, 0.22145, 0.216989]),
+        ]
+    )
+    batch = prepare(Image.fromarray(image))[None]
+    expected = reference(state, batch, "layer4", dense=True)
+    encoded = encoder.encode(resize_and_crop(image, encoder.spec.inputs[0])[None])
+    torch.testing.assert_close(encoded["map"], expected, rtol=1e-3, atol=5e-4)

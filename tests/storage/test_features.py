@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import AVQAError
 from pipeline.index import build_index, gather_failures
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
-from pipeline.storage.features import OPEN_FILES, FeatureIndex, damaged_files
+from pipeline.storage.features import OPEN_FILES, FeatureIndex
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import Video, digest, read_shard_list, write_shard_list
 
@@ -169,13 +169,11 @@ def test_shards_of_other_videos_and_lost_shards_are_refused(tmp_path):
 def test_damage_is_found_and_named(tmp_path):
     dataset, collection = make(tmp_path, 3)
     build_index(dataset, collection, ["enc"], "enc")
-    assert damaged_files(collection, dataset) == []
     path = collection / "features" / "enc" / "00001.h5"
     content = bytearray(path.read_bytes())
     at = content.index(value(1, 2).tobytes())
     content[at + 3] ^= 64
     path.write_bytes(content)
-    assert [line.split(":")[0] for line in damaged_files(collection, dataset)] == [str(path)]
     with pytest.raises(AVQAError, match=r"00001\.h5: cannot be read"):
         FeatureIndex(dataset / "features.h5").read("enc/cls")
 

@@ -33,6 +33,7 @@ class Question(NamedTuple):
     type: str  # question type: Counting, Location, …
     question_id: str | None = None
     choices: list[str] | None = None  # the answers to choose from, where each question has its own
+    keywords: list[str] | None = None  # what its template was filled with, where it was made from one
     split: str | None = None  # where the file itself says it
 
 

@@ -24,6 +24,7 @@ def parse(record: Record) -> Question:
         scenario=kind[0],
         type=kind[1],
         question_id=record.text("question_id") if record.has("question_id") else None,
+        keywords=record.texts("templ_values"),
     )
 
 

@@ -291,6 +291,12 @@ class AVMaster(AVQAModel):
         self.unused = self.unused or released.fresh(self)
         return released.save(self, self.unused)
 
+    def field_count(self) -> tuple[int, int]:
+        from pipeline.models.av_master import flops  # which imports this module
+
+        total = flops.report(self)[-1]
+        return total.parameters, total.macs
+
     def report(self) -> str:
         """Parameters and multiply-adds by part, as the field counts them, as the release has them, and of this code."""
         from pipeline.models.av_master import flops  # which imports this module

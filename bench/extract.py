@@ -1,0 +1,157 @@
+"""Speed of feature extraction: this pipeline against the released scripts' way, on the same clips and weights.
+
+    python bench/extract.py FOLDER                                   # the videos there
+    python bench/extract.py --encoder clip_vit_l14 --seconds 4       # clips made on the spot
+
+The released scripts (PSTP-Net, TSPM, QA-TIGER) write one JPEG file per second with `ffmpeg -r 1`, then read the files
+one by one, prepare each with Pillow and encode it alone, in float32 on a CPU. That is restated here with open_clip's
+preprocessing and model. Ours decodes to a segments file and encodes batches in bfloat16. Both give the class token of
+each second; the weights are the same seeded random numbers, in a file. The sides run in turn; the ratios are medians
+over rounds. The encoders alone are compared in processor seconds of one thread, which other load on the machine changes
+little; from files on it is seconds by the clock, with all cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from extractors import encoder_spec, load_encoder  # noqa: E402
+from pipeline.decode import decode_shard  # noqa: E402
+from pipeline.extract import extract_shard  # noqa: E402
+from pipeline.storage.shard_list import Video  # noqa: E402
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def made(folder: Path, seconds: int) -> list[Path]:
+    """A 720p and a 360p clip."""
+    clips = []
+    for size in ("1280x720", "640x360"):
+        path = folder / f"{size}.mp4"
+        source = f"testsrc2=s={size}:r=30:d={seconds},noise=alls=8:allf=t"
+        codec = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "24", "-pix_fmt", "yuv420p"]
+        subprocess.run([FFMPEG, "-v", "error", "-f", "lavfi", "-i", source, *codec, str(path)], check=True)
+        clips.append(path)
+    return clips
+
+
+class Released:
+    """The released scripts' way, restated."""
+
+    def __init__(self, name: str, weights: Path):
+        spec = encoder_spec(name)
+        self.model = open_clip.create_model(spec.model, load_weights=False).eval()
+        self.model.load_state_dict(torch.load(weights))
+        self.prepare = open_clip.image_transform(spec.inputs[0].size, is_train=False)
+
+    @torch.no_grad()
+    def encode(self, images: list[Image.Image]) -> np.ndarray:
+        rows = [self.model.encode_image(self.prepare(image).unsqueeze(0))[0] for image in images]
+        return torch.stack(rows).numpy()
+
+    def run(self, clips: list[Path], folder: Path) -> int:
+        """All clips to .npy files; returns how many frames there are."""
+        count = 0
+        for clip in clips:
+            frames = folder / f"{clip.stem}-frames"
+            frames.mkdir(parents=True)
+            subprocess.run([FFMPEG, "-v", "error", "-i", str(clip), "-y", "-r", "1", f"{frames}/%06d.jpg"], check=True)
+            files = sorted(frames.glob("*.jpg"))[:60]
+            np.save(folder / f"{clip.stem}.npy", self.encode([Image.open(file) for file in files]))
+            count += len(files)
+        return count
+
+
+def ours(name: str, weights: Path, clips: list[Path], folder: Path) -> int:
+    """All clips to a features file; returns how many seconds there are."""
+    folder.mkdir()
+    videos = [Video(c.stem, str(c), c.stat().st_size, c.stat().st_mtime_ns) for c in clips]
+    options = {"backend": "pyav", "pad": "repeat", "frame_at": 0.5, "frame_selection": "exact", "selective": True}
+    decode_shard(
+        videos,
+        folder / "segments.h5",
+        inputs=encoder_spec(name).inputs,
+        collection="",
+        shard="",
+        segments=60,
+        workers=os.cpu_count() or 1,
+        failures=folder / "failures.tsv",
+        **options,
+    )
+    extract_shard(folder / "segments.h5", folder / "f.h5", encoder=name, weights=str(weights), outputs=["cls"])
+    import h5py
+
+    with h5py.File(folder / "f.h5") as file:
+        return int(file["num_segments"][:].sum())
+
+
+def compare(
+    what: str, sides: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> None:
+    """Print rates of both sides, each run returning its number of frames, and the median of their ratios."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            began = clock()
+            frames = int(str(run()))
+            rates[name].append(frames / (clock() - began))
+    released, own = rates.values()
+    ratio = statistics.median(b / a for a, b in zip(released, own, strict=True))
+    figures = " | ".join(f"{statistics.median(values):.3g}" for values in rates.values())
+    print(f"| {what} | {figures} | {ratio:.2f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--encoder", default="clip_vit_b32", help="one of the CLIP encoders")
+    parser.add_argument("--seconds", type=int, default=20, help="length of the clips that are made")
+    parser.add_argument("--frames", type=int, default=16, help="of the comparison of the encoders alone")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, weights = Path(temporary), Path(temporary) / "weights.pt"
+        torch.manual_seed(0)
+        torch.save(open_clip.create_model(encoder_spec(args.encoder).model, load_weights=False).state_dict(), weights)
+        clips = [p for f in args.folders for p in sorted(f.iterdir()) if p.is_file()] or made(folder, args.seconds)
+        released, encoder = Released(args.encoder, weights), load_encoder(args.encoder, str(weights))
+        print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
+        print(f"| {args.encoder} | released way, frames/s | ours, frames/s | ratio |\n|---|---:|---:|---:|")
+        size = encoder.spec.inputs[0].size
+        frames = np.random.default_rng(0).integers(0, 256, (args.frames, size, size, 3), dtype="uint8")
+        images = [Image.fromarray(frame) for frame in frames]
+        sides: dict[str, Callable[[], object]] = {
+            "released": lambda: len(released.encode(images)),
+            "ours": lambda: len(encoder.encode(frames, outputs=["cls"])["cls"]),
+        }
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        compare("encoder alone, frames in memory, per processor second", sides, args.rounds, time.process_time)
+        torch.set_num_threads(threads)
+        numbers = iter(range(10**6))
+        sides = {
+            "released": lambda: released.run(clips, folder / str(next(numbers))),
+            "ours": lambda: ours(args.encoder, weights, clips, folder / str(next(numbers))),
+        }
+        compare("files to class tokens; ours starts its encoder and its decoders each time", sides, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

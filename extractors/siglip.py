@@ -1,0 +1,77 @@
+"""SigLIP 2 (Tschannen et al., 2025) through open_clip: pooled, patch and word tokens."""
+
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.tokenizer import HFTokenizer
+from torch import nn
+
+from extractors import EncoderError, EncoderSpec, is_file
+from extractors.base import Encoder, download_errors, download_from_hub, normalize
+from extractors.clip import build_open_clip, hub_repository, sentence_of
+
+PAD, END = 0, 1  # of the tokenizer's vocabulary
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+class SigLIP(Encoder):
+    """`pooled` is the image's embedding (attention pooling of the patches), `patch` the patch rows after the last norm,
+    which the pooling reads. `words` are after `ln_final` and the text projection; `sentence` is the last of the 64
+    rows, usually padding, which is the row that SigLIP is trained to read.
+
+    The tokenizer is part of the download. For a local weights file it is read from the file's folder (tokenizer.json
+    and tokenizer_config.json of the same repository). With random weights, tokens are the text's bytes.
+    """
+
+    libraries = ("open_clip_torch", "timm", "transformers")
+
+    def __init__(self, spec: EncoderSpec, weights: str, sha256: str | None, seed: int, dtype: str):
+        super().__init__(spec, weights, sha256, seed, dtype)
+        if is_file(weights):
+            self.tokenizer = str(Path(weights).resolve().parent)
+        else:
+            self.tokenizer = "" if weights == "random" else hub_repository(spec.model, weights)
+
+    def build(self) -> nn.Module:
+        return build_open_clip(self.spec.model)
+
+    def fetch(self, tag: str) -> Path:
+        return download_from_hub(hub_repository(self.spec.model, tag), (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
+
+    def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """B, S, S, 3 uint8 frames to pooled B, D and patch B, P, D."""
+        trunk = self.network.visual.trunk
+        patch = trunk.forward_features(normalize(windows[0], MEAN, STD).to(self.dtype))
+        return {"pooled": self.network.visual.head(trunk.forward_head(patch)), "patch": patch}
+
+    @torch.inference_mode()
+    def encode_text(self, texts: list[str], sentence: str) -> dict[str, torch.Tensor]:
+        """words Q, 64, D; sentence Q, D (`eot`: the last row, `first`: row 0, `mean`: of the text's rows); length Q,
+        the number of tokens including the end."""
+        text = self.network.text
+        tokens = self._tokens(texts).to(self.device)
+        length = (tokens != PAD).sum(-1)
+        embedded, mask = text._embeds(tokens)
+        words = text.text_projection(text.ln_final(text.transformer(embedded, attn_mask=mask))).float()
+        last = torch.full_like(length, words.shape[1] - 1)
+        return {"words": words, "sentence": sentence_of(words, length, sentence, end=last), "length": length}
+
+    def _tokens(self, texts: list[str]) -> torch.Tensor:
+        """Q, 64 token numbers."""
+        rows = self.network.text.context_length
+        if not self.tokenizer:
+            tokens = torch.full((len(texts), rows), PAD)
+            for row, text in zip(tokens, texts, strict=True):
+                numbers = [*(byte + 2 for byte in text.lower().encode()[: rows - 1]), END]
+                row[: len(numbers)] = torch.tensor(numbers)
+            return tokens
+        options = open_clip.get_model_config(self.spec.model)["text_cfg"]["tokenizer_kwargs"]
+        if Path(self.tokenizer).is_dir() and not Path(self.tokenizer, "tokenizer.json").exists():
+            raise EncoderError(
+                f"{self.tokenizer}: has no tokenizer.json; put that file and tokenizer_config.json of the weights' "
+                "repository beside the weights file"
+            )
+        with download_errors(f"tokenizer of {self.spec.model}"):
+            return HFTokenizer(self.tokenizer, context_length=rows, **options)(texts)

@@ -1,0 +1,73 @@
+"""Image encoders through timm: Swin Transformer V2 (Liu et al., 2022), DINOv2 (Oquab et al., 2023) and DINOv3 (Siméoni
+et al., 2025)."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import clean_state_dict, get_pretrained_cfg, list_pretrained
+from torch import nn
+
+from extractors import EncoderError
+from extractors.base import Encoder, download_from_hub, normalize
+
+
+class TimmImage(Encoder):
+    """A network of timm by its name. Frames are normalised as timm's own configuration of the model says."""
+
+    libraries = ("timm",)
+
+    def build(self) -> nn.Module:
+        size = self.spec.inputs[0].shape[0]
+        return timm.create_model(self.spec.model, pretrained=False, num_classes=0, img_size=size)
+
+    def fetch(self, tag: str) -> Path:
+        known = [name.partition(".")[2] for name in list_pretrained(f"{self.spec.model}.*")]
+        if tag not in known:
+            raise EncoderError(
+                f"weights {tag!r} of {self.spec.model}: no such tag; choose one of {', '.join(known)}, or a file"
+            )
+        repository: Any = get_pretrained_cfg(f"{self.spec.model}.{tag}")
+        return download_from_hub(repository.hf_hub_id, ("model.safetensors", "pytorch_model.bin"))
+
+    def adapt(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Positions are interpolated where the weights were trained at another frame size; the classifier goes."""
+        state = self.filter(clean_state_dict(state), self.network)
+        return {name: tensor for name, tensor in state.items() if not name.startswith(("head.fc.", "head."))}
+
+    def filter(self, state: dict[str, torch.Tensor], network: Any) -> dict[str, torch.Tensor]:
+        """timm's own renaming and interpolation for the network's family."""
+        raise NotImplementedError
+
+    def prepare(self, frames: torch.Tensor) -> torch.Tensor:
+        """B, S, S, 3 uint8 frames to the network's input."""
+        cfg = self.network.pretrained_cfg
+        return normalize(frames, cfg["mean"], cfg["std"]).to(self.dtype)
+
+
+class Swin(TimmImage):
+    """`map` is the last stage's output after the last norm, `pooled` its mean over positions, which ImageNet's
+    classifier reads. timm's configuration of `swinv2_large_window12_192` resizes the short side to 213."""
+
+    def filter(self, state: dict[str, torch.Tensor], network: Any) -> dict[str, torch.Tensor]:
+        return timm.models.swin_transformer_v2.checkpoint_filter_fn(state, network)
+
+    def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """B, S, S, 3 uint8 frames to pooled B, 1536 and map B, 1536, S/32, S/32."""
+        positions = self.network.forward_features(self.prepare(windows[0]))
+        return {"pooled": positions.mean((1, 2)), "map": positions.movedim(-1, 1)}
+
+
+class DINO(TimmImage):
+    """`cls` and `patch` are the rows after the last norm; DINOv3's four register rows are left out. DINOv2 was trained
+    at 518 pixels; here it reads 224, and its positions are interpolated."""
+
+    def filter(self, state: dict[str, torch.Tensor], network: Any) -> dict[str, torch.Tensor]:
+        family = timm.models.eva if isinstance(network, timm.models.eva.Eva) else timm.models.vision_transformer
+        return family.checkpoint_filter_fn(state, network)
+
+    def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """B, S, S, 3 uint8 frames to cls B, 1024 and patch B, P, 1024."""
+        rows = self.network.forward_features(self.prepare(windows[0]))
+        return {"cls": rows[:, 0], "patch": rows[:, self.network.num_prefix_tokens :]}

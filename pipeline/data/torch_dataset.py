@@ -1,0 +1,52 @@
+"""Questions with their features for torch.utils.data.DataLoader, in any number of worker processes."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from pipeline.data.feature_set import FeatureSet, is_text
+from pipeline.errors import AVQAError
+
+
+class QuestionDataset(Dataset):
+    """One item per question: question_id, video_id, question, answer_id, and each feature as a tensor by its name.
+
+    HDF5 files must not be carried over into a forked process: each process opens its own at its first item. Raises
+    AVQAError if a feature does not exist or the split has no questions.
+    """
+
+    def __init__(self, folder: str | Path, names: Iterable[str], split: str | None = None):
+        self.folder, self.names = Path(folder), list(names)
+        self._features: FeatureSet | None = None
+        self._process = 0
+        with FeatureSet(folder) as features:
+            if lacking := [name for name in self.names if name not in features.names]:
+                raise AVQAError(
+                    f"{features.index.path}: has no {', '.join(lacking)}; it has {', '.join(features.names)}"
+                )
+            table = features.questions
+        if split is not None:
+            table = table[table["split"] == split]
+        if table.empty:
+            raise AVQAError(f"{self.folder / 'questions.parquet'}: has no questions of split {split}")
+        columns = table[["question_id", "video_id", "question", "answer_id"]].fillna({"question_id": ""})
+        self.items = columns.to_dict("records")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, n: int) -> dict[str, object]:
+        item, features = self.items[n], self._opened()
+        keys = {name: item["question" if is_text(name) else "video_id"] for name in self.names}
+        return item | {name: torch.from_numpy(features[name, key]) for name, key in keys.items()}
+
+    def _opened(self) -> FeatureSet:
+        if self._features is None or self._process != os.getpid():
+            self._features, self._process = FeatureSet(self.folder), os.getpid()
+        return self._features
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_features": None}  # for workers that are started and not forked

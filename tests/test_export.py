@@ -1,0 +1,365 @@
+"""`avqa export` and `avqa import`: plain numpy readers written from what the released loaders do, and the way back."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+from results import feature, make_results, questions, text_feature
+
+import pipeline
+from pipeline.cli import EXPORTS, main
+from pipeline.data.containers import CONTAINERS
+from pipeline.data.layouts import LAYOUTS
+from pipeline.errors import AVQAError
+from pipeline.export import export, export_ids
+from pipeline.verify import verify
+
+L14 = "clip_vit_l14_336"
+CLIP, TOME, VGGISH = {L14: ("cls",)}, {"tome_vit_l16_384": ("tokens",)}, {"vggish": ("embedding",)}
+NEEDS = {  # what a layout is made from, and its text encoder
+    "avst": (VGGISH | {"resnet18_music_avqa": ("map",)}, "clip_vit_b32"),
+    "pstp-net": (VGGISH | {"clip_vit_b32": ("cls", "patch")}, "clip_vit_b32"),
+    "tspm": (VGGISH | CLIP | TOME, L14),
+    "qa-tiger": (VGGISH | CLIP | TOME, L14),
+    "av-master": (VGGISH | CLIP, L14),
+    "cuespace": (CLIP | TOME | {"ast": ("cls", "pooled")}, L14),
+}
+
+
+def load(folder, name):
+    return np.load(folder / f"{name}.npy", allow_pickle=False)
+
+
+def annotations(path, out):
+    """Questions as every released loader reads them: slots filled word by word, the last character dropped."""
+    for sample in json.loads((out / path).read_text()):
+        words = sample["question_content"].rstrip().split(" ")
+        words[-1] = words[-1][:-1]
+        values = iter(json.loads(sample["templ_values"]))
+        text = " ".join(next(values) if "<" in word else word for word in words) + "?"
+        yield sample["video_id"], sample["question_id"], text, json.loads(sample["type"]), sample["anser"]
+
+
+def read_avst(out, split):
+    for video, *_ in annotations(f"data/json/avqa-{split}.json", out):
+        audio = load(out / "feats/vggish", video)[::6, :]
+        maps = load(out / "visual_14x14", video)[::6, :]
+        assert audio.shape == (10, 128) and maps.shape == (10, 512, 14, 14)
+        yield audio, feature("vggish/embedding", video, 60)[::6]
+        yield maps, feature("resnet18_music_avqa/map", video, 60)[::6]
+
+
+def read_pstp_net(out, split):
+    for video, question, text, *_ in annotations(f"dataset/split_que_id/music_avqa_{split}.json", out):
+        clip = load(out / "clip_patch-level_vit_b32", video)
+        assert clip.shape == (60, 50, 512)
+        yield load(out / "vggish", video), feature("vggish/embedding", video, 60)
+        yield clip[:60, 0, :], feature("clip_vit_b32/cls", video, 60)
+        yield clip[:60, 1:, :], feature("clip_vit_b32/patch", video, 60)
+        yield load(out / "clip_qst", str(question)), text_feature("sentence", text)[None]
+        yield load(out / "clip_word", str(question)), text_feature("words", text)[None]
+
+
+def read_tspm(out, split):
+    for video, question, text, *_ in annotations(f"dataset/split_que_id/music_avqa_{split}.json", out):
+        yield load(out / "vggish", video), feature("vggish/embedding", video, 60)
+        yield load(out / "clip_feats/frame_1fps_ViT-L14@336px", video), feature(f"{L14}/cls", video, 60)
+        yield load(out / "ToMe_feat/tome14", video), feature("tome_vit_l16_384/tokens", video, 60)
+        assert load(out / "ToMe_feat/audio_tome14", video).ndim  # read, and not used
+        for folder in ("clip_feats/qst_ViT-L14@336px", "clip_feats/qaPrompt_ViT-L14@336px"):
+            yield load(out / folder, str(question)), text_feature("sentence", text, L14)[None]
+
+
+def read_qa_tiger(out, split):
+    known = json.loads((out / "annots/music_avqa/answer2idx.json").read_text())
+    assert sorted(known["ans2ix"].values()) == list(range(len(known["ans2ix"]))) and known["max_que_len"] == 7
+    for video, _, _, _, answer in annotations(f"annots/music_avqa/music_avqa_{split}.json", out):
+        assert answer in known["ans2ix"]
+        yield load(out / "feats/vggish", video), feature("vggish/embedding", video, 60)
+        yield load(out / "feats/frame_ViT-L14@336px", video), feature(f"{L14}/cls", video, 60)
+        yield load(out / "feats/visual_tome14", video), feature("tome_vit_l16_384/tokens", video, 60)
+
+
+def read_av_master(out, split):
+    twice = (out / path.format(split=split) for path in LAYOUTS["av-master"].annotations)
+    assert len({path.read_text() for path in twice}) == 1
+    for video, question, text, *_ in annotations(f"dataset/split_que_id/music_avqa_{split}.json", out):
+        yield load(out / "vggish_audio", video), feature("vggish/embedding", video, 60)
+        yield load(out / "clip_vit_l14_336px", video)[:60, :], feature(f"{L14}/cls", video, 60)
+        yield load(out / "clip_sentence_l14_336px", str(question)), text_feature("sentence", text, L14)[None]
+        yield load(out / "clip_word_l14_336px", str(question)), text_feature("words", text, L14)[None]
+
+
+def read_cuespace(out, split):
+    for video, *_ in annotations(f"annots/music_avqa/music_avqa_{split}.json", out):
+        yield load(out / "frame_ViT-L14@336px", video), feature(f"{L14}/cls", video, 60)
+        yield load(out / "visual_tome14", video), feature("tome_vit_l16_384/tokens", video, 60)
+        yield load(out / "ast/audio_ast_cls", video), feature("ast/cls", video, 60)
+        yield load(out / "ast/audio_ast_patch_last_pooled", video), feature("ast/pooled", video, 60)
+
+
+READERS = {
+    "avst": read_avst,
+    "pstp-net": read_pstp_net,
+    "tspm": read_tspm,
+    "qa-tiger": read_qa_tiger,
+    "av-master": read_av_master,
+    "cuespace": read_cuespace,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_released_loader_reads_an_export(tmp_path, layout, dtype):
+    outputs, text = NEEDS[layout]
+    videos = 3 if layout == "avst" else 6  # avst's maps are 24 MB per video
+    dataset = make_results(tmp_path, videos, 4, outputs, text, seconds=60)
+    out = tmp_path / "out"
+    export(dataset, layout, out, dtype=dtype)
+    read = 0
+    for split in sorted(set(questions([f"v{n:03d}" for n in range(videos)])["split"])):
+        for found, expected in READERS[layout](out, split):
+            assert found.dtype == dtype and found.shape == expected.shape
+            np.testing.assert_array_equal(found, expected.astype(dtype))
+            read += 1
+    assert read >= 4 * videos
+    assert not list(out.rglob("*.partial"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return make_results(tmp_path_factory.mktemp("made"))
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.npy"))}
+
+
+def test_ids_that_are_missing_or_repeat_get_stable_ones_and_a_table(small, tmp_path):
+    export(small, "pstp-net", tmp_path / "out", force=True)
+    table = pd.read_csv(tmp_path / "out" / "question_ids.csv", dtype=str)
+    own = questions([f"v{n:03d}" for n in range(12)])
+    assert len(table) == len(own) == table["export_id"].nunique()
+    kept = own["question_id"].notna() & ~own["question_id"].duplicated(keep=False)
+    assert kept.sum() == len(own) - 3
+    assert (table["export_id"][kept] == own["question_id"][kept]).all()
+    assert table["export_id"][~kept].str.fullmatch(r"\d{15}").all()
+    shuffled = own.sample(frac=1, random_state=0)
+    again = pd.Series(export_ids(shuffled), index=shuffled.index).sort_index().astype(str)
+    assert (again == table["export_id"]).all()
+    assert {Path(name).stem for name in files(tmp_path / "out" / "clip_qst")} == set(table["export_id"])
+
+
+def test_ids_that_are_no_file_names_are_replaced():
+    table = questions(["v000", "v001"]).assign(question_id=["../../x", ".hidden", "a/b", "007"])
+    ids = export_ids(table)
+    assert all(isinstance(value, int) and value >= 10**14 for value in ids[:3])
+    assert ids[3] == "007"
+
+
+def test_another_protocol_needs_force_and_is_listed(small, tmp_path, capsys):
+    command = ["export", str(small), "--layout", "av-master", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    message = capsys.readouterr().err
+    assert "clip_vit_l14_336px: clip_vit_b32/cls in place of clip_vit_l14_336/cls" in message
+    assert "arrays of shape (6, 128), not (60, 128)" in message and "--force" in message
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--force"]) == 0
+    assert "in place of clip_vit_l14_336/cls" in capsys.readouterr().out
+    np.testing.assert_array_equal(
+        load(tmp_path / "out" / "clip_vit_l14_336px", "v003"), feature("clip_vit_b32/cls", "v003").astype("float32")
+    )
+
+
+def test_random_weights_are_another_protocol(tmp_path):
+    outputs, text = NEEDS["av-master"]
+    random = {"weights": "random (seed 0)", "pretrained": False}
+    dataset = make_results(tmp_path, 2, 4, outputs, text, seconds=60, **random)
+    with pytest.raises(AVQAError, match=r"vggish: its weights are random \(seed 0\), not pretrained ones"):
+        export(dataset, "av-master", tmp_path / "out")
+
+
+def test_a_feature_that_nothing_can_replace_is_named(small, tmp_path):
+    with pytest.raises(
+        AVQAError, match=r"has no tome_vit_l16_384/tokens, which --visual_patch_dir \(ToMe_feat/tome14\)"
+    ):
+        export(small, "tspm", tmp_path / "out", force=True)
+
+
+def test_an_interrupted_export_resumes_and_another_one_is_refused(small, tmp_path, monkeypatch):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    export(small, "pstp-net", whole, force=True)
+    saved, original = [], np.save
+
+    def save(file, array, allow_pickle):
+        if len(saved) == 10:
+            raise KeyboardInterrupt
+        saved.append(file)
+        original(file, array, allow_pickle=allow_pickle)
+
+    monkeypatch.setattr("pipeline.export.np.save", save)
+    with pytest.raises(KeyboardInterrupt):
+        export(small, "pstp-net", out, force=True)
+    monkeypatch.undo()
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
+    assert len(before) == 10 and not json.loads((out / "export.json").read_text())["complete"]
+    export(small, "pstp-net", out, force=True)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert files(out) == files(whole) and json.loads((out / "export.json").read_text())["complete"]
+    with pytest.raises(AVQAError, match="holds another export"):
+        export(small, "pstp-net", out, dtype="float16", force=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(AVQAError, match="not of an export"):
+        export(small, "pstp-net", tmp_path / "mine", force=True)
+
+
+def test_equal_questions_share_one_array_on_the_disk(small, tmp_path):
+    export(small, "pstp-net", tmp_path / "out", force=True)
+    inodes = {os.stat(path).st_ino for path in (tmp_path / "out" / "clip_word").glob("*.npy")}
+    assert len(inodes) == questions([f"v{n:03d}" for n in range(12)])["question"].nunique()
+
+
+def test_failed_videos_are_left_out_with_their_questions(tmp_path):
+    dataset = make_results(tmp_path, change={("status", "v003"): 1})
+    export(dataset, "pstp-net", tmp_path / "out", force=True)
+    assert not (tmp_path / "out" / "vggish" / "v003.npy").exists()
+    assert "v003" not in (tmp_path / "out" / "dataset/split_que_id/music_avqa_train.json").read_text()
+    assert len(pd.read_csv(tmp_path / "out" / "question_ids.csv")) == 22
+
+
+def config(tmp_path, out, **changes):
+    splits = {split: str(out / f"dataset/split_que_id/music_avqa_{split}.json") for split in ("train", "val", "test")}
+    values = {"dataset": "back", "results": str(tmp_path / "back"), "annotations": splits, "decode": {"segments": 6}}
+    values |= {"videos": {"collection": "back_videos", "folder": "none"}} | changes
+    (tmp_path / "import.yaml").write_text(json.dumps(values))
+    return str(tmp_path / "import.yaml")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_export_then_import_then_export_gives_the_same_bytes(small, tmp_path, dtype):
+    out = tmp_path / "out"
+    export(small, "pstp-net", out, dtype=dtype, force=True)
+    assert main(["import", str(out), "--layout", "pstp-net", "--config", config(tmp_path, out)]) == 0
+    back = pipeline.open_features(tmp_path / "back" / "back")
+    with pipeline.open_features(small) as features:
+        for name in features.names:
+            for key in features.texts if name.startswith("text/") else features:
+                assert back[name, key].dtype == dtype
+                np.testing.assert_array_equal(back[name, key], features[name, key].astype(dtype))
+        mine, theirs = (f.videos.set_index("video_id")[["num_segments", "has_audio"]] for f in (back, features))
+        pd.testing.assert_frame_equal(mine.sort_index(), theirs.sort_index())
+    assert "imported" in back.index.provenance["vggish"]["weights"]
+    assert verify(tmp_path / "back" / "back").findings == []
+    export(tmp_path / "back" / "back", "pstp-net", tmp_path / "again", dtype=dtype, force=True)
+    assert files(tmp_path / "again") == files(out)
+
+
+def test_published_folders_of_other_lengths_with_videos_missing(tmp_path):
+    """Folders as others publish them: no tables, float32, 4 to 8 rows, one video without audio, one text twice."""
+    rng = np.random.default_rng(0)
+    out = tmp_path / "published"
+    shapes = {"vggish_audio": (128,), "clip_vit_l14_336px": (768,)}
+    arrays = {}
+    for folder, shape in shapes.items():
+        (out / folder).mkdir(parents=True)
+        for n in range(5):
+            arrays[folder, n] = rng.normal(size=(4 + n, *shape)).astype("float32")
+            np.save(out / folder / f"v{n:03d}.npy", arrays[folder, n])
+    (out / "vggish_audio" / "v002.npy").unlink()
+    (out / "dataset/split_que_id").mkdir(parents=True)
+    for folder, shape in {"clip_sentence_l14_336px": (1, 768), "clip_word_l14_336px": (1, 77, 768)}.items():
+        (out / folder).mkdir()
+        for n in range(5):
+            np.save(out / folder / f"{n}.npy", np.full(shape, n % 3, "float32"))
+    for split, chosen in {"train": (0, 1, 2), "val": (3,), "test": (4,)}.items():
+        records = [
+            {"video_id": f"v{n:03d}", "question_id": n, "type": '["Audio", "Counting"]', "templ_values": "[]"}
+            | {"question_content": f"Is it {n % 3}?", "anser": "yes"}
+            for n in chosen
+        ]
+        (out / f"dataset/split_que_id/music_avqa_{split}.json").write_text(json.dumps(records))
+    command = ["import", str(out), "--layout", "av-master", "--config", config(tmp_path, out, shard_size=2)]
+    assert main([*command[:-1], config(tmp_path, out, shard_size=2, allow_missing=True)]) == 0
+    with pipeline.open_features(tmp_path / "back" / "back") as features:
+        assert list(features) == ["v000", "v001", "v003", "v004"]
+        assert features.videos["num_segments"].tolist() == [4, 5, 6, 6]
+        for n in (0, 1, 3, 4):
+            expected = arrays["clip_vit_l14_336px", n][:6]
+            found = features["clip_vit_l14_336/cls", f"v{n:03d}"]
+            np.testing.assert_array_equal(found[: len(expected)], expected)
+            assert (found[len(expected) :] == expected[-1]).all()
+        assert (features["text/words", "Is it 1?"] == 1).all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "pickle", "nan", "shape", "folder"])
+def test_a_bad_array_is_named(small, tmp_path, capsys, damage):
+    out = tmp_path / "out"
+    export(small, "pstp-net", out, force=True)
+    path = out / "vggish" / "v005.npy"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:500])
+    elif damage == "pickle":
+        np.save(path, np.array([{}]), allow_pickle=True)
+    elif damage == "folder":
+        (out / "vggish").rename(out / "other")
+    else:
+        array = np.load(path)
+        array[1, 2] = np.nan
+        np.save(path, array if damage == "nan" else array[:, :64] * 0)
+    assert main(["import", str(out), "--layout", "pstp-net", "--config", config(tmp_path, out)]) == 1
+    assert str(out / "vggish" if damage == "folder" else path) in capsys.readouterr().err
+
+
+def test_features_that_were_extracted_here_are_not_replaced(small, tmp_path, capsys):
+    out = tmp_path / "out"
+    export(small, "pstp-net", out, force=True)
+    dataset = make_results(tmp_path)
+    before = {path: path.read_bytes() for path in dataset.parent.rglob("*.h5")}
+    names = {"dataset": "small", "results": str(dataset.parent)}
+    names["videos"] = {"collection": "small_videos", "folder": "none"}
+    assert main(["import", str(out), "--layout", "pstp-net", "--config", config(tmp_path, out, **names)]) == 1
+    assert "was extracted here" in capsys.readouterr().err
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_webdataset(small, tmp_path):
+    export(small, "webdataset", tmp_path / "out")
+    seen = {}
+    for tar in sorted((tmp_path / "out" / "videos").glob("*.tar")):
+        with tarfile.open(tar) as archive:
+            for entry in archive:
+                key, _, suffix = entry.name.partition(".")
+                content = io.BytesIO(archive.extractfile(entry).read())
+                seen[key, suffix] = json.load(content) if suffix == "json" else np.load(content)
+    assert len(seen) == 12 * 4
+    np.testing.assert_array_equal(seen["v007", "clip_vit_b32.patch.npy"], feature("clip_vit_b32/patch", "v007"))
+    assert seen["v007", "json"] == {"video_id": "v007", "num_segments": 5, "has_audio": True}
+
+
+def test_safetensors_and_datasets_in_files_of_bounded_size(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.export.FILE_BYTES", 2**21)  # four videos of 2 × 6 × 50 × 512 × 4 bytes or so
+    export(small, "safetensors", tmp_path / "st")
+    parts = sorted((tmp_path / "st" / "videos").glob("*.safetensors"))
+    assert len(parts) > 2
+    tensors = {k: v for path in parts for k, v in safetensors.numpy.load_file(path).items()}
+    np.testing.assert_array_equal(tensors["v004/clip_vit_b32/cls"], feature("clip_vit_b32/cls", "v004"))
+    assert len(tensors) == 36
+    export(small, "datasets", tmp_path / "hf", dtype="float16")
+    table = pq.read_table(tmp_path / "hf" / "videos")
+    assert table.num_rows == 12
+    n = table["video_id"].to_pylist().index("v004")
+    patch = np.array(table["clip_vit_b32/patch"][n].as_py(), "float16")
+    np.testing.assert_array_equal(patch, feature("clip_vit_b32/patch", "v004"))
+    assert pq.read_table(tmp_path / "hf" / "texts").num_rows == 4
+
+
+def test_the_command_offers_every_container():
+    assert tuple(CONTAINERS) == EXPORTS

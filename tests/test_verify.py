@@ -1,0 +1,269 @@
+"""`avqa verify`: each planted defect is found, with its file, row and remedy, and nothing else is."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from results import OUTPUTS, feature, make_results, questions, shard_lists, text_feature, write_shard, write_text
+
+from pipeline.cli import main
+from pipeline.index import build_index
+from pipeline.storage.contract import PER_VIDEO, DatasetSpec
+from pipeline.storage.hdf5 import ShardWriter, open_hdf5
+from pipeline.verify import verify
+
+VIDEOS = [f"v{n:03d}" for n in range(12)]
+SHARDS = shard_lists(VIDEOS, 4)
+CLS, PATCH = ("clip_vit_b32/cls", "v005"), ("clip_vit_b32/patch", "v005")
+AUDIO = ("vggish/embedding", "v005")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_results(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def dataset(made, tmp_path):
+    shutil.copytree(made.parent, tmp_path / "results")
+    return tmp_path / "results" / "small"
+
+
+def again(dataset, encoder, change=None, shard="00001", **attributes):
+    """Write a shard again, with something wrong, and the index over it if it can be made."""
+    collection = dataset.parent / "small_videos"
+    (collection / "features" / encoder / f"{shard}.h5").unlink()
+    return write_shard(collection, encoder, shard, SHARDS[shard], change, **attributes)
+
+
+def found(dataset):
+    return {(f.level, f.check, Path(f.file).parent.name, Path(f.file).name, f.name) for f in verify(dataset).findings}
+
+
+def with_rows(key, rows, value):
+    values = feature(*key)
+    values[rows] = value
+    return {key: values}
+
+
+PLANTED = {
+    "a number that is not finite": (
+        "vggish",
+        with_rows(AUDIO, (2, 7), np.inf),
+        ("error", "finite", "vggish", "00001.h5", "v005"),
+    ),
+    "seconds of zeros": (
+        "vggish",
+        with_rows(AUDIO, slice(1, 3), 0),
+        ("error", "zeros", "vggish", "00001.h5", "v005"),
+    ),
+    "one second of zeros": (
+        "clip_vit_b32",
+        with_rows(CLS, 2, 0),
+        ("error", "zeros", "clip_vit_b32", "00001.h5", "v005"),
+    ),
+    "patch rows that are one row": (
+        "clip_vit_b32",
+        {PATCH: np.repeat(feature(*PATCH)[:, :1], 49, axis=1)},
+        ("error", "tokens", "clip_vit_b32", "00001.h5", "v005"),
+    ),
+    "features of length one": (
+        "clip_vit_b32",
+        {CLS: feature(*CLS) / np.linalg.norm(feature(*CLS).astype("f4"), axis=1, keepdims=True)},
+        ("error", "norm", "clip_vit_b32", "00001.h5", "v005"),
+    ),
+    "a norm beyond the encoder's": (
+        "clip_vit_b32",
+        {CLS: feature(*CLS) * np.float16(100)},
+        ("error", "norm", "clip_vit_b32", "00001.h5", "v005"),
+    ),
+    "a constant video": (
+        "clip_vit_b32",
+        {CLS: np.repeat(feature(*CLS)[:1], 6, axis=0)},
+        ("warning", "constant", "clip_vit_b32", "00001.h5", "v005"),
+    ),
+    "the sound of a video in another shard": (
+        "vggish",
+        {AUDIO: feature("vggish/embedding", "v002")},
+        ("warning", "duplicate", "vggish", "00001.h5", "v005"),
+    ),
+    "another number of seconds in one modality": (
+        "vggish",
+        {("num_segments", "v005"): 3},
+        ("error", "seconds", "vggish", "00001.h5", "v005"),
+    ),
+    "another opinion on which video has sound": (
+        "vggish",
+        {("has_audio", "v005"): False},
+        ("error", "seconds", "vggish", "00001.h5", "v005"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_defect_is_found_and_nothing_else(dataset, name):
+    encoder, change, expected = PLANTED[name]
+    again(dataset, encoder, change)
+    assert found(dataset) == {expected}
+
+
+def test_good_results_have_no_findings(dataset):
+    assert found(dataset) == set()
+    assert found(dataset / "features.h5") == set()
+    assert found(dataset.parent / "small_videos") == set()
+    assert found(dataset.parent / "small_videos" / "features" / "vggish" / "00002.h5") == set()
+
+
+def test_the_padding_and_the_videos_that_failed_or_are_silent_are_no_defects(dataset):
+    constant = np.repeat(feature(*AUDIO)[:1], 6, axis=0)
+    changes = {}
+    for encoder, output in (("vggish", "embedding"), ("clip_vit_b32", "cls"), ("clip_vit_b32", "patch")):
+        shape = feature(f"{encoder}/{output}", "v000").shape
+        changes[encoder] = changes.get(encoder, {}) | {(f"{encoder}/{output}", "v004"): np.zeros(shape)}
+        changes[encoder] |= {("status", "v004"): 1, ("has_audio", "v005"): False, ("has_audio", "v006"): False}
+    changes["vggish"] |= {AUDIO: constant, ("vggish/embedding", "v006"): constant}  # of silence, twice
+    for encoder, change in changes.items():
+        again(dataset, encoder, change)
+    assert found(dataset) == set()
+
+
+def test_a_flipped_bit_is_found_in_its_row(dataset):
+    path = dataset.parent / "small_videos" / "features" / "clip_vit_b32" / "00001.h5"
+    content = bytearray(path.read_bytes())
+    content[content.index(feature("clip_vit_b32/cls", "v006").tobytes()) + 99] ^= 4
+    path.write_bytes(content)
+    assert found(dataset) == {("error", "checksum", "clip_vit_b32", "00001.h5", "v006")}
+
+
+def test_a_file_without_checksums_is_found(dataset):
+    path = dataset.parent / "small_videos" / "features" / "vggish" / "00001.h5"
+    with h5py.File(path, "a") as file:
+        values = file["vggish/embedding"][:]
+        del file["vggish/embedding"]
+        file["vggish/embedding"] = values
+    assert found(dataset) == {("error", "checksum", "vggish", "00001.h5", "")}
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"weights_sha256": "1" * 64}, "provenance"),
+        ({"libraries": {"torch": "9.9"}}, "provenance"),
+        ({"source": "other"}, "shard"),
+    ],
+)
+def test_a_shard_that_was_made_otherwise_is_found(dataset, change, check):
+    again(dataset, "vggish", **change)
+    assert found(dataset) == {("error", check, "vggish", "00001.h5", "")}
+
+
+def test_a_missing_attribute_is_found(dataset):
+    with h5py.File(dataset.parent / "small_videos" / "features" / "vggish" / "00001.h5", "a") as file:
+        del file.attrs["weights_sha256"]
+    assert found(dataset) == {("error", "provenance", "vggish", "00001.h5", "")}
+
+
+def test_other_shapes_are_found(dataset):
+    path = again(dataset, "vggish")
+    with h5py.File(path, "a") as file:
+        values = file["vggish/embedding"][:]
+        del file["vggish/embedding"]
+        file.create_dataset("vggish/embedding", data=np.repeat(values, 2, axis=2), fletcher32=True, chunks=True)
+    assert ("error", "shape", "vggish", "00001.h5", "") in found(dataset)
+    again(dataset, "vggish", seconds=7)
+    assert {check for _, check, *_ in found(dataset)} == {"provenance", "seconds"}
+
+
+def test_a_truncated_and_a_missing_file_are_found(dataset):
+    path = dataset.parent / "small_videos" / "features" / "vggish" / "00001.h5"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert found(dataset) == {("error", "schema", "vggish", "00001.h5", "")}
+    path.unlink()
+    assert ("error", "index", "small", "features.h5", "") in found(dataset)
+
+
+def test_questions_without_video_or_text_are_found(dataset):
+    table = pd.concat([questions(VIDEOS), questions(["v777"])], ignore_index=True)
+    table.loc[len(table) - 1, "question"] = "Which?"
+    table.to_parquet(dataset / "questions.parquet")
+    messages = {finding.message for finding in verify(dataset).findings}
+    assert messages == {"lacks the video of a question, v777", "lacks the text of a question, 'Which?'"}
+
+
+def test_wrong_texts_are_found(dataset):
+    path = dataset / "text" / "clip_vit_b32.h5"
+    texts = questions(VIDEOS)["question"].unique().tolist()
+    words = text_feature("words", texts[1])
+    path.unlink()
+    write_text(dataset, texts, {("words", texts[1]): np.repeat(words[:1], 77, axis=0)})
+    assert found(dataset) == {("error", "tokens", "text", "clip_vit_b32.h5", texts[1])}
+
+
+def test_an_index_of_other_videos_is_found(dataset):
+    with h5py.File(dataset / "features.h5", "a") as file:
+        file["row"][...] = file["row"][:][::-1]
+    assert {(check, name) for _, check, _, name, _ in found(dataset)} == {("index", "features.h5")}
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_equal_features_in_all_modalities_are_an_error_unless_the_files_may_be_copies(dataset, copied):
+    collection = dataset.parent / "small_videos"
+    shard = SHARDS["00001"]
+    if copied:  # v005's file is as large as v002's
+        tsv = collection / "shards" / "00001.tsv"
+        tsv.write_text(tsv.read_text().replace("\t1005\t", "\t1002\t"))
+        shard = [video._replace(size=1002) if video.video_id == "v005" else video for video in shard]
+    for encoder, outputs in OUTPUTS.items():
+        (collection / "features" / encoder / "00001.h5").unlink()
+        change = {(f"{encoder}/{o}", "v005"): feature(f"{encoder}/{o}", "v002") for o in outputs}
+        write_shard(collection, encoder, "00001", shard, change)
+    level = "warning" if copied else "error"
+    assert found(dataset) == {(level, "duplicate", encoder, "00001.h5", "v005") for encoder in OUTPUTS}
+    assert len(verify(dataset).findings) == 3  # one per output
+
+
+def test_the_command_prints_a_table_writes_json_and_ends_in_status_1(dataset, tmp_path, capsys):
+    assert main(["verify", str(dataset), "--json", str(tmp_path / "v.json")]) == 0
+    again(dataset, "vggish", with_rows(AUDIO, (2, 7), np.nan))
+    assert main(["verify", str(dataset), "--json", str(tmp_path / "v.json")]) == 1
+    printed = capsys.readouterr()
+    assert "error finite" in printed.out and "row 1 (v005)" in printed.out and "run again" in printed.out
+    assert "1 errors" in printed.err
+    report = json.loads((tmp_path / "v.json").read_text())
+    assert report["errors"] == 1 and len(report["files"]) == 7
+    (finding,) = report["findings"]
+    assert (finding["row"], finding["name"]) == (1, "v005") and finding["remedy"]
+    assert main(["verify", str(tmp_path / "nothing")]) == 1
+
+
+def test_results_of_a_configuration(dataset, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"dataset: small\nresults: {dataset.parent}\nvideos: {{collection: small_videos, folder: {tmp_path}}}\n"
+    )
+    assert main(["verify", str(path)]) == 0
+    (dataset / "features.h5").unlink()
+    assert main(["verify", str(path)]) == 1
+    build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
+    with open_hdf5(dataset / "features.h5", "index"):
+        assert main(["verify", str(path)]) == 0
+
+
+def test_segments_are_checked_too(tmp_path, capsys):
+    path = tmp_path / "segments.h5"
+    specs = {"audio/16000": DatasetSpec((2, 16000), "float32")}
+    specs |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
+    made = {"kind": "segments", "collection": "c", "shard": "0", "source": "s", "config": {}}
+    audio = np.zeros((2, 16000), "float32")
+    for bad in (False, True):
+        path.unlink(missing_ok=True)
+        with ShardWriter(path, 2, specs, made, {"video_id": ["a", "b"]}) as writer:
+            for n in range(2):
+                audio[1, 5] = np.nan if bad and n else 0
+                writer.write(n, {"audio/16000": audio, "num_segments": 2, "has_audio": True, "status": 0})
+        assert main(["verify", str(path)]) == bad
+    assert "error finite" in capsys.readouterr().out
