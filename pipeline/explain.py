@@ -79,7 +79,8 @@ def by_second(model: AVQAModel, data: QuestionData, split: str, size: int) -> li
 def word_attention(model: AVQAModel, data: QuestionData, split: str, size: int) -> list[dict]:
     """One question of each type with what each modality attends to in it (AV-Master, Fig. 9)."""
     examples = data.questions.drop_duplicates(["scenario", "type"]).index
-    encoder = encoder_class(data.provenance["text"]["encoder"])
+    text = next(attributes for name, attributes in data.provenance.items() if name.startswith("text"))
+    encoder = encoder_class(text["encoder"])
     found = []
     for batch in data.batches(split, size):
         if not (chosen := np.flatnonzero(np.isin(batch.row, examples))).size:
