@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from pipeline.data.formats import SPLITS
 from pipeline.errors import AVQAError
 
 MANIFESTS = Path(__file__).parent.parent / "manifests"
@@ -53,17 +54,22 @@ def _in_folder(files: dict, folder: str) -> dict:
 def compare(card: dict, questions: pd.DataFrame) -> list[str]:
     """One line for each published count: what was published and what was read. `questions` has split, part, video_id,
     scenario and type, before questions of missing videos are left out."""
+    splits = questions["split"].unique()
+    comparable = (
+        *splits,
+        *(("videos", "questions") if len(splits) == len(SPLITS) else ()),
+    )  # totals only of all splits
+    found = {"videos": questions["video_id"].nunique(), "questions": len(questions)}
+    found |= {f"{s}.questions": n for s, n in questions["split"].value_counts().items()}
+    found |= {f"{s}.videos": n for s, n in questions.groupby("split")["video_id"].nunique().items()}
+    found |= {f"{s}.{p}.questions": n for (s, p), n in questions.groupby(["split", "part"]).size().items()}
+    kinds = questions.groupby(["split", "scenario", "type"]).size()
+    found |= {f"{s}.{scenario}/{kind}": n for (s, scenario, kind), n in kinds.items()}
     lines = []
     for source, published in card["published"].items():
-        found = {"videos": questions["video_id"].nunique(), "questions": len(questions)}
-        found |= {f"{s}.questions": n for s, n in questions["split"].value_counts().items()}
-        found |= {f"{s}.videos": n for s, n in questions.groupby("split")["video_id"].nunique().items()}
-        found |= {f"{s}.{p}.questions": n for (s, p), n in questions.groupby(["split", "part"]).size().items()}
-        kinds = questions.groupby(["split", "scenario", "type"]).size()
-        found |= {f"{s}.{scenario}/{kind}": n for (s, scenario, kind), n in kinds.items()}
         for name, count in _flat(published):
-            read = int(found.get(name, 0))
-            if read or name.split(".")[0] in ("videos", "questions", *questions["split"].unique()):
+            if name.split(".")[0] in comparable:
+                read = int(found.get(name, 0))
                 verdict = "equal" if read == count else f"differs by {read - count:+d}"
                 lines.append(f"{source}: {name}: published {count}, read {read}: {verdict}")
     return lines

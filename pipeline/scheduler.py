@@ -1,5 +1,6 @@
 """What Slurm says about its nodes and its queue, so that mistakes are found before jobs are submitted."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -46,10 +47,12 @@ def check_requests(requests: Mapping[str, Node], nodes: Iterable[Node]) -> None:
 
 
 def jobs_of(folder: str, prefix: str) -> list[str]:
-    """The numbers of this user's jobs that were submitted from `folder` and whose name begins with `prefix`."""
+    """The numbers of this user's jobs that were submitted from `folder` and whose name begins with `prefix`, without
+    the one that this process is part of."""
     lines = _lines(["squeue", "--me", "--noheader", "--Format", "jobid:30,name:200,workdir:1000"])
     rows = [line.split(maxsplit=2) for line in lines]
-    return [row[0] for row in rows if len(row) == 3 and row[1].startswith(prefix) and row[2] == folder]
+    rows = [row for row in rows if len(row) == 3 and row[0] != os.environ.get("SLURM_JOB_ID")]
+    return [number for number, name, workdir in rows if name.startswith(prefix) and workdir == folder]
 
 
 def _lines(command: list[str]) -> list[str]:

@@ -3,6 +3,10 @@
 # Without accounting; a job that takes more memory than it asked for is ended.
 set -euo pipefail
 cpus=$1 memory=$2 host=$(hostname -s)
+if [ -e /etc/slurm/slurm.conf ] && ! grep -q '^ClusterName=avqa$' /etc/slurm/slurm.conf; then
+    echo "/etc/slurm/slurm.conf is another cluster's" >&2
+    exit 1
+fi
 mkdir -p /run/munge /var/log/munge /var/lib/munge /var/spool/avqa-slurmctld /var/spool/avqa-slurmd /var/log/avqa-slurm
 chown munge: /run/munge /var/log/munge /var/lib/munge
 [ -s /etc/munge/munge.key ] || { dd if=/dev/urandom of=/etc/munge/munge.key bs=1024 count=1 2> /dev/null; }

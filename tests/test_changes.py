@@ -86,6 +86,7 @@ def finished(tmp_path_factory):
     assert made.returncode == 0
     done = snakemake(folder, CONFIG)
     assert done.returncode == 0, done.stdout
+    (folder / "log").write_text(done.stdout)
     assert ran(done.stdout)["decode"] == 2 and ran(done.stdout)["extract"] == 4, "features of a collection are shared"
     return folder
 
@@ -232,3 +233,21 @@ def test_the_second_data_set_is_scored_in_parts(finished):
     table = pd.read_parquet(folder / "predictions.parquet")
     assert table["correct"].mean() == pytest.approx(scores["overall"]["accuracy"])
     assert scores["trained_on"] == "tiny"
+
+
+def test_decoding_waits_until_the_segments_before_are_read(finished):
+    """With ahead: 1, the second shard is decoded when both encoders have read the first."""
+    log = (finished / "log").read_text()
+    started = re.findall(r"^ *(?:local)?rule \w+:\n(?: +\w+: .*\n)*? +output: (\S+)", log, re.MULTILINE)
+    second = next(n for n, path in enumerate(started) if "/segments/" in path and path.endswith("00001.h5"))
+    read = [n for n, path in enumerate(started) if re.search(r"/features/\w+/00000\.h5", path)]
+    assert len(read) == 2 and max(read) < second
+
+
+def test_results_and_segments_on_other_file_systems(finished, tmp_path):
+    other = CONFIG | {"results": str(tmp_path / "elsewhere"), "scratch": "$MY_SCRATCH"}
+    manifest = str(tmp_path / "elsewhere" / "tiny" / "manifest.json")
+    assert snakemake(finished, other, manifest, MY_SCRATCH="/dev/shm/mine").returncode == 0
+    planned = snakemake(finished, other, "--dry-run", "tiny", MY_SCRATCH="/dev/shm/mine").stdout
+    assert "output: /dev/shm/mine/clips/segments/" in planned
+    assert f"output: {tmp_path}/elsewhere/clips/features/vggish/00000.h5" in planned

@@ -1,10 +1,17 @@
 """Multiple choice: a question's own options, scored by their text features."""
 
+import pandas as pd
+import pytest
 import torch
+from test_learning import config, folder  # noqa: F401
 
+from pipeline.config import check_config
+from pipeline.errors import AVQAError
+from pipeline.evaluate import evaluate
 from pipeline.models.base import Batch, example_batch
 from pipeline.models.choices import MultipleChoice
 from pipeline.models.pooled import Pooled, PooledSettings
+from pipeline.train import train
 
 SHAPES = {"audio": (4, 8), "visual": (4, 8), "sentence": (16,)}
 
@@ -50,3 +57,29 @@ def test_it_learns_which_option_is_right():
         loss.backward()
         optimizer.step()
     assert (chooser.eval()(given).argmax(-1) == given.answer).all()
+
+
+def test_training_and_scores_of_a_data_set_with_options(config, folder):  # noqa: F811
+    """The right option follows from the video; the options' order says nothing."""
+    table = pd.read_parquet(folder / "questions.parquet")
+    texts = ["Is it playing?", "Is it loud?"]
+    options = [texts[::-1] if n % 3 else texts for n in range(len(table))]
+    right = [texts[label] for label in table["answer_id"]]
+    table.assign(choices=options, answer=right).to_parquet(folder / "questions.parquet", index=False)
+    config["models"] = {"pooled": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "clip_vit_b32/cls"}}
+    config["train"] |= {"epochs": 20, "learning_rate": 0.01}
+    config = check_config(config)
+    train(config, "pooled", 0, folder / "x")
+    scores = evaluate(folder / "x")
+    answered = pd.read_parquet(folder / "x" / "predictions.parquet")
+    assert set(answered["prediction"]) <= set(texts)
+    assert (answered["correct"] == (answered["prediction"] == answered["answer"])).all()
+    assert scores["overall"]["accuracy"] > 0.8 and set(scores["type"]) == {"Visual/Counting", "Visual/Location"}
+
+
+def test_questions_with_and_without_options_are_refused(config, folder):  # noqa: F811
+    table = pd.read_parquet(folder / "questions.parquet")
+    options = [["Is it playing?", "Is it loud?"] if n else None for n in range(len(table))]
+    table.assign(choices=options, answer="Is it loud?").to_parquet(folder / "questions.parquet", index=False)
+    with pytest.raises(AVQAError, match="has questions with options and without"):
+        train(config, "av_master", 0, folder / "x")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import h5py
 import numpy as np
@@ -417,3 +418,21 @@ def test_scores_are_counted_as_in_the_papers():
     names = [line.split("  ")[0] for line in lines[1:5]]
     assert names == ["Audio/Counting", "Audio/Comparative", "Audio average", "Visual/Location"]
     assert "60.00%" in lines[-1]
+
+
+def test_a_second_run_of_the_same_training_waits_and_finds_it_finished(config, folder):
+    """As when a cluster still runs the job of a killed run: nobody changes what another has made."""
+    config["train"]["epochs"] = 1
+    out = folder / "x"
+    threads = [Thread(target=train, args=(config, "av_master", 0, out)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    made = (out / "checkpoint.safetensors").stat().st_mtime_ns
+    assert len((out / "history.csv").read_text().splitlines()) == 2 and not (out / ".lock").exists()
+    train(config, "av_master", 0, out)
+    assert (out / "checkpoint.safetensors").stat().st_mtime_ns == made
+    config["train"]["learning_rate"] = 0.01
+    train(config, "av_master", 0, out)
+    assert (out / "checkpoint.safetensors").stat().st_mtime_ns != made

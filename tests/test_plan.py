@@ -1,0 +1,54 @@
+"""What `avqa plan` and `avqa doctor` say."""
+
+import json
+import re
+
+import pytest
+import yaml
+from test_manifest import record
+
+from pipeline.cli import main
+from pipeline.config import check_config
+from pipeline.plan import count_videos, plan
+
+CONFIG = {
+    "dataset": "mine",
+    "videos": {"collection": "c", "folder": "v"},
+    "annotations": {split: f"{split}.json" for split in ("train", "val", "test")},
+    "encoders": {"clip_vit_l14": {"weights": "random"}, "vggish": {"weights": "random"}},
+    "text": {"encoder": "clip_vit_l14", "weights": "random"},
+    "models": {"pooled": {"audio": "vggish/embedding", "visual": "clip_vit_l14/cls"}},
+    "shard_size": 100,
+    "train": {"seeds": [0, 1]},
+}
+
+
+def test_the_plan_of_music_avqa_from_its_card(tmp_path, monkeypatch):
+    """9,288 videos of 60 s; sizes as README.md computes them."""
+    monkeypatch.chdir(tmp_path)
+    text = plan(check_config(CONFIG | {"card": "music_avqa", "decode": {"ahead": 4}}), calibrate=False)
+    assert "9288 videos (card) of 60 s, 155 hours" in text and "93 decode and 186 extract, 2 models" in text
+    sizes = {name: float(size) for name, size in re.findall(r"^(\S+/\w+): ([\d.]+) GB", text, re.MULTILINE)}
+    seconds = 9288 * 60
+    assert sizes["clip_vit_l14/cls"] == pytest.approx(seconds * 768 * 2 / 1e9, abs=0.01)
+    assert sizes["clip_vit_l14/patch"] == pytest.approx(seconds * 256 * 768 * 2 / 1e9, abs=0.01)
+    temporary = float(re.search(r"temporary disk: ([\d.]+) GB", text)[1])
+    assert temporary == pytest.approx(2 * 4 * 100 * 60 * (224 * 224 * 3 + 16000 * 4) / 1e9, abs=0.1)
+
+
+def test_annotations_count_videos_before_there_is_a_manifest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.json").write_text(json.dumps([record("a"), record(f"only {split}")]))
+    assert count_videos(check_config(CONFIG)) == (4, "annotations")
+
+
+def test_the_doctor_names_what_is_missing_and_what_mends_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lost = CONFIG | {"encoders": CONFIG["encoders"] | {"vggish": {"weights": "lost/vggish.pt"}}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(lost))
+    assert main(["doctor", "--config", "c.yaml"]) == 1
+    said = capsys.readouterr()
+    assert re.search(r"MISSING weights of vggish: lost/vggish.pt\n +give a path that exists", said.out)
+    assert "ok      Python: 3." in said.out and "weights of vggish" in said.err
+    assert not list(tmp_path.glob(".avqa-doctor*")), "nothing is left behind"
