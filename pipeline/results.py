@@ -59,11 +59,9 @@ def own_results(config: dict) -> pd.DataFrame:
         notes = [f"trained on {trained_on}"] if trained_on != config["dataset"] else []
         if any(not e["pretrained"] for run in runs for e in run["encoders"].values()):
             notes.append("random weights")
-        encoder = " + ".join(
-            dict.fromkeys(name for run in runs for name in run["encoders"] if not name.startswith("text"))
-        )
+        names = dict.fromkeys(name for run in runs for name in run["encoders"] if not name.startswith("text"))
         described = {"method": f"{model} (ours)", "dataset": config["dataset"], "setting": ", ".join(notes)}
-        described |= {"encoder": encoder, "source": f"mean of {len(runs)} seed(s)"}
+        described |= {"encoder": " + ".join(names), "source": f"mean of {len(runs)} seed(s)"}
         rows += [described | {"column": name, "value": round(100 * x, 2)} for name, x in scores.mean().items()]
     return pd.DataFrame(rows, columns=["method", "dataset", "setting", "encoder", "column", "value", "source"])
 
