@@ -204,6 +204,12 @@ def encoder_spec(name: str) -> EncoderSpec:
     return ENCODERS[name]
 
 
+def encoder_class(name: str) -> type[Encoder]:
+    """The class of an encoder. Raises EncoderError if there is none."""
+    module, class_name = encoder_spec(name).loader.split(":")
+    return getattr(import_module(module), class_name)
+
+
 def text_encoders() -> str:
     """The names of the encoders that have text outputs, for messages."""
     return ", ".join(name for name, spec in ENCODERS.items() if spec.text_outputs)
@@ -219,11 +225,9 @@ def fetch_weights(name: str, weights: str) -> Path:
 
     Raises EncoderError for an unknown tag, and where a download is impossible.
     """
-    spec = encoder_spec(name)
-    module, _, attribute = spec.loader.partition(":")
-    kind = getattr(import_module(module), attribute)
+    kind = encoder_class(name)
     encoder = kind.__new__(kind)
-    encoder.spec = spec
+    encoder.spec = encoder_spec(name)
     return encoder.fetch(weights)
 
 
@@ -235,6 +239,4 @@ def load_encoder(
     `weights` is a hub tag, a local .safetensors or .pt file, or `random` for seeded random numbers. Raises
     EncoderError for unknown names and for weights that are missing, do not fit or have another sha256.
     """
-    spec = encoder_spec(name)
-    module, _, attribute = spec.loader.partition(":")
-    return getattr(import_module(module), attribute)(spec, weights, sha256, seed, dtype)
+    return encoder_class(name)(encoder_spec(name), weights, sha256, seed, dtype)

@@ -92,6 +92,11 @@ class Encoder(ABC):
         a text's tokens. `sentence` is eot, first or mean: the tokens that `sentence` is made from."""
         raise EncoderError(f"{self.spec.model} has no text outputs; use one of {text_encoders()}")
 
+    @staticmethod
+    def tokens(text: str) -> list[str]:
+        """What each token of a text stands for, start and end included."""
+        raise EncoderError("this encoder reads no text; use one of the CLIP encoders")
+
     def adapt(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A published file's tensors under the names that the network has; those that it does not need are left out."""
         return state

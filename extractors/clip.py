@@ -54,6 +54,11 @@ class CLIP(Encoder):
         cls, tokens = visual(values.to(self.dtype))
         return {"cls": cls, "patch": tokens @ visual.proj, "patch_unprojected": tokens}
 
+    @staticmethod
+    def tokens(text: str) -> list[str]:
+        tokenizer = open_clip.SimpleTokenizer()
+        return ["(start)", *(tokenizer.decode([token]).strip() for token in tokenizer.encode(text)), "(end)"]
+
     @torch.inference_mode()
     def encode_text(self, texts: list[str], sentence: str) -> dict[str, torch.Tensor]:
         """words Q, 77, D and words_unprojected Q, 77, W; sentence Q, D (`eot`: the end-of-text row of words, `first`:

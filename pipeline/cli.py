@@ -190,7 +190,34 @@ def reproduction(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     from pipeline.report import write_report
 
-    print(write_report(_config(args, "dataset", "videos", "encoders", "models", "train")))
+    sections = ("dataset", "videos", "encoders", "models", "decode", "train")
+    print(write_report(_config(args, *sections)))
+
+
+def explain(args: argparse.Namespace) -> None:
+    from pipeline.explain import explain
+
+    claim()
+    explanation = explain(args.folder, args.split)
+    for name, reason in explanation["not_offered"].items():
+        log.info(f"{name}: {reason}")
+    log.info(f"{explanation['questions']} questions: {Path(args.folder) / 'explanation.json'}")
+
+
+def results(args: argparse.Namespace) -> None:
+    from pipeline.results import format_results, format_survey
+
+    if args.survey:
+        print(format_survey(args.method))
+        return
+    config = load_config(args.config, "dataset", "models", "train", dataset=args.ours) if args.config else None
+    print(format_results(args.dataset, args.method, args.source, args.sort, config))
+
+
+def look(args: argparse.Namespace) -> None:
+    from pipeline.look import look
+
+    print(look(args.video, _config(args) if args.config else None, args.out))
 
 
 def ablations(args: argparse.Namespace) -> None:
@@ -364,8 +391,27 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(reproduction, "Compare the papers' numbers that need no training with ours.")
     sub.add_argument("--out", type=Path, help="Markdown file to write, such as manifests/reproduction.md")
 
-    sub = command(report, "Summarise a data set's scores as text and as report.html.")
+    sub = command(explain, "Examine what a trained model's answers depend on: modalities, seconds, words, features.")
+    sub.add_argument("folder", metavar="DIR", help="what `avqa train` wrote")
+    sub.add_argument("--split", default="test")
+
+    sub = command(report, "Write a data set's results as text and as report.html.")
     add_config(sub)
+
+    sub = command(results, "Print the papers' results, best first, and with --config ours beside them.")
+    sub.add_argument("--dataset", default="MUSIC-AVQA", help="MUSIC-AVQA, MUSIC-AVQA-R, MUSIC-AVQA-v2.0, AVQA, …")
+    sub.add_argument("--method", help="only methods with this in their name")
+    sub.add_argument("--source", help="only results from papers or tables with this in their name, such as Table XII")
+    sub.add_argument("--sort", default="overall", metavar="COLUMN", help="such as Audio/Counting")
+    sub.add_argument("--config", help="configuration whose models' scores are added")
+    sub.add_argument("--ours", metavar="NAME", help="which of the configuration's data sets, if it has several")
+    sub.add_argument("--survey", action="store_true", help="print the survey's methods and data sets instead")
+
+    sub = command(look, "Write a page with what the pipeline reads of a video: frames, waveform, log-mel spectrogram.")
+    sub.add_argument("video", metavar="VIDEO_ID|FILE")
+    sub.add_argument("--config", help="of the video's data set; needed for a video id")
+    sub.add_argument("--dataset", help="which of the configuration's data sets, if it has several")
+    sub.add_argument("--out", help="page to write (default: VIDEO_ID.html)")
 
     sub = command(ablations, "Put the scores of one table of a model's paper beside the paper's.")
     add_config(sub)

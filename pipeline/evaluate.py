@@ -12,25 +12,13 @@ import yaml
 
 from extractors.base import read_state_dict
 from pipeline.data.dataset import QuestionData
+from pipeline.data.formats.base import TYPES
 from pipeline.errors import AVQAError
 from pipeline.models import entry_settings, fast, model_class, settings_class
 from pipeline.models.base import AVQAModel
 from pipeline.models.settings import TOKENS
 from pipeline.storage.atomic import atomic
 from pipeline.train import build_model, frozen, load_data, of_one_model, predict
-
-# The nine types in the order of the papers' tables.
-TYPES = (
-    ("Audio", "Counting"),
-    ("Audio", "Comparative"),
-    ("Visual", "Counting"),
-    ("Visual", "Location"),
-    ("Audio-Visual", "Existential"),
-    ("Audio-Visual", "Counting"),
-    ("Audio-Visual", "Location"),
-    ("Audio-Visual", "Comparative"),
-    ("Audio-Visual", "Temporal"),
-)
 
 
 def evaluate(
@@ -177,16 +165,25 @@ def evaluate_by_second(folder: str | Path, split: str = "test") -> pd.DataFrame:
     Raises AVQAError if the model does not offer it."""
     folder = Path(folder)
     trained, model, data = load_trained(folder)
-    schedule, right, count = trained["config"]["train"], 0, 0
-    with fast.switched(schedule["fast"]), torch.inference_mode(), frozen(model):
-        for batch in data.batches(split, schedule["batch_size"]):
-            answers = model.scores_by_second(batch).argmax(-1)  # B, T
-            right = right + (answers == batch.answer[:, None]).sum(0).cpu().numpy()
-            count += len(answers)
-    steps = pd.DataFrame({"second": np.arange(1, len(right) + 1), "accuracy": right / count})
+    schedule = trained["config"]["train"]
+    with fast.switched(schedule["fast"]):
+        accuracies = accuracy_by_second(model, data, split, schedule["batch_size"])
+    steps = pd.DataFrame({"second": np.arange(1, len(accuracies) + 1), "accuracy": accuracies})
     with atomic(folder / ("steps.csv" if split == "test" else f"steps-{split}.csv")) as partial:
         steps.to_csv(partial, index=False)
     return steps
+
+
+@torch.inference_mode()
+def accuracy_by_second(model: AVQAModel, data: QuestionData, split: str, size: int) -> np.ndarray:
+    """T: share of a split's questions answered right had the videos ended after each second. Raises NotOffered."""
+    right, count = 0, 0
+    with frozen(model):
+        for batch in data.batches(split, size):
+            answers = model.scores_by_second(batch).argmax(-1)  # B, T
+            right = right + (answers == batch.answer[:, None]).sum(0).cpu().numpy()
+            count += len(answers)
+    return right / count
 
 
 def score_all(table: pd.DataFrame) -> dict:

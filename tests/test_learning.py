@@ -74,6 +74,9 @@ def make_features(folder, collection):
     shards = range(-(-VIDEOS // SHARD))
     for k in shards:
         write_shard_list(collection / "shards" / f"{k:05d}.tsv", listed(k))
+    paths = {f"v{n}": str(collection / f"v{n}.mp4") for n in range(VIDEOS)}
+    files = [{"video_id": name, "path": path, "size": 1, "mtime_ns": 1} for name, path in paths.items()]
+    pd.DataFrame(files).to_parquet(collection / "videos.parquet")
     texts = ["Is it playing?", "Is it loud?"]
     datasets = {"words": DatasetSpec((77, 8), "float16"), "sentence": DatasetSpec((8,), "float16")}
     datasets["length"] = DatasetSpec((), "int32")

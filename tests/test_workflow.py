@@ -112,6 +112,33 @@ def test_everything_comes_out(place):
     assert "seeded random numbers" in (results / "report.html").read_text()
 
 
+def test_the_report_has_the_run_time_of_every_stage(place):
+    page = (place / "results" / "tiny" / "report.html").read_text()
+    for stage in ("decode", "extract: clip_vit_b32", "extract: vggish", "text", "train: av_master"):
+        assert f">{stage}</td>" in page
+    assert "AVMaster does not offer" not in page and "no benchmark files" not in page
+
+
+def test_snakemakes_own_report_has_every_result(place, tmp_path):
+    made = snakemake(place, "--report", str(tmp_path / "page.html"))
+    assert made.returncode == 0, made.stdout
+    page = (tmp_path / "page.html").read_text()
+    for category in ("Report", "Scores", "Training", "Data set"):
+        assert f'"{category}"' in page
+    for result in ("report.html", "summary.txt", "scores.json", "explanation.json", "history.csv", "failures.tsv"):
+        assert f"Adding {result}" in made.stdout
+    assert "All results of the data set on one page" in page  # a caption
+
+
+def test_results_of_a_run_without_benchmark_files_stay_as_they_are(place):
+    for folder in place.glob("results/*/benchmarks"):
+        folder.rename(folder.with_name("kept"))
+    again = snakemake(place, "--dry-run")
+    for folder in place.glob("results/*/kept"):
+        folder.rename(folder.with_name("benchmarks"))
+    assert "Nothing to be done" in again.stdout
+
+
 def test_a_second_run_has_nothing_to_do(place):
     again = snakemake(place)
     assert again.returncode == 0 and "Nothing to be done" in again.stdout

@@ -24,6 +24,10 @@ from pipeline.models.settings import TOKENS, ModelSettings
 PAPER_TOKENS = 93  # words in MUSIC-AVQA's training questions, padding among them
 
 
+class NotOffered(AVQAError):
+    """The model has no such part; the message names both."""
+
+
 @dataclass
 class Batch:
     """B questions, and the features of their videos by name.
@@ -108,17 +112,26 @@ class AVQAModel(nn.Module, ABC):
         offers it."""
         raise self._not_offered("accuracy by second")
 
+    def word_attention(self, batch: Batch) -> dict[str, Tensor]:
+        """Modality -> B, W: the share of its attention that each token of the question gets. Not every model offers
+        it."""
+        raise self._not_offered("attention on words")
+
+    def preference_features(self, batch: Batch) -> dict[str, Tensor]:
+        """Modality -> B, D: its features under the question, before they are fused. Not every model offers it."""
+        raise self._not_offered("preference features")
+
     @classmethod
     def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVQAModel:
         """A model with the weights of its authors' released checkpoint. Not every model offers it."""
-        raise AVQAError(f"{cls.__name__} does not offer released checkpoints")
+        raise NotOffered(f"{cls.__name__} does not offer released checkpoints")
 
     def released_state_dict(self) -> dict[str, Tensor]:
         """The weights under the names of the authors' release. Not every model offers it."""
         raise self._not_offered("released checkpoints")
 
-    def _not_offered(self, what: str) -> AVQAError:
-        return AVQAError(f"{type(self).__name__} does not offer {what}")
+    def _not_offered(self, what: str) -> NotOffered:
+        return NotOffered(f"{type(self).__name__} does not offer {what}")
 
     def counted(self) -> dict[str, list]:
         """The layers of the released code by part, as the field counts them (pipeline/models/counts.py); empty for a

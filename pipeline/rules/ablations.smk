@@ -47,7 +47,12 @@ rule ablation_table:
     input:
         rows_of_table,
     output:
-        f"{DATASET}/ablations/{{model}}/{{table}}.csv",
+        report(
+            f"{DATASET}/ablations/{{model}}/{{table}}.csv",
+            caption="captions/ablations.rst",
+            category="Tables of the paper",
+            labels={"data set": "{dataset}", "model": "{model}", "result": "{table}"},
+        ),
     log:
         f"{DATASET}/logs/ablations/{{model}}/{{table}}.log",
     wildcard_constraints:

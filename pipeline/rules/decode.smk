@@ -9,6 +9,8 @@ rule decode:
         temp(f"{SEGMENTS}/{{inputs}}/{{shard}}.h5"),
     log:
         f"{COLLECTION}/logs/decode/{{inputs}}/{{shard}}.log",
+    benchmark:
+        f"{COLLECTION}/benchmarks/decode/{{inputs}}/{{shard}}.tsv"
     conda:
         "../../envs/media.yaml"
     threads: lambda wildcards: threads_for(SETTINGS_OF[wildcards.collection]["decode"]["workers"])

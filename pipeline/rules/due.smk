@@ -247,6 +247,14 @@ def is_scored_already(wildcards, trained_on):
     )
 
 
+def is_explained_already(wildcards, trained_on):
+    """Whether the explanation of a model is there and up to date."""
+    own = CONFIGS[wildcards.dataset]
+    folder = scores_dir(own, trained_on, wildcards.model, wildcards.seed)
+    inputs = [str(folder / name) for name in ("config.yaml", "scores.json")]
+    return is_scored_already(wildcards, trained_on) and is_current(str(folder / "explanation.json"), inputs, [])
+
+
 def index_if_not(done):
     """features.h5, for a job that is not `done`: what in it matters is said by `extracted` and by the params."""
 
@@ -280,6 +288,13 @@ def scores(wildcards):
         for model in own["models"]
         for seed in own["train"]["seeds"]
     ]
+
+
+def explanations(wildcards):
+    """What the answers depend on, of the first seed of each model that is trained on the data set."""
+    own = CONFIGS[wildcards.dataset]
+    seed, models = own["train"]["seeds"][0], own["models"] if is_trained(own) else ()
+    return [str(scores_dir(own, own["dataset"], model, seed) / "explanation.json") for model in models]
 
 
 def grid_of(wildcards):

@@ -27,6 +27,8 @@ rule extract:
         f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
     log:
         f"{COLLECTION}/logs/{{encoder}}/{{shard}}.log",
+    benchmark:
+        f"{COLLECTION}/benchmarks/{{encoder}}/{{shard}}.tsv"
     priority: 10  # before more is decoded
     conda:
         "../../envs/torch.yaml"
@@ -65,6 +67,8 @@ rule text:
         f"{DATASET}/text/{{encoder}}.h5",
     log:
         f"{DATASET}/logs/text/{{encoder}}.log",
+    benchmark:
+        f"{DATASET}/benchmarks/text/{{encoder}}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: extraction_threads

@@ -39,8 +39,18 @@ rule failures:
         questions=questions,
         extracted=decoded_first,
     output:
-        failures=f"{DATASET}/failures.tsv",
-        missing=f"{DATASET}/missing.tsv",
+        failures=report(
+            f"{DATASET}/failures.tsv",
+            caption="captions/failures.rst",
+            category="Data set",
+            labels={"data set": "{dataset}", "result": "videos that could not be decoded"},
+        ),
+        missing=report(
+            f"{DATASET}/missing.tsv",
+            caption="captions/missing.rst",
+            category="Data set",
+            labels={"data set": "{dataset}", "result": "questions of missing videos"},
+        ),
     log:
         f"{DATASET}/logs/failures.log",
     conda:

@@ -14,10 +14,17 @@ rule train:
         questions=questions,
     output:
         checkpoint=f"{MODEL}/checkpoint.safetensors",
-        history=f"{MODEL}/history.csv",
+        history=report(
+            f"{MODEL}/history.csv",
+            caption="captions/history.rst",
+            category="Training",
+            labels={"data set": "{dataset}", "model": "{model}", "seed": "{seed}", "result": "history"},
+        ),
         config=f"{MODEL}/config.yaml",
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.train.log",
+    benchmark:
+        f"{DATASET}/benchmarks/{{model}}/seed-{{seed}}.train.tsv"
     group:
         "training"
     conda:
@@ -46,10 +53,17 @@ rule evaluate:
         extracted=extracted("all"),
         questions=questions,
     output:
-        scores=f"{MODEL}/scores.json",
+        scores=report(
+            f"{MODEL}/scores.json",
+            caption="captions/scores.rst",
+            category="Scores",
+            labels={"data set": "{dataset}", "model": "{model}", "seed": "{seed}", "result": "scores"},
+        ),
         predictions=f"{MODEL}/predictions.parquet",
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.evaluate.log",
+    benchmark:
+        f"{DATASET}/benchmarks/{{model}}/seed-{{seed}}.evaluate.tsv"
     group:
         "training"
     conda:
@@ -67,6 +81,39 @@ rule evaluate:
         f"avqa evaluate {{params.folder:q}} --split test {LOG}"
 
 
+rule explain:
+    input:
+        checkpoint=rules.train.output.checkpoint,
+        config=rules.train.output.config,
+        scores=rules.evaluate.output.scores,
+        features=index_if_not(is_explained_already),
+    output:
+        report(
+            f"{MODEL}/explanation.json",
+            caption="captions/explanation.rst",
+            category="Scores",
+            labels={
+                "data set": "{dataset}",
+                "model": "{model}",
+                "seed": "{seed}",
+                "result": "what answers depend on",
+            },
+        ),
+    log:
+        f"{DATASET}/logs/{{model}}/seed-{{seed}}.explain.log",
+    conda:
+        "../../envs/torch.yaml"
+    threads: training_threads
+    resources:
+        gpu=gpu,
+        mem_mb=mem_mb("evaluate"),
+        runtime=runtime("evaluate"),
+    params:
+        folder=lambda wildcards, input: Path(input.checkpoint).parent,
+    shell:
+        f"avqa explain {{params.folder:q}} {LOG}"
+
+
 # The same with the questions of another data set.
 rule score:
     input:
@@ -76,7 +123,17 @@ rule score:
         extracted=extracted("all"),
         questions=questions,
     output:
-        scores=f"{SCORED}/scores.json",
+        scores=report(
+            f"{SCORED}/scores.json",
+            caption="captions/scores.rst",
+            category="Scores",
+            labels={
+                "data set": "{dataset}",
+                "model": "{model} trained on {trained_on}",
+                "seed": "{seed}",
+                "result": "scores",
+            },
+        ),
         predictions=f"{SCORED}/predictions.parquet",
     log:
         f"{DATASET}/logs/trained_on/{{trained_on}}/{{model}}/seed-{{seed}}.log",

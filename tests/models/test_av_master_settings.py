@@ -10,6 +10,7 @@ from models.building import av_master, batch_of, twin
 
 from pipeline.errors import AVQAError
 from pipeline.models.av_master.model import AVMaster
+from pipeline.models.base import NotOffered
 from pipeline.models.fast.dropout import add_dropped, drop
 
 COMPONENTS = ("avfc", "avkf", "dpcl", "gpap", "tdpp")
@@ -190,6 +191,22 @@ def test_attention_maps_are_distributions_over_words():
         assert weights.shape == (3, SECONDS, WORDS)
         torch.testing.assert_close(weights.sum(-1), torch.ones(3, SECONDS))
     assert model()(training_batch()).attention is None
+    for name, weights in model().word_attention(training_batch()).items():
+        torch.testing.assert_close(weights, out.attention[name].mean(1))
+
+
+def test_preference_features_are_the_preferences_means_over_time():
+    """Fig. 7."""
+    net, kept = model(), {}
+    for name in ("audio", "visual"):
+        block = getattr(net, f"preference_{name}")
+        block.register_forward_hook(lambda block, inputs, output, name=name: kept.update({name: output[0]}))
+    features = net.preference_features(evaluation_batch())
+    for name, x in features.items():
+        assert kept[name].shape == (3, 1, SECONDS, net.settings.width)
+        torch.testing.assert_close(x, kept[name][:, 0].sum(1) / SECONDS)
+    with pytest.raises(NotOffered, match="gpap"):
+        model(without=["gpap"]).preference_features(evaluation_batch())
 
 
 def test_scores_by_time_step():

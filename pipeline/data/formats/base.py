@@ -8,6 +8,18 @@ from typing import NamedTuple
 
 from pipeline.errors import AVQAError
 
+# MUSIC-AVQA's nine types, scenario and type, in the order of the papers' tables.
+TYPES = (
+    ("Audio", "Counting"),
+    ("Audio", "Comparative"),
+    ("Visual", "Counting"),
+    ("Visual", "Location"),
+    ("Audio-Visual", "Existential"),
+    ("Audio-Visual", "Counting"),
+    ("Audio-Visual", "Location"),
+    ("Audio-Visual", "Comparative"),
+    ("Audio-Visual", "Temporal"),
+)
 VIDEO_ID = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")  # one plain file name: no path, not hidden, no control characters
 
 

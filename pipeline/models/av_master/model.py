@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import AVQAError
 from pipeline.models.av_master import released
 from pipeline.models.av_master.blocks import AnswerDecoder, FocusCapture, KeyFusion, Preference, mix_rows
 from pipeline.models.av_master.config import ENHANCEMENTS, AVMasterSettings
-from pipeline.models.base import AVQAModel, Batch, select_rows
+from pipeline.models.base import AVQAModel, Batch, NotOffered, select_rows
 from pipeline.models.fast.linear import Linear
 from pipeline.models.fast.scan import run_step
 
@@ -39,6 +38,7 @@ class Output(NamedTuple):
     focus_visual: Tensor | None = None  # B,L,D
     focus_audio: Tensor | None = None  # B,L,D
     attention: dict[str, Tensor] | None = None  # B,T,W of each modality's seconds on the words (Fig. 9)
+    preferences: dict[str, Tensor] | None = None  # B,D of each modality, means over time (Fig. 7)
 
 
 class Sequences(NamedTuple):
@@ -94,7 +94,8 @@ class AVMaster(AVQAModel):
         """audio B,T,…; visual B,T,…; words B,W,…; sentence B,…; any float type. Without negatives there is no
         contrastive loss. With `batch.videos`, work on a video is done once for all its questions.
 
-        `attention` adds Fig. 9's maps to the output. Raises ValueError if a batch has both negatives and `videos`."""
+        `attention` adds Fig. 9's maps and Fig. 7's preferences to the output. Raises ValueError if a batch has both
+        negatives and `videos`."""
         if batch.videos is not None and batch.negatives is not None:
             raise ValueError("videos: negatives belong to questions, so give audio and visual for each question too")
         audio, visual = self.project("audio", self.fc_audio, batch), self.project("visual", self.fc_visual, batch)
@@ -110,6 +111,7 @@ class AVMaster(AVQAModel):
             audio=self.decode_audio(query, audios[:, 0], self.rate),
             visual=self.decode_visual(query, visuals[:, 0], self.rate),
             attention={"audio": on_audio[:, 0], "visual": on_visual[:, 0]} if attention else None,
+            preferences={"audio": audios[:, 0].mean(1), "visual": visuals[:, 0].mean(1)} if attention else None,
         )
         if audios.shape[1] == 1:
             return out
@@ -231,10 +233,10 @@ class AVMaster(AVQAModel):
     @torch.no_grad()
     def scores_by_second(self, batch: Batch) -> Tensor:
         """Fig. 6: the scores that the templates after each second would give, B,T,num_answers. Key fusion and the
-        preferences always use the whole video: only the focus capture stops early. Raises AVQAError if the
+        preferences always use the whole video: only the focus capture stops early. Raises NotOffered if the
         model has no focus capture."""
         if self.focus is None:
-            raise AVQAError("without: accuracy by second needs avfc and tdpp; this model has no focus capture")
+            raise NotOffered("without: accuracy by second needs avfc and tdpp; this model has no focus capture")
         out, videos = self(batch), batch.videos
         audio = self.project("audio", self.fc_audio, batch).projected[:, 0]
         visual = self.project("visual", self.fc_visual, batch).projected[:, 0]
@@ -246,6 +248,21 @@ class AVMaster(AVQAModel):
             logits = self.decode_fused(query, fused[:, None], self.rate)
             scores.append(self.scores(out._replace(fused=logits)))
         return torch.stack(scores, 1)
+
+    @torch.no_grad()
+    def word_attention(self, batch: Batch) -> dict[str, Tensor]:
+        """Fig. 9: B,W of each modality, the mean over its seconds. Raises NotOffered if the model has no GPAP."""
+        return {name: maps.mean(1) for name, maps in self._preferences(batch).attention.items()}
+
+    @torch.no_grad()
+    def preference_features(self, batch: Batch) -> dict[str, Tensor]:
+        """Fig. 7: B,D of each modality, the mean over its seconds. Raises NotOffered if the model has no GPAP."""
+        return self._preferences(batch).preferences
+
+    def _preferences(self, batch: Batch) -> Output:
+        if not self.settings.has_gpap:
+            raise NotOffered("without: attention on words and preference features need gpap; this model has none")
+        return self(batch, attention=True)
 
     def compile_loop(self) -> AVMaster:
         """From now on a step of the focus loop is one compiled region wherever there are no gradients. Compiled at the

@@ -1,0 +1,88 @@
+"""The data set at a glance, and where its numbers come from."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.data.formats.base import TYPES
+from pipeline.storage.contract import DECODED
+from pipeline.storage.features import FeatureIndex
+
+MISSING = 200  # at most so many lines
+ANSWERS = 20  # the most frequent answers are listed, the others counted
+
+
+def counts(questions: pd.DataFrame, index: FeatureIndex, segments: int) -> list[tuple[str, str]]:
+    """What there is and what is missing, as lines of name and value."""
+    decoded = index.status == DECODED
+    seconds = int(index.num_segments[decoded].sum())
+    unknown = int((questions["answer_id"] < 0).sum())
+    failed = questions["video_id"].isin(index.video_id[~decoded])
+    return [
+        ("Videos", f"{len(index.video_id):,}"),
+        ("Seconds of video read", f"{seconds:,} ({seconds / 3600:.1f} hours)"),
+        ("Videos that could not be decoded", f"{int((~decoded).sum()):,}, with {int(failed.sum()):,} questions"),
+        ("Videos without audio", f"{int((~index.has_audio[decoded]).sum()):,}"),
+        (f"Videos shorter than {segments} s", f"{int((index.num_segments[decoded] < segments).sum()):,}"),
+        ("Questions", f"{len(questions):,}, {questions['question'].nunique():,} different texts"),
+        ("Answers to choose from", f"{questions.loc[questions['answer_id'] >= 0, 'answer'].nunique():,}"),
+        ("Questions whose answer never occurs in training", f"{unknown:,}"),
+    ]
+
+
+def types_by_split(questions: pd.DataFrame) -> pd.DataFrame:
+    """How many questions of each type a split has; types in the order of the papers' tables."""
+    table = questions.groupby(["scenario", "type", "split"]).size().unstack(fill_value=0)
+    order = {kind: n for n, kind in enumerate(TYPES)}
+    table = table.loc[sorted(table.index, key=lambda kind: (order.get(kind, len(order)), kind))]
+    table = table[[s for s in ("train", "val", "test") if s in table]]
+    table.index = [f"{scenario}/{kind}" for scenario, kind in table.index]
+    table.loc["all"] = table.sum()
+    return table.assign(all=table.sum(axis=1)).rename_axis("type").reset_index()
+
+
+def answers_by_split(questions: pd.DataFrame) -> pd.DataFrame:
+    """The most frequent answers, and in one line the others."""
+    table = questions.groupby(["answer", "split"]).size().unstack(fill_value=0)
+    table = table[[s for s in ("train", "val", "test") if s in table]]
+    table = table.assign(all=table.sum(axis=1)).sort_values("all", ascending=False, kind="stable")
+    if len(table) > ANSWERS:
+        others = table[ANSWERS:].sum().to_frame(f"{len(table) - ANSWERS} others").T
+        table = pd.concat([table[:ANSWERS], others])
+    return table.rename_axis("answer").reset_index()
+
+
+def encoders(index: FeatureIndex) -> pd.DataFrame:
+    """Which weights and libraries made the features."""
+    lines = []
+    for name, attributes in index.provenance.items():
+        lines.append(
+            {
+                "features": name,
+                "encoder": attributes.get("encoder", name),
+                "weights": attributes["weights"],
+                "pretrained": "yes" if attributes["pretrained"] else "NO: random numbers",
+                "sha256 of the weights": attributes["weights_sha256"],
+                "libraries": _listed(attributes.get("libraries", "")),
+                "configuration": _listed(attributes.get("config", "")),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def _listed(value: object) -> str:
+    """JSON of an attribute as name value, name value."""
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{k} ({_listed(v)})" if isinstance(v, dict) else f"{k} {v}" for k, v in value.items())
+
+
+def missing(folder: Path) -> pd.DataFrame:
+    """missing.tsv of the data set, if it is there: how many questions each absent or failed video costs, added up."""
+    path = folder / "missing.tsv"
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)[:MISSING] if path.exists() else pd.DataFrame()
