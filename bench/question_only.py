@@ -8,6 +8,7 @@ in --out, and an interrupted run resumes there.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline.index import build_index
 from pipeline.manifest import index_answers, write_parquet
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
-from pipeline.storage.shard_list import Video, write_shard_list
+from pipeline.storage.shard_list import Video, digest, read_shard_list, write_shard_list
 from pipeline.text import encode_texts
 from pipeline.train import train
 
@@ -60,7 +61,8 @@ def main() -> None:
     folder, collection = dataset_dir(config), collection_dir(config)
     videos = write_questions(args.train, args.test, folder)
     write_zeros(videos, collection)
-    (folder / "shards.txt").write_text("00000\n")
+    shards = {"00000": digest(read_shard_list(collection / "shards" / "00000.tsv"))}
+    (folder / "manifest.json").write_text(json.dumps({"videos": len(videos), "shards": shards}))
     encode_texts(folder / "questions.parquet", folder / "text" / "clip_vit_b32.h5", **config["text"])
     build_index(folder, collection, list(UNREAD), "clip_vit_b32")
     overall = []

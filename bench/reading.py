@@ -13,6 +13,7 @@ figures are medians. Prints a table in Markdown.
 
 import argparse
 import importlib.util
+import json
 import os
 import tempfile
 import time
@@ -29,7 +30,7 @@ import pipeline
 from pipeline.index import build_index
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
-from pipeline.storage.shard_list import Video, write_shard_list
+from pipeline.storage.shard_list import Video, digest, read_shard_list, write_shard_list
 
 SECONDS, SHARD = 60, 64
 Read = Callable[[int], np.ndarray]
@@ -132,8 +133,9 @@ def write_shards(feature: Feature, path: Path) -> None:
                 writer.write(n, row)
     dataset.mkdir(parents=True)
     pd.DataFrame({"video_id": ids, "question": "?"}).to_parquet(dataset / "questions.parquet")
-    shards = range(-(-feature.videos // SHARD))
-    (dataset / "shards.txt").write_text("".join(f"{n:05d}\n" for n in shards))
+    lists = {tsv.stem: read_shard_list(tsv) for tsv in sorted((collection / "shards").glob("*.tsv"))}
+    shards = {name: digest(videos) for name, videos in lists.items()}
+    (dataset / "manifest.json").write_text(json.dumps({"videos": feature.videos, "shards": shards}))
     specs = {"sentence": DatasetSpec((8,), "float16"), "length": DatasetSpec((), "int32")}
     attributes = {"kind": "text", "dataset": "dataset", "shard": "", **made}
     with ShardWriter(dataset / "text" / "text.h5", 1, specs, attributes, {"text": ["?"]}) as writer:

@@ -85,8 +85,7 @@ def make_data(folder: Path, videos: int, settings: type[ModelSettings]) -> None:
 
 def limit_memory(size: float, share: float) -> None:
     """Patch features may fill `share` of their size in memory, and come from the disk whenever they are read."""
-    available = {"available": int(size * share * features.MEMORY_SHARE)}
-    features.psutil.virtual_memory = lambda: type("", (), available)  # type: ignore[assignment]
+    features.available_memory = lambda: int(size * share * features.MEMORY_SHARE)  # type: ignore[assignment]
     prefetch = FeatureIndex.prefetch
 
     def prefetch_uncached(self, name, rows, seconds=None):

@@ -24,7 +24,7 @@ OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with 
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
 OF_A_RUN = ("models", "train", "text", "encoders")  # settings that a data set shares with those its models are from
-PROTOCOLS = ROOT / "manifests" / "protocols.yaml"
+PROTOCOLS = ROOT / "config" / "protocols.yaml"
 
 
 def load_config(source: str | Path, *sections: str, dataset: str | None = None) -> dict:

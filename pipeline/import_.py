@@ -16,8 +16,8 @@ from pipeline.config import collection_dir, dataset_dir
 from pipeline.data.layouts import LAYOUTS, Folder, Layout
 from pipeline.errors import AVQAError
 from pipeline.export import IDS, RECORD, VIDEOS
-from pipeline.index import build_index, read_shards_txt
-from pipeline.manifest import build_manifest
+from pipeline.index import build_index
+from pipeline.manifest import build_manifest, read_manifest
 from pipeline.storage.contract import DECODED, FAILED, PER_VIDEO, DatasetSpec
 from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import ShardWriter
@@ -39,11 +39,11 @@ def import_features(root: str | Path, layout: str, config: dict) -> None:
     """
     source = _Source(Path(root), LAYOUTS[layout], layout, config["decode"])
     dataset, collection = dataset_dir(config), collection_dir(config)
-    if not (dataset / "shards.txt").exists():
+    if not (dataset / "manifest.json").exists():
         arrays = {"folder": str(source.video_folders[0].path), "pattern": "{video_id}.npy", "follow_links": True}
         build_manifest(config | {"videos": config["videos"] | arrays})
     encoders = source.outputs
-    for shard in tqdm(read_shards_txt(dataset), desc="import", unit="shard", mininterval=2, disable=None):
+    for shard in tqdm(read_manifest(dataset)["shards"], desc="import", unit="shard", mininterval=2, disable=None):
         videos = read_shard_list(collection / "shards" / f"{shard}.tsv")
         for encoder in encoders:
             _write_shard(source, encoder, collection, shard, videos)

@@ -1,5 +1,6 @@
 """A small results folder, written by the pipeline's own writers, with known numbers: what several tests need."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,8 @@ def make_results(
     dataset.mkdir(parents=True)
     table = questions(ids)
     write_parquet(table, dataset / "questions.parquet")
-    (dataset / "shards.txt").write_text("".join(f"{shard}\n" for shard in shards))
+    manifest = {"videos": videos, "shards": {shard: digest(files) for shard, files in shards.items()}}
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
     attributes.pop("seconds", None)
     write_text(dataset, table["question"].unique().tolist(), encoder=text, **attributes)
     build_index(dataset, collection, list(outputs), text)

@@ -250,8 +250,8 @@ def test_export_then_import_then_export_gives_the_same_bytes(small, tmp_path, dt
     assert main(["import", str(out), "--layout", "pstp-net", "--config", config(tmp_path, out)]) == 0
     back = pipeline.open_features(tmp_path / "back" / "back")
     with pipeline.open_features(small) as features:
-        for name in features.names:
-            for key in features.texts if name.startswith("text/") else features:
+        for name in (name for name in features.names if not name.endswith("/length")):
+            for key in features.texts if name.startswith("text") else features:
                 assert back[name, key].dtype == dtype
                 np.testing.assert_array_equal(back[name, key], features[name, key].astype(dtype))
         mine, theirs = (f.videos.set_index("video_id")[["num_segments", "has_audio"]] for f in (back, features))

@@ -55,5 +55,5 @@ def test_commands_work_from_another_folder(installed, tmp_path):
 def test_schema_and_tables_are_installed(installed):
     tables = [f"manifests/{name}.csv" for name in ("av_master_tables", "published_results", "methods")]
     templates = [str(path.relative_to(ROOT)) for path in (ROOT / "pipeline/reporting/templates").iterdir()]
-    for name in ("config/schema.yaml", "config/config.yaml", "manifests/protocols.yaml", *tables, *templates):
+    for name in ("config/schema.yaml", "config/config.yaml", "config/protocols.yaml", *tables, *templates):
         assert (installed / name).read_bytes() == (ROOT / name).read_bytes()

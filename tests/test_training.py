@@ -34,7 +34,7 @@ def tokens(config, monkeypatch):  # noqa: F811
 def no_memory(monkeypatch, rows=0):
     """As on a machine with hardly any memory left: room for so many rows of the visual features of the tests."""
     available = rows * 4 * 2 * 3 * 8 + 8
-    monkeypatch.setattr("pipeline.data.features.psutil.virtual_memory", lambda: type("", (), {"available": available}))
+    monkeypatch.setattr("pipeline.data.features.available_memory", lambda: available)
 
 
 def test_tokens_reach_the_model_and_the_vocabulary_stays_with_the_run(tokens, folder):  # noqa: F811

@@ -28,7 +28,7 @@ def batch_of(audio, visual, words, sentence, neg_audio=None, neg_visual=None, *,
     negatives = None if neg_audio is None else {"audio": neg_audio, "visual": neg_visual}
     answer = None if answer is None else torch.as_tensor(answer)
     features = {"audio": audio, "visual": visual}
-    return Batch(features, {"words": words, "sentence": sentence}, negatives, videos, answer)
+    return Batch(features, {"words": words, "sentence": sentence}, negatives, videos, answer=answer)
 
 
 @dataclass
