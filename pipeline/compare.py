@@ -17,7 +17,7 @@ SHIFTS = np.round(np.arange(-3, 3.05, 0.1), 1)  # seconds
 SLOPES = np.round(np.arange(0.9, 1.1025, 0.005), 3)  # rows of B per row of A: about 1.04 for a hop of 0.96 s
 TIMED = 500  # videos, at most, that the shift and slope are measured on
 ROUNDING = 2**-10  # relative to the largest number of a vector: float16 keeps 11 bits
-SAME, CLOSE = 0.9999, 0.99  # cosine similarities
+SAME, CLOSE, ALIKE = 0.9999, 0.99, 0.9  # cosine similarities; frames between rows are not more alike than ALIKE
 GAIN = 0.01  # in similarity: what makes a shift, slope or relation believable
 
 
@@ -140,7 +140,7 @@ class Comparison:
         if self.error <= ROUNDING:
             return "same features to float16"
         slope, shift, gain = self.best
-        if gain:
+        if gain and self.similarity + gain >= ALIKE:
             rate = f"one row of B is {1 / slope:.2f} s" if slope != 1 else ""
             moved = f"B is {abs(shift):.1f} s {'earlier' if shift > 0 else 'later'}" if shift else ""
             return f"same encoder, other frames: {', '.join(filter(None, (rate, moved)))}"

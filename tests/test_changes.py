@@ -123,7 +123,7 @@ def test_switching_conda_on_makes_nothing_due(finished, tmp_path):
 def test_an_added_encoder_runs_alone(finished):
     more = changed(CONFIG, "encoders", "clip_vit_b32", value={"weights": "random", "outputs": ["cls"]})
     listed = due(finished, more)
-    assert listed == {"decode": 2, "extract": 2, "extracted": 2, "index": 2, "report": 2}
+    assert listed == {"decode": 2, "extract": 2, "extracted": 2, "index": 2, "verify": 2, "report": 2}
 
 
 def test_a_changed_encoder_and_what_reads_it(finished):
@@ -133,7 +133,7 @@ def test_a_changed_encoder_and_what_reads_it(finished):
     assert "manifest" not in listed and "text" not in listed and "failures" not in listed
 
 
-def test_a_removed_encoder_makes_nothing_of_the_others_due(finished):
+def test_an_added_model_makes_nothing_but_itself_due(finished):
     more = {"only_audio": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "resnet18/pooled"}}
     listed = due(finished, changed(CONFIG, "models", value=CONFIG["models"] | more))
     assert listed["train"] == 1 and "extract" not in listed and "index" not in listed
