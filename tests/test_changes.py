@@ -146,6 +146,7 @@ def test_both_an_added_encoder_and_other_training(finished):
     assert listed["extract"] == 2 and listed["train"] == 1 and listed["evaluate"] == 1 and listed["score"] == 1
 
 
+@pytest.mark.slow
 def test_a_replaced_video_makes_one_shard_due(place):
     video = sorted((place / "data" / "videos").glob("*.mp4"))[0]
     os.utime(video)
@@ -155,6 +156,7 @@ def test_a_replaced_video_makes_one_shard_due(place):
     assert listed["decode"] == 1 and listed["extract"] == 2 and "text" not in listed
 
 
+@pytest.mark.slow
 def test_a_removed_video_leaves_a_hole(place):
     test = {record["video_id"] for record in json.loads((place / "data" / "test.json").read_text())}
     lists = {path: path.read_text() for path in (place / "results" / "clips" / "shards").glob("*.tsv")}
@@ -181,6 +183,7 @@ def test_other_test_questions_need_no_training(place):
     assert listed["evaluate"] == 1 and "train" not in listed and "decode" not in listed and "score" not in listed
 
 
+@pytest.mark.slow
 def test_other_training_questions_need_no_extraction(place):
     records = json.loads((place / "data" / "train.json").read_text())
     (place / "data" / "train.json").write_text(json.dumps(records[1:]))
@@ -197,6 +200,7 @@ def test_a_new_data_set_on_known_videos_needs_no_decoding(place):
     assert listed["score"] == 1 and listed["text"] == 1 and not {"decode", "extract", "train"} & listed.keys()
 
 
+@pytest.mark.slow
 def test_a_data_set_with_new_videos_decodes_those(place):
     """Two new videos: one shard with two rows; the shards that were there stay as they are."""
     records = json.loads((place / "data" / "test.json").read_text())[:2]
@@ -214,6 +218,7 @@ def test_a_data_set_with_new_videos_decodes_those(place):
     assert listed["decode"] == 1 and listed["extract"] == 2 and "train" not in listed
 
 
+@pytest.mark.slow
 def test_one_data_set_is_a_target(finished):
     more = changed(CONFIG, "train", "seeds", value=[0, 1])
     listed = due(finished, more, "tiny")
@@ -244,6 +249,7 @@ def test_decoding_waits_until_the_segments_before_are_read(finished):
     assert len(read) == 2 and max(read) < second
 
 
+@pytest.mark.slow
 def test_results_and_segments_on_other_file_systems(finished, tmp_path):
     other = CONFIG | {"results": str(tmp_path / "elsewhere"), "scratch": "$MY_SCRATCH"}
     manifest = str(tmp_path / "elsewhere" / "tiny" / "manifest.json")

@@ -130,6 +130,7 @@ def test_snakemakes_own_report_has_every_result(place, tmp_path):
     assert "All results of the data set on one page" in page  # a caption
 
 
+@pytest.mark.slow
 def test_results_of_a_run_without_benchmark_files_stay_as_they_are(place):
     for folder in place.glob("results/*/benchmarks"):
         folder.rename(folder.with_name("kept"))
@@ -187,6 +188,7 @@ def test_a_dry_run_writes_nothing(place, tmp_path):
     assert planned.returncode == 0 and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_job_uses_the_settings_of_its_run_whatever_happens_to_the_file(place):
     """The configuration file is changed, and a dry run made with it, while the run decodes; training comes later."""
     results = place / "during"
@@ -311,6 +313,7 @@ def avqa(place, *arguments, largest=None):
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_in_any_stage(place, tmp_path):
     whole, results = place / "results", tmp_path / "results"
     shutil.copytree(whole, results)

@@ -64,6 +64,7 @@ def configuration(**videos):
     }
 
 
+@pytest.mark.slow
 def test_spaces_and_quotes_in_every_path(place):
     pattern, audio_pattern = "the videos/{video_id}.mp4", "the audio/{video_id}.wav"
     run(place, configuration(pattern=pattern, audio_pattern=audio_pattern))
@@ -74,6 +75,7 @@ def test_spaces_and_quotes_in_every_path(place):
     assert not [path for path in place.rglob("*") if "hacked" in path.name and path.suffix not in (".mp4", ".wav")]
 
 
+@pytest.mark.slow
 def test_a_data_set_of_audio_alone(place):
     """As config/README.md describes it; no video file is read."""
     shutil.move(place / "my data" / "the videos", place / "elsewhere")
