@@ -9,7 +9,7 @@ demo: install
 	$(BIN)/snakemake --cores all
 
 test: install lint
-	$(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 test-slow: install
 	$(BIN)/pytest -m slow --ignore tests/test_slurm.py
