@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from results import feature, make_results
+from made_results import feature, make_results
 
 from pipeline.cli import main
 from pipeline.compare import compare

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
-from results import feature, make_results, questions, text_feature
+from made_results import feature, make_results, questions, text_feature
 
 import pipeline
 from pipeline.cli import EXPORTS, main

@@ -3,7 +3,7 @@
 import psutil
 import pytest
 import torch
-from results import make_results
+from made_results import make_results
 
 from pipeline.data.features import Features
 from pipeline.memory import available_memory

@@ -6,7 +6,7 @@ import shlex
 import h5py
 import numpy as np
 import pytest
-from results import make_results
+from made_results import make_results
 
 from pipeline.cli import main
 from pipeline.export import export

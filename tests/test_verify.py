@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from results import OUTPUTS, feature, make_results, questions, shard_lists, text_feature, write_shard, write_text
+from made_results import OUTPUTS, feature, make_results, questions, shard_lists, text_feature, write_shard, write_text
 
 from pipeline.cli import main
 from pipeline.index import build_index

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from results import feature, make_results, text_feature
+from made_results import feature, make_results, text_feature
 from torch.utils.data import DataLoader
 
 import pipeline
