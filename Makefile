@@ -9,7 +9,7 @@ demo: install
 	$(BIN)/snakemake --cores all
 
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: install
 	$(BIN)/pytest -m slow --ignore tests/test_slurm.py

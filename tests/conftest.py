@@ -12,3 +12,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the reference material is not at {folder}")
     return folder
+
+
+LONG = ("test_workflow.py", "test_changes.py", "test_readme.py", "test_alignment_models.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first, so that no worker has one left when the others are done."""
+    items.sort(key=lambda item: item.path.name not in LONG)
