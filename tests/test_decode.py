@@ -98,7 +98,7 @@ def disturb(monkeypatch):
             return read(worker, *args, **options)
         left.pop()(psutil.Process(worker.process.pid))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worker, "start", lambda: None)  # or a process that is dead by now is replaced before the video
+            patch.setattr(worker, "start", lambda: None)  # or one that is dead by now would be replaced at once
             return read(worker, *args, **options)
 
     monkeypatch.setattr(Worker, "read", disturbed)
