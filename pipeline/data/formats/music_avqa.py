@@ -5,11 +5,17 @@ question_content (a template with <Object>-like slots), templ_values (a JSON lis
 order), anser (as spelled in the release).
 """
 
+import csv
 import re
+from functools import cache
+from pathlib import Path
 
 from pipeline.data.formats.base import Question, Record
 
 SLOT = re.compile(r"<[^<>]+>")
+# Template and its prompt, {0} for the first slot's value. TSPM's own wording is in its release's
+# extract_qaPrompt_ViT-L14@336px.py; the statements here say the same in other words.
+PROMPTS = Path(__file__).parents[3] / "manifests" / "prompts.csv"
 
 
 def parse(record: Record) -> Question:
@@ -25,6 +31,7 @@ def parse(record: Record) -> Question:
         type=kind[1],
         question_id=record.text("question_id") if record.has("question_id") else None,
         keywords=record.texts("templ_values"),
+        prompt=make_prompt(record),
     )
 
 
@@ -39,5 +46,23 @@ def fill_slots(record: Record) -> str:
             f"question_content has {len(slots)} slots, templ_values {len(values)} values: {template!r}, {values}"
         )
     remaining = iter(values)
-    # Some question marks are full-width, which CLIP's tokenizer would take for another word.
-    return SLOT.sub(lambda _: next(remaining), template).strip().replace("？", "?")
+    return SLOT.sub(lambda _: next(remaining), _plain(template))
+
+
+def make_prompt(record: Record) -> str | None:
+    """`Is the <Object> louder than the <Object>?`, violin and flute make `The violin is louder than the flute`. None
+    for a question without a template."""
+    prompt = prompts().get(_plain(record.text("question_content")))
+    return prompt and prompt.format(*record.texts("templ_values"))
+
+
+@cache
+def prompts() -> dict[str, str]:
+    """The prompts of MUSIC-AVQA's templates."""
+    with open(PROMPTS, encoding="utf-8", newline="") as file:
+        return {row["template"]: row["prompt"] for row in csv.DictReader(file)}
+
+
+def _plain(template: str) -> str:
+    """Some question marks are full-width, which CLIP's tokenizer would take for another word."""
+    return template.strip().replace("？", "?")
