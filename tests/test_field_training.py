@@ -100,7 +100,7 @@ def test_prompts_are_texts_of_their_own(tmp_path):
             assert np.array_equal(batch.texts["sentence"][n].numpy(), texts[table["question"][row]])
     table["prompt"] = "A statement that is not encoded"
     table.to_parquet(path)
-    with pytest.raises(AVQAError, match="values of prompt.*A statement that is not encoded"):
+    with pytest.raises(AVQAError, match=r"values of prompt.*A statement that is not encoded"):
         QuestionData(tmp_path / "d", {"audio": "vggish/embedding"}, names, False, torch.device("cpu"))
 
 
