@@ -74,6 +74,8 @@ def manifest(args: argparse.Namespace) -> None:
 def decode(args: argparse.Namespace) -> None:
     from pipeline.decode import decode_shard
 
+    if args.backend == "nvdec":
+        claim()
     if [Path(name).suffix for name in args.videos] == [".tsv"]:
         videos = read_shard_list(args.videos[0])
         shard = Path(args.videos[0]).stem
@@ -333,7 +335,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=["clip_vit_l14", "vggish"],
         help="encoders whose inputs are written",
     )
-    sub.add_argument("--backend", choices=["pyav", "decord"], default="pyav")
+    sub.add_argument("--backend", choices=["pyav", "decord", "nvdec"], default="pyav")
     sub.add_argument("--segments", type=int, default=60, help="seconds per video")
     sub.add_argument("--pad", choices=["repeat", "zero"], default="repeat")
     sub.add_argument("--frame-at", type=float, default=0.5, help="position of a frame in its part of a second")

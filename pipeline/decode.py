@@ -5,6 +5,8 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock
@@ -14,13 +16,15 @@ from tqdm import tqdm
 
 from extractors import FrameInput, Input, major_minor
 from pipeline.errors import AVQAError
-from pipeline.media.segments import BACKENDS
+from pipeline.media.segments import BACKENDS, MachineError
 from pipeline.media.worker import Limits, Worker, WorkerFailure, inputs_to_json
 from pipeline.storage.atomic import atomic
 from pipeline.storage.contract import DECODED, DECODER_VERSION, FAILED, FAILURE_FIELDS, PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.shard_list import Video, digest
 from pipeline.timing import Stopwatch
+
+UNLIMITED = 2**60  # bytes
 
 
 def decode_shard(
@@ -65,7 +69,7 @@ def decode_shard(
         "config": options | {"inputs": inputs_to_json(inputs), "backend": backend},
         "libraries": {
             "decoder": DECODER_VERSION,
-            **{name: major_minor(name) for name in _libraries(videos)},
+            **{name: major_minor(name) for name in _libraries(videos, backend)},
         },
     }
     ids, watch = [video.video_id for video in videos], Stopwatch()
@@ -93,10 +97,13 @@ def decode_shard(
     watch.write(timing, shard_in_work.seconds)
 
 
-def _libraries(videos: Sequence[Video]) -> tuple[str, ...]:
-    """The packages that decide the segments' numbers."""
+def _libraries(videos: Sequence[Video], backend: str) -> tuple[str, ...]:
+    """The packages that decide the segments' numbers. Raises MachineError if one is not there."""
     of_audio_files = ("soundfile", "soxr") if any(video.audio_path for video in videos) else ()
-    return ("av", "imageio-ffmpeg", "pillow", *of_audio_files)
+    of_backend = ("torchcodec",) if backend == "nvdec" else ()
+    if of_backend and find_spec("torchcodec") is None:
+        raise MachineError("backend nvdec: torchcodec is not installed: pip install 'torchcodec>=0.17'")
+    return ("av", "imageio-ffmpeg", "pillow", *of_audio_files, *of_backend)
 
 
 def _datasets(inputs: Sequence[Input], segments: int) -> dict[str, DatasetSpec]:
@@ -114,6 +121,8 @@ class _Pool:
 
     def __init__(self, workers: int, limits: Limits, inputs: Sequence[Input], backend: str, options: dict):
         self.inputs, self.options = inputs, options
+        if backend == "nvdec":  # CUDA reserves more addresses than a decoder may have
+            limits = replace(limits, memory=UNLIMITED)
         self.backends = [backend, *(name for name in BACKENDS if name != backend)][:2]
         self.workers = [Worker(limits) for _ in range(workers)]
         self.idle: SimpleQueue[Worker] = SimpleQueue()
@@ -161,9 +170,7 @@ class _Pool:
 class _Shard:
     """The videos of a shard on their way into its file."""
 
-    def __init__(
-        self, videos: Sequence[Video], writer: ShardWriter, record: "_Record", pool: _Pool, watch: Stopwatch
-    ):
+    def __init__(self, videos: Sequence[Video], writer: ShardWriter, record: "_Record", pool: _Pool, watch: Stopwatch):
         self.videos, self.writer, self.record, self.pool, self.watch = videos, writer, record, pool, watch
         self.writing = Lock()
         self.seconds = 0  # of video that were decoded

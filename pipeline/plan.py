@@ -1,5 +1,5 @@
-"""What a data set will take: jobs, hours, temporary disk and bytes, from its manifest and the times of an earlier run, or
-a short calibration here."""
+"""What a data set will take: jobs, hours, temporary disk and bytes, from its manifest and an earlier run or a short
+calibration here."""
 
 import tempfile
 import time
@@ -104,8 +104,8 @@ def _past(stage: str, past: Timing, config: dict, total: int) -> str:
     wall = total * working + past.start * -(-total // shard)
     line = (
         f"{stage}: {1000 * working:.1f} ms per second of video in {past.jobs} jobs of an earlier run, limited by "
-        f"{past.limit}; start of a job {past.start:.1f} s, {share:.1%} of a full shard's job; {wall / 3600:,.1f} hours, "
-        "one job after the other"
+        f"{past.limit}; start of a job {past.start:.1f} s, {share:.1%} of a full shard's job; {wall / 3600:,.1f} hours"
+        ", one job after the other"
     )
     if share > LARGEST_START:
         needed = past.start * (1 / LARGEST_START - 1) / working / config["decode"]["segments"]

@@ -40,9 +40,7 @@ log = logging.getLogger(__name__)
 NAMED_VIDEOS = 5  # at most so many videos of a batch are named in an error
 
 
-def train(
-    config: dict, model_name: str, seed: int, out: str | Path, timing: str | Path | None = None
-) -> None:
+def train(config: dict, model_name: str, seed: int, out: str | Path, timing: str | Path | None = None) -> None:
     """Write checkpoint.safetensors (best epoch), history.csv, config.yaml and TensorBoard logs to `out`.
 
     An interrupted run resumes after its last whole epoch and ends in the same result: each epoch has random numbers

@@ -15,6 +15,7 @@ rule decode:
         "../../envs/media.yaml"
     threads: lambda wildcards: threads_for(SETTINGS_OF[wildcards.collection]["decode"]["workers"])
     resources:
+        gpu=lambda wildcards: gpu(wildcards) if SETTINGS_OF[wildcards.collection]["decode"]["backend"] == "nvdec" else 0,
         mem_mb=mem_mb("decode"),
         runtime=runtime("decode"),
     params:
