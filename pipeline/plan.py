@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from extractors import ENCODERS, FrameInput, Input, load_encoder
-from pipeline.cards import read_card
+from pipeline.cards import published_videos, read_card
 from pipeline.config import annotation_files, collection_dir, dataset_dir
 from pipeline.decode import decode_shard
 from pipeline.errors import AVQAError
@@ -51,8 +51,7 @@ def count_videos(config: dict) -> tuple[int, str]:
         return int(table["video_id"].nunique()), "manifest"
     if all(Path(path).exists() for _, _, path in annotation_files(config)):
         return int(read_questions(config)["video_id"].nunique()), "annotations"
-    published = read_card(config["card"])["published"] if "card" in config else {}
-    if videos := published.get("paper", {}).get("videos"):
+    if "card" in config and (videos := published_videos(read_card(config["card"]))):
         return videos, "card"
     raise AVQAError(
         f"{config['dataset']}: there is no manifest, and neither annotations nor a card count videos; make it first"

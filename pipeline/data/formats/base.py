@@ -35,6 +35,7 @@ class Question(NamedTuple):
     choices: list[str] | None = None  # the answers to choose from, where each question has its own
     keywords: list[str] | None = None  # what its template was filled with, where it was made from one
     split: str | None = None  # where the file itself says it
+    part: str | None = None  # of the split: head, tail; where the file itself says it
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Fields: video_id, question_id (optional), type (a JSON list inside a text: scenario and question type),
 question_content (a template with <Object>-like slots), templ_values (a JSON list inside a text: the slots' values in
-order), anser (as spelled in the release).
+order; not where questions are rephrased), anser (as spelled in the release), split (FortisAVQA: the part of the test
+split, head or tail).
 """
 
 import re
@@ -24,7 +25,8 @@ def parse(record: Record) -> Question:
         scenario=kind[0],
         type=kind[1],
         question_id=record.text("question_id") if record.has("question_id") else None,
-        keywords=record.texts("templ_values"),
+        keywords=record.texts("templ_values") if record.has("templ_values") else None,
+        part=record.text("split") if record.has("split") else None,
     )
 
 
