@@ -31,8 +31,8 @@ def read_scores(config: dict) -> dict[str, list[dict]]:
 
 
 def score_table(scores: dict[str, list[dict]]) -> pd.DataFrame:
-    """Test accuracy in %, mean ± standard deviation over the seeds, of each type, scenario and overall, and of types that
-    several scenarios have; one column per model."""
+    """Test accuracy in %, mean ± standard deviation over the seeds, of each type and scenario, of types that several
+    scenarios have, and overall; one column per model."""
     first = next(iter(scores.values()))[0]
     rows = [("scenario", s, kind) for s in first["scenario"] for kind in (*_types_of(first, s), s)]
     lines = {}
@@ -71,7 +71,7 @@ def paper_layout(scores: dict[str, list[dict]]) -> pd.DataFrame:
 def cross_table(config: dict) -> pd.DataFrame:
     """Mean accuracy in % of models that are trained on each of several data sets and tested on each, as in Table IV of
     AV-Master: one row per model and data set of training, for each data set of testing the averages of the scenarios
-    and of all. No row where models of one data set only are tested here; a cell is empty where a model is not tested."""
+    and of all. No row where models of one data set only are tested; a cell is empty where a model is not tested."""
     rows: dict[tuple[str, str], dict[str, float]] = {}
     names = config["trained_on"] if config["dataset"] in config["trained_on"] and len(config["trained_on"]) > 1 else []
     for trained_on, model, tested_on in product(names, config["models"], names):
