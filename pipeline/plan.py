@@ -8,7 +8,7 @@ import numpy as np
 
 from extractors import ENCODERS, FrameInput, Input, load_encoder
 from pipeline.cards import published_videos, read_card
-from pipeline.config import annotation_files, collection_dir, dataset_dir
+from pipeline.config import annotation_files, collection_dir, dataset_dir, is_trained
 from pipeline.decode import decode_shard
 from pipeline.errors import AVQAError
 from pipeline.manifest import read_questions
@@ -27,10 +27,11 @@ def plan(config: dict, calibrate: bool = True) -> str:
     shards = -(-videos // config["shard_size"])
     inputs = {item.key: item for name in encoders for item in ENCODERS[name].inputs}
     at_once = min(shards, config["decode"]["ahead"]) * config["shard_size"] * seconds
-    models = len(config["models"]) * len(config["train"]["seeds"])
+    models = len(config["models"]) * len(config["train"]["seeds"]) if is_trained(config) else 0
     lines = [
         f"{config['dataset']}: {videos} videos ({source}) of {seconds} s, {videos * seconds / 3600:,.0f} hours",
-        f"jobs: {shards} shards, {shards} decode and {shards * len(encoders)} extract, {models} models",
+        f"jobs: {shards} shards, {shards} decode and {shards * len(encoders)} extract, {models} models to train",
+        f"collection: {config['videos']['collection']}, extracted once for all data sets that name it",
         f"temporary disk: {2 * at_once * sum(map(bytes_of, inputs.values())) / 1e9:,.1f} GB at most",
     ]
     for name, entry in encoders.items():

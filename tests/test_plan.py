@@ -1,7 +1,9 @@
 """What `avqa plan` and `avqa doctor` say."""
 
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -23,11 +25,15 @@ CONFIG = {
 }
 
 
+SCORED = CONFIG | {"card": "music_avqa_r", "trained_on": ["music_avqa"]}
+
+
 def test_the_plan_of_music_avqa_from_its_card(tmp_path, monkeypatch):
     """9,288 videos of 60 s; sizes as README.md computes them."""
     monkeypatch.chdir(tmp_path)
     text = plan(check_config(CONFIG | {"card": "music_avqa", "decode": {"ahead": 4}}), calibrate=False)
-    assert "9288 videos (card) of 60 s, 155 hours" in text and "93 decode and 186 extract, 2 models" in text
+    assert "9288 videos (card) of 60 s, 155 hours" in text and "93 decode and 186 extract, 2 models to train" in text
+    assert "0 models to train" in plan(check_config(SCORED), calibrate=False)
     sizes = {name: float(size) for name, size in re.findall(r"^(\S+/\w+): ([\d.]+) GB", text, re.MULTILINE)}
     seconds = 9288 * 60
     assert sizes["clip_vit_l14/cls"] == pytest.approx(seconds * 768 * 2 / 1e9, abs=0.01)
@@ -49,6 +55,23 @@ def test_the_doctor_names_what_is_missing_and_what_mends_it(tmp_path, monkeypatc
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(lost))
     assert main(["doctor", "--config", "c.yaml"]) == 1
     said = capsys.readouterr()
-    assert re.search(r"MISSING weights of vggish: lost/vggish.pt\n +give a path that exists", said.out)
+    assert re.search(r"MISSING weights of vggish: lost/vggish.pt: No such file.*\n +give a path that exists", said.out)
     assert "ok      Python: 3." in said.out and "weights of vggish" in said.err
     assert not list(tmp_path.glob(".avqa-doctor*")), "nothing is left behind"
+
+
+def test_the_doctor_compares_checksums_and_knows_what_is_downloaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("vggish.pt").write_bytes(b"numbers")
+    digest = hashlib.sha256(b"numbers").hexdigest()
+    Path("results/weights/clip_vit_l14").mkdir(parents=True)
+    Path("results/weights/clip_vit_l14/openai").write_text(f"{tmp_path}/vggish.pt\n")
+    for sha256, line in ((digest, f"ok      weights of vggish: vggish.pt, sha256 {digest}\n"), ("0" * 64, "MISSING")):
+        encoders = {"clip_vit_l14": {"weights": "openai"}, "vggish": {"weights": "vggish.pt", "sha256": sha256}}
+        text = {"encoder": "clip_vit_b32", "weights": "openai"}
+        Path("c.yaml").write_text(yaml.safe_dump(CONFIG | {"encoders": encoders, "text": text}))
+        main(["doctor", "--config", "c.yaml"])
+        said = capsys.readouterr().out
+        assert line in said and ("fetch the file again" in said) == (sha256 != digest)
+        assert f"ok      weights of clip_vit_l14: hub tag openai, in {tmp_path}/vggish.pt\n" in said
+        assert "weights of clip_vit_b32: hub tag openai; the workflow downloads them" in said
