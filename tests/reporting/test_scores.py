@@ -60,6 +60,20 @@ def test_accuracy_by_question_type_and_by_relation():
     assert "Which, all scenarios" in format_scores(scores | {"encoders": {}})
 
 
+def test_scores_without_failed_videos_are_there_for_those_who_lack_others():
+    table = predictions(list(TYPES))
+    scores = score_all(table)
+    there = table[~table["failed"]]
+    assert 0 < len(there) < len(table) == scores["overall"]["count"]
+    assert scores["present"]["overall"] == {"accuracy": there["correct"].mean(), "count": len(there)}
+    for kind, rows in there.groupby(["scenario", "type"]):
+        assert scores["present"]["type"]["/".join(kind)] == {"accuracy": rows["correct"].mean(), "count": len(rows)}
+    shown = score_table({"pooled": [scores]})
+    assert shown.loc["overall, without failed videos"].tolist() == [len(there), f"{percent(there):.2f}"]
+    whole = score_table({"pooled": [score_all(table.assign(failed=False))]})
+    assert "overall, without failed videos" not in whole.index
+
+
 def test_types_of_one_scenario_are_not_listed_twice():
     shown = score_table({"pooled": [score_all(predictions(list(TYPES)))]})
     assert [name for name in shown.index if name.endswith("all scenarios")] == [
