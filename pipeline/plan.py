@@ -1,5 +1,6 @@
 """What a data set will take: jobs, hours, temporary disk and bytes, from its manifest and a short calibration here."""
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.manifest import read_questions
 from pipeline.storage.shard_list import Video, read_shard_list
 
 BATCH = 8  # windows of the calibration
-SAMPLE = 2  # videos that the calibration decodes
+SAMPLE = 3  # videos that the calibration decodes
 
 
 def plan(config: dict, calibrate: bool = True) -> str:
@@ -72,19 +73,23 @@ def hours(config: dict, total: int, inputs: list[Input]) -> list[str]:
         device = "GPU" if encoder.device.type == "cuda" else "CPU"
         windows = [np.zeros((BATCH, *_window(item)), item.dtype) for item in ENCODERS[name].inputs]
         encoder.encode(*windows)  # the first call is slower
-        start = time.monotonic()
+        clock = time.monotonic if device == "GPU" else _cpu_seconds
+        start = clock()
         for values in encoder.encode(*windows).values():
             values.cpu()
-        rate = (time.monotonic() - start) / BATCH
-        lines.append(
-            f"{name}: {1000 * rate:.1f} ms per second of video here, {total * rate / 3600:,.1f} {device} hours"
-        )
+        rate = (clock() - start) / BATCH
+        lines.append(_hours(name, device, rate, total))
     shards = sorted((collection_dir(config) / "shards").glob("*.tsv"))
     sample = [video for tsv in shards[:1] for video in read_shard_list(tsv) if not video.gone][:SAMPLE]
     if not sample:
         return [*lines, "decode: not measured, since the manifest is not there yet"]
-    rate = _decode_rate(config, sample, inputs)
-    return [f"decode: {1000 * rate:.1f} ms per second of video here, {total * rate / 3600:,.1f} CPU hours", *lines]
+    return [_hours("decode", "CPU", _decode_rate(config, sample, inputs), total), *lines]
+
+
+def _hours(stage: str, device: str, rate: float, total: int) -> str:
+    return (
+        f"{stage}: {1000 * rate:.1f} ms of {device} per second of video here, {total * rate / 3600:,.1f} {device} hours"
+    )
 
 
 def _window(item: Input) -> tuple[int, ...]:
@@ -92,10 +97,23 @@ def _window(item: Input) -> tuple[int, ...]:
 
 
 def _decode_rate(config: dict, sample: list[Video], inputs: list[Input]) -> float:
-    """Seconds of one worker per second of video."""
+    """Seconds of CPU per second of video, without the start of a job where there are two videos."""
+    whole = _decode(config, sample, inputs)
+    first = _decode(config, sample[:1], inputs) if len(sample) > 1 else 0.0
+    return (whole - first) / (max(len(sample) - 1, 1) * config["decode"]["segments"])
+
+
+def _decode(config: dict, sample: list[Video], inputs: list[Input]) -> float:
+    """Seconds of CPU that decoding takes."""
     options = {name: value for name, value in config["decode"].items() if name not in ("workers", "ahead")}
     with tempfile.TemporaryDirectory() as folder:
-        start = time.monotonic()
+        start = _cpu_seconds()
         out, failures = Path(folder, "segments.h5"), Path(folder, "failures.tsv")
         decode_shard(sample, out, inputs=inputs, collection="", shard="", workers=1, failures=failures, **options)
-        return (time.monotonic() - start) / (len(sample) * config["decode"]["segments"])
+        return _cpu_seconds() - start
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process, its threads, and the processes that it has started and that have ended: unlike
+    time by the clock, it does not depend on what else the machine is doing."""
+    return sum(os.times()[:4])

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from media.oracle import clip
 from test_manifest import record
 
 from pipeline.cli import main
 from pipeline.config import check_config
+from pipeline.manifest import build_manifest
 from pipeline.plan import count_videos, plan
 
 CONFIG = {
@@ -47,6 +49,24 @@ def test_annotations_count_videos_before_there_is_a_manifest(tmp_path, monkeypat
     for split in ("train", "val", "test"):
         (tmp_path / f"{split}.json").write_text(json.dumps([record("a"), record(f"only {split}")]))
     assert count_videos(check_config(CONFIG)) == (4, "annotations")
+
+
+def test_hours_are_measured_on_the_videos_that_are_there(tmp_path, monkeypatch):
+    """Three clips of four seconds, so large that decoding them takes more than starting."""
+    monkeypatch.chdir(tmp_path)
+    Path("v").mkdir()
+    for n in range(3):
+        clip(tmp_path / "v" / f"{n}.mp4", "-f", "lavfi", "-i", "testsrc2=s=1280x720:r=25:d=4", "-pix_fmt", "yuv420p")
+    records = [record(str(n)) for n in range(3)]
+    for split in ("train", "val", "test"):
+        Path(f"{split}.json").write_text(json.dumps(records))
+    encoders = {"resnet18": {"weights": "random", "outputs": ["pooled"]}, "vggish": {"weights": "random"}}
+    models = {"pooled": {"audio": "vggish/embedding", "visual": "resnet18/pooled"}}
+    config = check_config(CONFIG | {"encoders": encoders, "models": models, "decode": {"segments": 4}})
+    build_manifest(config)
+    text = plan(config)
+    for name in ("decode", "resnet18", "vggish"):
+        assert float(re.search(rf"^{name}: ([\d.]+) ms of CPU per second of video here", text, re.MULTILINE)[1]) > 0
 
 
 def test_the_doctor_names_what_is_missing_and_what_mends_it(tmp_path, monkeypatch, capsys):

@@ -87,7 +87,7 @@ def test_too_large_requests_are_refused_before_anything_is_submitted_unless_the_
     assert not list(small.rglob("manifest.json")) and not (small / "submitted").exists()
     smaller = [f"{rule}:mem_mb=4000" for rule in ("decode", "extract", "train")]
     code, said = run("--set-resources", *smaller, "text:mem_mb=4001")
-    assert code != 0 and "text: 2 CPUs, 4001 MB" in said and "train:" not in said
+    assert code != 0 and "text: 2 CPUs, 4001 MB" in said and "train: " not in said
     code, said = run("--set-resources", *smaller, "text:mem_mb=900 * attempt")
     assert code == 0, said
 
