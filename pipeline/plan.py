@@ -27,7 +27,7 @@ def plan(config: dict, calibrate: bool = True) -> str:
     seconds, encoders = config["decode"]["segments"], config["encoders"]
     shards = -(-videos // config["shard_size"])
     inputs = {item.key: item for name in encoders for item in ENCODERS[name].inputs}
-    at_once = min(shards, config["decode"]["ahead"]) * config["shard_size"] * seconds
+    at_once = min(videos, config["decode"]["ahead"] * config["shard_size"]) * seconds
     models = len(config["models"]) * len(config["train"]["seeds"]) if is_trained(config) else 0
     lines = [
         f"{config['dataset']}: {videos} videos ({source}) of {seconds} s, {videos * seconds / 3600:,.0f} hours",

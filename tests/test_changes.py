@@ -136,6 +136,16 @@ def test_a_changed_encoder_and_what_reads_it(finished):
     assert "manifest" not in listed and "text" not in listed and "failures" not in listed
 
 
+def test_segments_that_are_still_there_are_not_decoded_again(place):
+    inputs = re.search(r"results/clips/segments/([^/]+)/00000\.h5", (place / "log").read_text())[1]
+    for shard in ("00000", "00001"):
+        path = place / "results" / "clips" / "segments" / inputs / f"{shard}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    listed = due(place, changed(CONFIG, "encoders", "vggish", "seed", value=1))
+    assert listed["extract"] == 2 and "decode" not in listed
+
+
 def test_an_added_model_makes_nothing_but_itself_due(finished):
     more = {"only_audio": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "resnet18/pooled"}}
     listed = due(finished, changed(CONFIG, "models", value=CONFIG["models"] | more))

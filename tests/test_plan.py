@@ -35,6 +35,9 @@ def test_the_plan_of_music_avqa_from_its_card(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = plan(check_config(CONFIG | {"card": "music_avqa", "decode": {"ahead": 4}}), calibrate=False)
     assert "9288 videos (card) of 60 s, 155 hours" in text and "93 decode and 186 extract, 2 models to train" in text
+    small = plan(check_config(CONFIG | {"card": "music_avqa", "shard_size": 9288 * 2}), calibrate=False)
+    whole = 2 * 9288 * 60 * (224 * 224 * 3 + 16000 * 4) / 1e9
+    assert float(re.search(r"temporary disk: ([\d.]+) GB", small)[1]) == pytest.approx(whole, abs=0.1), "not two shards"
     assert "0 models to train" in plan(check_config(SCORED), calibrate=False)
     sizes = {name: float(size) for name, size in re.findall(r"^(\S+/\w+): ([\d.]+) GB", text, re.MULTILINE)}
     seconds = 9288 * 60
