@@ -24,9 +24,9 @@ CONFIG = {
 }
 
 
-def snakemake(folder, config, *arguments):
+def snakemake(folder, config, *arguments, cores=2):
     (folder / "c.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", "2", *arguments]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--cores", str(cores), *arguments]
     done = subprocess.run([*command, "--configfile", "c.yaml"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
