@@ -200,7 +200,7 @@ def extraction_threads(wildcards):
 
 
 def requested(rule, resource, usual):
-    """What a rule asks for of a resource: what the user has set, or else the usual."""
+    """How much of a resource the jobs of a rule request, as the user has set it or else as usual."""
     return given_or(workflow.resource_settings.overwrite_resources.get(rule, {}).get(resource), usual)
 
 
