@@ -144,7 +144,7 @@ def encoders_read(entry):
 
 
 # What jobs ask a cluster for, each in MB and minutes. Memory as measured (bench/RESULTS.md, Memory of jobs): decode 1,200
-# with 8 workers, and up to 4,000 per worker for a video that is hard to decode; ViT-L/14 at 224 and 336 px 3,100, its
+# with 8 workers, and up to 4,000 per worker for a video that is hard to decode; ViT-L/14 at 224 and 336 px 3,500, its
 # texts 3,100; AV-Master on MUSIC-AVQA, training 7,500 and evaluation 2,600; 400 more for Snakemake itself. Host memory
 # beside a GPU was not measured. A job that fails for want of memory asks for more.
 REQUESTS = {
