@@ -22,15 +22,16 @@ import yaml
 from pipeline.storage.shard_list import Video, write_shard_list
 
 ROOT = Path(__file__).resolve().parent.parent
+V2 = ["music_avqa_v2_balanced", "music_avqa_v2_biased"]
 PUBLISHED = {  # data set: its collection, how many videos of it, trained on
-    "music_avqa": ("music", 9288, "music_avqa"),
-    "music_avqa_real": ("music", 7422, "music_avqa_real"),
-    "music_avqa_r": ("music", 9288, "music_avqa"),
-    "fortis_avqa": ("music", 9288, "music_avqa"),
-    "music_avqa_v2_balanced": ("music", 10492, "music_avqa_v2_balanced"),
-    "music_avqa_v2_biased": ("music", 10492, "music_avqa_v2_balanced"),
-    "avqa": ("vggsound", 57015, "avqa"),
-    "valor32k_avqa": ("valor", 32000, "valor32k_avqa"),
+    "music_avqa": ("music", 9288, ["music_avqa"]),
+    "music_avqa_real": ("music", 7422, ["music_avqa_real"]),
+    "music_avqa_r": ("music", 9288, ["music_avqa"]),
+    "fortis_avqa": ("music", 9288, ["music_avqa"]),
+    "music_avqa_v2_balanced": ("music", 10492, V2),
+    "music_avqa_v2_biased": ("music", 10492, V2),
+    "avqa": ("vggsound", 57015, ["avqa"]),
+    "valor32k_avqa": ("valor", 28863, ["valor32k_avqa"]),
 }
 
 
@@ -54,7 +55,7 @@ def write_data_set(folder: Path, name: str, collection: str, videos: int, shard_
     pd.DataFrame({"video_id": []}).to_parquet(out / "questions.parquet")
 
 
-def configuration(folder: Path, sets: dict[str, tuple[str, int, str]], shard_size: int) -> dict:
+def configuration(folder: Path, sets: dict[str, tuple[str, int, list[str]]], shard_size: int) -> dict:
     annotations = {}
     for split in ("train", "val", "test"):
         annotations[split] = str(folder / f"{split}.json")
@@ -62,7 +63,7 @@ def configuration(folder: Path, sets: dict[str, tuple[str, int, str]], shard_siz
         os.utime(annotations[split], (0, 0))
     return {
         "datasets": {
-            name: {"trained_on": [trained], "videos": {"collection": collection}, "decode": {"segments": 60}}
+            name: {"trained_on": trained, "videos": {"collection": collection}, "decode": {"segments": 60}}
             for name, (collection, _, trained) in sets.items()
         },
         "videos": {"folder": str(folder / "videos")},
@@ -97,10 +98,10 @@ def plan(folder: Path) -> tuple[float, float, float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, help="one data set with so many videos in place of the published ones")
-    parser.add_argument("--shard-size", type=int, default=64)
+    parser.add_argument("--shard-size", type=int, default=128)
     parser.add_argument("--finished", action="store_true")
     args = parser.parse_args()
-    sets = {"large": ("many", args.videos, "large")} if args.videos else PUBLISHED
+    sets = {"large": ("many", args.videos, ["large"])} if args.videos else PUBLISHED
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "videos").mkdir()

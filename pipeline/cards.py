@@ -55,10 +55,7 @@ def compare(card: dict, questions: pd.DataFrame) -> list[str]:
     """One line for each published count: what was published and what was read. `questions` has split, part, video_id,
     scenario and type, before questions of missing videos are left out."""
     splits = questions["split"].unique()
-    comparable = (
-        *splits,
-        *(("videos", "questions") if len(splits) == len(SPLITS) else ()),
-    )  # totals only of all splits
+    totals = ("videos", "questions") if len(splits) == len(SPLITS) else ()  # only of all splits
     found = {"videos": questions["video_id"].nunique(), "questions": len(questions)}
     found |= {f"{s}.questions": n for s, n in questions["split"].value_counts().items()}
     found |= {f"{s}.videos": n for s, n in questions.groupby("split")["video_id"].nunique().items()}
@@ -67,19 +64,17 @@ def compare(card: dict, questions: pd.DataFrame) -> list[str]:
     found |= {f"{s}.{scenario}/{kind}": n for (s, scenario, kind), n in kinds.items()}
     lines = []
     for source, published in card["published"].items():
-        for name, count in _flat(published):
-            if name.split(".")[0] in comparable:
+        for name, count in published.items():
+            if name.split(".")[0] in (*splits, *totals):
                 read = int(found.get(name, 0))
                 verdict = "equal" if read == count else f"differs by {read - count:+d}"
                 lines.append(f"{source}: {name}: published {count}, read {read}: {verdict}")
     return lines
 
 
-def _flat(counts: dict, prefix: str = "") -> list[tuple[str, int]]:
-    pairs = []
-    for name, value in counts.items():
-        pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-    return pairs
+def published_videos(card: dict) -> int | None:
+    """How many videos a data set has, as the first publication on its card says that counts them."""
+    return next((counts["videos"] for counts in card["published"].values() if "videos" in counts), None)
 
 
 def read_answers(path: str | Path) -> list[str]:

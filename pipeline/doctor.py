@@ -1,5 +1,6 @@
 """What this machine lacks for a configuration, and the command that mends it."""
 
+import hashlib
 import os
 import resource
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from extractors import is_hub_tag
+from pipeline.config import text_encoders
 from pipeline.gpu import devices
 from pipeline.scheduler import slurm_nodes
 from pipeline.storage.lock import lock_file
@@ -90,15 +92,33 @@ def _ffmpeg() -> Finding:
 
 
 def _weights(config: dict) -> Iterator[Finding]:
-    for name, entry in {**config["encoders"], config["text"]["encoder"]: config["text"]}.items():
-        weights = entry["weights"]
+    for name, entry in {**config["encoders"], **text_encoders(config)}.items():
+        title, weights = f"weights of {name}", entry["weights"]
         if weights == "random":
-            yield Finding(f"weights of {name}", True, "random numbers, not pretrained")
-        elif not is_hub_tag(weights):
-            there = Path(weights).exists()
-            yield Finding(f"weights of {name}", there, weights, "give a path that exists, or a hub tag")
+            yield Finding(title, True, "random numbers, not pretrained")
+        elif is_hub_tag(weights):
+            yield _hub_weights(title, Path(config["results"], "weights", name, weights), weights)
         else:
-            yield Finding(f"weights of {name}", True, f"hub tag {weights}; `avqa weights` downloads them")
+            yield _weights_file(title, Path(weights), entry.get("sha256"))
+
+
+def _hub_weights(title: str, marker: Path, tag: str) -> Finding:
+    """`marker` is what the workflow writes when it has downloaded a hub tag: the path of the file."""
+    path = Path(marker.read_text().strip()) if marker.exists() else None
+    if path is None or not path.exists():
+        return Finding(title, True, f"hub tag {tag}; the workflow downloads them before its first job")
+    return Finding(title, True, f"hub tag {tag}, in {path}")
+
+
+def _weights_file(title: str, path: Path, expected: str | None) -> Finding:
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return Finding(title, False, f"{path}: {error.strerror}", "give a path that exists, or a hub tag")
+    fits = expected in (None, digest)
+    found = f"{path}, sha256 {digest}" + ("" if fits else f" in place of {expected}")
+    return Finding(title, fits, found, "fetch the file again, or correct sha256 in the configuration")
 
 
 def _storage(results: Path) -> Iterator[Finding]:

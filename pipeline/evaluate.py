@@ -193,7 +193,7 @@ def score_all(table: pd.DataFrame) -> dict:
 
 
 def score(table: pd.DataFrame) -> dict:
-    """Accuracy and count of predictions: overall, by scenario, by scenario/type."""
+    """Accuracy and count of predictions: overall, by scenario, by scenario/type, and by type in all scenarios."""
 
     def entry(part: pd.DataFrame) -> dict:
         return {"accuracy": float(part["correct"].mean()), "count": len(part)}
@@ -206,16 +206,25 @@ def score(table: pd.DataFrame) -> dict:
         "overall": entry(table),
         "scenario": {s: entry(table[table["scenario"] == s]) for s in dict.fromkeys(s for s, _ in kinds)},
         "type": {f"{s}/{t}": entry(table[(table["scenario"] == s) & (table["type"] == t)]) for s, t in kinds},
+        "question_type": {t: entry(table[table["type"] == t]) for t in dict.fromkeys(t for _, t in kinds)},
     }
 
 
+def in_all_scenarios(scores: dict) -> dict[str, dict]:
+    """Accuracy and count by type, of the types that several scenarios have (AVQA's relations have all eight)."""
+    types = [name.rsplit("/", 1)[1] for name in scores["type"]]
+    return {name: entry for name, entry in scores.get("question_type", {}).items() if types.count(name) > 1}
+
+
 def format_scores(scores: dict) -> str:
-    """Scores as a table in the papers' order: each scenario's types, its average, then the whole."""
+    """Scores as a table in the papers' order: each scenario's types, its average, types in all scenarios, the whole."""
     lines = [f"{'':36}{'accuracy':>9}{'questions':>11}"]
     for scenario, average in scores["scenario"].items():
         parts = {k: v for k, v in scores["type"].items() if k.rsplit("/", 1)[0] == scenario}
         for name, entry in [*parts.items(), (f"{scenario} average", average)]:
             lines.append(f"{name:36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
+    for name, entry in in_all_scenarios(scores).items():
+        lines.append(f"{f'{name}, all scenarios':36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
     overall = scores["overall"]
     lines.append(f"{'overall':36}{overall['accuracy']:>9.2%}{overall['count']:>11}")
     if not all(e["pretrained"] for e in scores.get("encoders", {}).values()):

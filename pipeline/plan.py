@@ -1,6 +1,7 @@
 """What a data set will take: jobs, hours, temporary disk and bytes, from its manifest and an earlier run or a short
 calibration here."""
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from extractors import ENCODERS, FrameInput, Input, load_encoder
-from pipeline.cards import read_card
-from pipeline.config import annotation_files, collection_dir, dataset_dir
+from pipeline.cards import published_videos, read_card
+from pipeline.config import annotation_files, collection_dir, dataset_dir, is_trained
 from pipeline.decode import decode_shard
 from pipeline.errors import AVQAError
 from pipeline.manifest import read_questions
@@ -17,7 +18,7 @@ from pipeline.storage.shard_list import Video, read_shard_list
 from pipeline.timing import Timing, read_timings
 
 BATCH = 8  # windows of the calibration
-SAMPLE = 2  # videos that the calibration decodes
+SAMPLE = 3  # videos that the calibration decodes
 LARGEST_START = 0.15  # of a job, before a larger shard_size is advised
 
 
@@ -29,11 +30,12 @@ def plan(config: dict, calibrate: bool = True) -> str:
     seconds, encoders = config["decode"]["segments"], config["encoders"]
     shards = -(-videos // config["shard_size"])
     inputs = {item.key: item for name in encoders for item in ENCODERS[name].inputs}
-    at_once = min(shards, config["decode"]["ahead"]) * config["shard_size"] * seconds
-    models = len(config["models"]) * len(config["train"]["seeds"])
+    at_once = min(videos, config["decode"]["ahead"] * config["shard_size"]) * seconds
+    models = len(config["models"]) * len(config["train"]["seeds"]) if is_trained(config) else 0
     lines = [
         f"{config['dataset']}: {videos} videos ({source}) of {seconds} s, {videos * seconds / 3600:,.0f} hours",
-        f"jobs: {shards} shards, {shards} decode and {shards * len(encoders)} extract, {models} models",
+        f"jobs: {shards} shards, {shards} decode and {shards * len(encoders)} extract, {models} models to train",
+        f"collection: {config['videos']['collection']}, extracted once for all data sets that name it",
         f"temporary disk: {2 * at_once * sum(map(bytes_of, inputs.values())) / 1e9:,.1f} GB at most",
     ]
     for name, entry in encoders.items():
@@ -54,8 +56,7 @@ def count_videos(config: dict) -> tuple[int, str]:
         return int(table["video_id"].nunique()), "manifest"
     if all(Path(path).exists() for _, _, path in annotation_files(config)):
         return int(read_questions(config)["video_id"].nunique()), "annotations"
-    published = read_card(config["card"])["published"] if "card" in config else {}
-    if videos := published.get("paper", {}).get("videos"):
+    if "card" in config and (videos := published_videos(read_card(config["card"]))):
         return videos, "card"
     raise AVQAError(
         f"{config['dataset']}: there is no manifest, and neither annotations nor a card count videos; make it first"
@@ -79,21 +80,25 @@ def hours(config: dict, total: int, inputs: list[Input]) -> list[str]:
         device = "GPU" if encoder.device.type == "cuda" else "CPU"
         windows = [np.zeros((BATCH, *_window(item)), item.dtype) for item in ENCODERS[name].inputs]
         encoder.encode(*windows)  # the first call is slower
-        start = time.monotonic()
+        clock = time.monotonic if device == "GPU" else _cpu_seconds
+        start = clock()
         for values in encoder.encode(*windows).values():
             values.cpu()
-        rate = (time.monotonic() - start) / BATCH
-        lines.append(
-            f"{name}: {1000 * rate:.1f} ms per second of video here, {total * rate / 3600:,.1f} {device} hours"
-        )
+        rate = (clock() - start) / BATCH
+        lines.append(_hours(name, device, rate, total))
     if past := read_timings(benchmarks.glob("decode/*/*.json")):
         return [_past("decode", past, config, total), *lines]
     shards = sorted((collection_dir(config) / "shards").glob("*.tsv"))
     sample = [video for tsv in shards[:1] for video in read_shard_list(tsv) if not video.gone][:SAMPLE]
     if not sample:
         return [*lines, "decode: not measured, since the manifest is not there yet"]
-    rate = _decode_rate(config, sample, inputs)
-    return [f"decode: {1000 * rate:.1f} ms per second of video here, {total * rate / 3600:,.1f} CPU hours", *lines]
+    return [_hours("decode", "CPU", _decode_rate(config, sample, inputs), total), *lines]
+
+
+def _hours(stage: str, device: str, rate: float, total: int) -> str:
+    return (
+        f"{stage}: {1000 * rate:.1f} ms of {device} per second of video here, {total * rate / 3600:,.1f} {device} hours"
+    )
 
 
 def _past(stage: str, past: Timing, config: dict, total: int) -> str:
@@ -118,10 +123,23 @@ def _window(item: Input) -> tuple[int, ...]:
 
 
 def _decode_rate(config: dict, sample: list[Video], inputs: list[Input]) -> float:
-    """Seconds of one worker per second of video."""
+    """Seconds of CPU per second of video, without the start of a job where there are two videos."""
+    whole = _decode(config, sample, inputs)
+    first = _decode(config, sample[:1], inputs) if len(sample) > 1 else 0.0
+    return (whole - first) / (max(len(sample) - 1, 1) * config["decode"]["segments"])
+
+
+def _decode(config: dict, sample: list[Video], inputs: list[Input]) -> float:
+    """Seconds of CPU that decoding takes."""
     options = {name: value for name, value in config["decode"].items() if name not in ("workers", "ahead")}
     with tempfile.TemporaryDirectory() as folder:
-        start = time.monotonic()
+        start = _cpu_seconds()
         out, failures = Path(folder, "segments.h5"), Path(folder, "failures.tsv")
         decode_shard(sample, out, inputs=inputs, collection="", shard="", workers=1, failures=failures, **options)
-        return (time.monotonic() - start) / (len(sample) * config["decode"]["segments"])
+        return _cpu_seconds() - start
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process, its threads, and the processes that it has started and that have ended: unlike
+    time by the clock, it does not depend on what else the machine is doing."""
+    return sum(os.times()[:4])

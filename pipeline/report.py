@@ -53,6 +53,7 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
         "seed": seed,
         "seeds": len(config["train"]["seeds"]),
         "scores": scores.score_table(runs).rename_axis("type").reset_index(),
+        "crossed": scores.cross_table(config),
         "published": published,
         "same_dataset": same,
         "curves": scores.training_curves(config),
@@ -76,12 +77,14 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
 
 def _summary(config: dict, folder: Path, runs: dict[str, list[dict]], note: str, failed: int) -> str:
     features = ", ".join(f"{collection_dir(config) / 'features' / name}/*.h5" for name in config["encoders"])
+    crossed = scores.cross_table(config)
     places = [scores_dir(config, t, model, "*") for t in config["trained_on"] for model in config["models"]]
     lines = [
         f"Test accuracy in %, {len(config['train']['seeds'])} seed(s), data set {config['dataset']}",
         scores.score_table(runs).to_string(),
         "Models by question type, as in the papers' tables",
         scores.paper_layout(runs).to_string(),
+        *(["Trained on one data set, tested on each", crossed.to_string(index=False)] if len(crossed) else []),
         *([note] if note else []),
         f"{failed} videos failed: {folder / 'failures.tsv'}" if failed else "no video failed",
         "scores:   " + ", ".join(f"{place}/scores.json" for place in places),

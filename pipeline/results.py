@@ -40,12 +40,18 @@ def plain(name: str) -> str:
 
 def wide(table: pd.DataFrame, accuracies: bool = False) -> pd.DataFrame:
     """One line per method, setting, encoder and source, and one column per column of the papers' tables, in their
-    order. With `accuracies`, the columns of the nine types and their averages only."""
-    names = list(dict.fromkeys([*COLUMNS, *table["column"]]))
-    table = table[table["column"].isin(COLUMNS)] if accuracies else table
+    order. With `accuracies`, the columns of the nine types, of their parts (head, tail) and of the averages only."""
+    names = sorted(dict.fromkeys(table["column"]), key=_place)
+    table = table[table["column"].map(_place) < len(COLUMNS)] if accuracies else table
     lines = table.drop_duplicates([*KEYS, "column"]).pivot(index=KEYS, columns="column", values="value")
     order = pd.MultiIndex.from_frame(table[KEYS].drop_duplicates())
     return lines.reindex(order).reindex(columns=[n for n in names if n in lines]).reset_index()
+
+
+def _place(column: str) -> int:
+    """The place in COLUMNS of a column of the papers' tables, whatever its part, head or tail; others at the end."""
+    name = column.removesuffix(" (head)").removesuffix(" (tail)")
+    return COLUMNS.index(name) if name in COLUMNS else len(COLUMNS)
 
 
 def own_results(config: dict) -> pd.DataFrame:
@@ -56,7 +62,7 @@ def own_results(config: dict) -> pd.DataFrame:
         folders = [scores_dir(config, trained_on, model, seed) for seed in config["train"]["seeds"]]
         runs = [json.loads((f / "scores.json").read_text("utf-8")) for f in folders if (f / "scores.json").exists()]
         scores = pd.DataFrame([_accuracies(run) for run in runs])
-        notes = [f"trained on {trained_on}"] if trained_on != config["dataset"] else []
+        notes = [f"trained on {trained_on}"] if config["trained_on"] != [config["dataset"]] else []
         if any(not e["pretrained"] for run in runs for e in run["encoders"].values()):
             notes.append("random weights")
         names = dict.fromkeys(name for run in runs for name in run["encoders"] if not name.startswith("text"))

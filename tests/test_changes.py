@@ -6,8 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -133,6 +136,16 @@ def test_a_changed_encoder_and_what_reads_it(finished):
     assert "manifest" not in listed and "text" not in listed and "failures" not in listed
 
 
+def test_segments_that_are_still_there_are_not_decoded_again(place):
+    inputs = re.search(r"results/clips/segments/([^/]+)/00000\.h5", (place / "log").read_text())[1]
+    for shard in ("00000", "00001"):
+        path = place / "results" / "clips" / "segments" / inputs / f"{shard}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    listed = due(place, changed(CONFIG, "encoders", "vggish", "seed", value=1))
+    assert listed["extract"] == 2 and "decode" not in listed
+
+
 def test_an_added_model_makes_nothing_but_itself_due(finished):
     more = {"only_audio": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "resnet18/pooled"}}
     listed = due(finished, changed(CONFIG, "models", value=CONFIG["models"] | more))
@@ -240,20 +253,66 @@ def test_the_second_data_set_is_scored_in_parts(finished):
     assert scores["trained_on"] == "tiny"
 
 
-def test_decoding_waits_until_the_segments_before_are_read(finished):
-    """With ahead: 1, the second shard is decoded when both encoders have read the first."""
-    log = (finished / "log").read_text()
-    started = re.findall(r"^ *(?:local)?rule \w+:\n(?: +\w+: .*\n)*? +output: (\S+)", log, re.MULTILINE)
-    second = next(n for n, path in enumerate(started) if "/segments/" in path and path.endswith("00001.h5"))
-    read = [n for n, path in enumerate(started) if re.search(r"/features/\w+/00000\.h5", path)]
-    assert len(read) == 2 and max(read) < second
+@pytest.mark.slow
+def test_models_of_two_data_sets_are_tested_on_both(place):
+    """As with the splits of MUSIC-AVQA-v2.0: two sets of questions about the same videos, each of them trained on."""
+    for split, path in TRAIN.items():
+        records = json.loads((place / path).read_text())
+        kept = [record for n, record in enumerate(records) if record["anser"] != "no" or n % 3 == 0]
+        assert 0 < len(kept) < len(records)
+        (place / "data" / f"biased-{split}.json").write_text(json.dumps(kept))
+    names = ["tiny", "biased"]
+    files = {"tiny": TRAIN, "biased": {split: f"data/biased-{split}.json" for split in TRAIN}}
+    sets = {name: {"annotations": files[name], "trained_on": names} for name in names}
+    done = snakemake(place, changed(CONFIG, "datasets", value=sets))
+    assert done.returncode == 0, done.stdout
+    assert ran(done.stdout)["train"] == 1 and ran(done.stdout)["score"] == 2, "tiny was trained already"
+    assert not {"decode", "extract"} & ran(done.stdout).keys()
+    summaries = [(place / "results" / name / "summary.txt").read_text() for name in names]
+    for tested_on in names:
+        for trained_on in names:
+            own = place / "results" / tested_on / ("" if tested_on == trained_on else f"trained_on/{trained_on}")
+            answered = pd.read_parquet(own / "models" / "pooled" / "seed-0" / "predictions.parquet")
+            assert len(answered) == len(json.loads((place / files[tested_on]["test"]).read_text()))
+            scores = json.loads((own / "models" / "pooled" / "seed-0" / "scores.json").read_text())
+            assert scores["trained_on"] == trained_on
+            for summary in summaries:
+                header, *rows = summary.split("Trained on one data set, tested on each\n")[1].splitlines()
+                column = re.findall(r"\w+: \S+|model|trained on", header).index(f"{tested_on}: all")
+                row = next(row.split() for row in rows if row.split()[0] == trained_on)
+                assert float(row[column]) == pytest.approx(100 * answered["correct"].mean(), abs=0.01)
+    assert "Nothing to be done" in snakemake(place, changed(CONFIG, "datasets", value=sets)).stdout
 
 
 @pytest.mark.slow
-def test_results_and_segments_on_other_file_systems(finished, tmp_path):
-    other = CONFIG | {"results": str(tmp_path / "elsewhere"), "scratch": "$MY_SCRATCH"}
-    manifest = str(tmp_path / "elsewhere" / "tiny" / "manifest.json")
-    assert snakemake(finished, other, manifest, MY_SCRATCH="/dev/shm/mine").returncode == 0
-    planned = snakemake(finished, other, "--dry-run", "tiny", MY_SCRATCH="/dev/shm/mine").stdout
-    assert "output: /dev/shm/mine/clips/segments/" in planned
-    assert f"output: {tmp_path}/elsewhere/clips/features/vggish/00000.h5" in planned
+def test_work_results_and_segments_on_other_file_systems_than_the_code(finished, tmp_path):
+    """The working folder and the results in memory, the segments on the disk that $MY_SCRATCH names."""
+    if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev in (ROOT.stat().st_dev, tmp_path.stat().st_dev):
+        pytest.skip("/dev/shm is no file system of its own here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        work, results = Path(folder, "work"), Path(folder, "results")
+        work.mkdir()
+        data = str(finished / "data")
+        annotations = {split: f"{data}/{split}.json" for split in TRAIN}
+        other = {name: value for name, value in CONFIG.items() if name != "datasets"}
+        other |= {
+            "dataset": "tiny",
+            "annotations": annotations,
+            "videos": CONFIG["videos"] | {"folder": f"{data}/videos"},
+        }
+        other |= {"results": str(results), "scratch": "$MY_SCRATCH"}
+        segments = tmp_path / "segments"
+        kept = snakemake(work, other, "features", "--notemp", MY_SCRATCH=str(segments))
+        assert kept.returncode == 0, kept.stdout
+        made = sorted(path.name for path in segments.rglob("*.h5"))
+        assert made == ["00000.h5", "00001.h5"] and not list(results.rglob("segments"))
+        done = snakemake(work, other, MY_SCRATCH=str(segments))
+        assert done.returncode == 0, done.stdout
+        assert not {"decode", "extract"} & ran(done.stdout).keys()
+        assert not list(segments.rglob("*.h5")), "read by all encoders"
+        for name in ("features/vggish/00000.h5", "features/resnet18/00001.h5"):
+            with h5py.File(results / "clips" / name) as here, h5py.File(finished / "results" / "clips" / name) as there:
+                encoder = name.split("/")[1]
+                for output in here[encoder]:
+                    np.testing.assert_array_equal(here[encoder][output], there[encoder][output])
+        assert (results / "tiny" / "summary.txt").exists() and due(work, other, MY_SCRATCH=str(segments)) == {}

@@ -1,6 +1,7 @@
 """One job on each GPU, with simulated devices."""
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_temporary_disk import CONFIG, place, snakemake  # noqa: F401
 
 from pipeline.gpu import claim, devices
 
@@ -55,3 +57,14 @@ def test_devices(monkeypatch, visible, found, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert devices() == found
     assert claim(tmp_path) == (found[0] if found else None)
+
+
+@pytest.mark.parametrize(("visible", "gpu", "threads"), [("0,1", 1, 2), ("", 0, 8)])
+def test_beside_a_gpu_extraction_leaves_the_processors_to_decoding(place, monkeypatch, visible, gpu, threads):  # noqa: F811
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    planned = snakemake(place, CONFIG, "--dry-run", "features", cores=16)
+    jobs = re.findall(r"^rule extract:\n(?: +.*\n)+", planned, re.MULTILINE)
+    assert len(jobs) == 14
+    for job in jobs:
+        assert re.search(rf"^ +threads: {threads}$", job, re.MULTILINE), job
+        assert f"gpu={gpu}" in job

@@ -1,14 +1,18 @@
 """What `avqa plan` and `avqa doctor` say."""
 
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
+from media.oracle import clip
 from test_manifest import record
 
 from pipeline.cli import main
 from pipeline.config import check_config
+from pipeline.manifest import build_manifest
 from pipeline.plan import count_videos, plan
 
 CONFIG = {
@@ -23,11 +27,18 @@ CONFIG = {
 }
 
 
+SCORED = CONFIG | {"card": "music_avqa_r", "trained_on": ["music_avqa"]}
+
+
 def test_the_plan_of_music_avqa_from_its_card(tmp_path, monkeypatch):
     """9,288 videos of 60 s; sizes as README.md computes them."""
     monkeypatch.chdir(tmp_path)
     text = plan(check_config(CONFIG | {"card": "music_avqa", "decode": {"ahead": 4}}), calibrate=False)
-    assert "9288 videos (card) of 60 s, 155 hours" in text and "93 decode and 186 extract, 2 models" in text
+    assert "9288 videos (card) of 60 s, 155 hours" in text and "93 decode and 186 extract, 2 models to train" in text
+    small = plan(check_config(CONFIG | {"card": "music_avqa", "shard_size": 9288 * 2}), calibrate=False)
+    whole = 2 * 9288 * 60 * (224 * 224 * 3 + 16000 * 4) / 1e9
+    assert float(re.search(r"temporary disk: ([\d.]+) GB", small)[1]) == pytest.approx(whole, abs=0.1), "not two shards"
+    assert "0 models to train" in plan(check_config(SCORED), calibrate=False)
     sizes = {name: float(size) for name, size in re.findall(r"^(\S+/\w+): ([\d.]+) GB", text, re.MULTILINE)}
     seconds = 9288 * 60
     assert sizes["clip_vit_l14/cls"] == pytest.approx(seconds * 768 * 2 / 1e9, abs=0.01)
@@ -43,13 +54,31 @@ def test_annotations_count_videos_before_there_is_a_manifest(tmp_path, monkeypat
     assert count_videos(check_config(CONFIG)) == (4, "annotations")
 
 
+def test_hours_are_measured_on_the_videos_that_are_there(tmp_path, monkeypatch):
+    """Three clips of four seconds, so large that decoding them takes more than starting."""
+    monkeypatch.chdir(tmp_path)
+    Path("v").mkdir()
+    for n in range(3):
+        clip(tmp_path / "v" / f"{n}.mp4", "-f", "lavfi", "-i", "testsrc2=s=1280x720:r=25:d=4", "-pix_fmt", "yuv420p")
+    records = [record(str(n)) for n in range(3)]
+    for split in ("train", "val", "test"):
+        Path(f"{split}.json").write_text(json.dumps(records))
+    encoders = {"resnet18": {"weights": "random", "outputs": ["pooled"]}, "vggish": {"weights": "random"}}
+    models = {"pooled": {"audio": "vggish/embedding", "visual": "resnet18/pooled"}}
+    config = check_config(CONFIG | {"encoders": encoders, "models": models, "decode": {"segments": 4}})
+    build_manifest(config)
+    text = plan(config)
+    for name in ("decode", "resnet18", "vggish"):
+        assert float(re.search(rf"^{name}: ([\d.]+) ms of CPU per second of video here", text, re.MULTILINE)[1]) > 0
+
+
 def test_the_doctor_names_what_is_missing_and_what_mends_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lost = CONFIG | {"encoders": CONFIG["encoders"] | {"vggish": {"weights": "lost/vggish.pt"}}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(lost))
     assert main(["doctor", "--config", "c.yaml"]) == 1
     said = capsys.readouterr()
-    assert re.search(r"MISSING weights of vggish: lost/vggish.pt\n +give a path that exists", said.out)
+    assert re.search(r"MISSING weights of vggish: lost/vggish.pt: No such file.*\n +give a path that exists", said.out)
     assert "ok      Python: 3." in said.out and "weights of vggish" in said.err
     assert not list(tmp_path.glob(".avqa-doctor*")), "nothing is left behind"
 
@@ -73,3 +102,20 @@ def test_the_hours_are_those_of_an_earlier_run(tmp_path, monkeypatch):
     assert 4 / (4 + (size - 1) * 60 * 0.01) > 0.15 >= 4 / (4 + size * 60 * 0.01)
     assert sum("in 2 jobs of an earlier run" in line for line in lines) == 3
     assert "shard_size" not in "".join(plan(check_config(CONFIG | {"card": "music_avqa", "shard_size": 100})))
+
+
+def test_the_doctor_compares_checksums_and_knows_what_is_downloaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("vggish.pt").write_bytes(b"numbers")
+    digest = hashlib.sha256(b"numbers").hexdigest()
+    Path("results/weights/clip_vit_l14").mkdir(parents=True)
+    Path("results/weights/clip_vit_l14/openai").write_text(f"{tmp_path}/vggish.pt\n")
+    for sha256, line in ((digest, f"ok      weights of vggish: vggish.pt, sha256 {digest}\n"), ("0" * 64, "MISSING")):
+        encoders = {"clip_vit_l14": {"weights": "openai"}, "vggish": {"weights": "vggish.pt", "sha256": sha256}}
+        text = {"encoder": "clip_vit_b32", "weights": "openai"}
+        Path("c.yaml").write_text(yaml.safe_dump(CONFIG | {"encoders": encoders, "text": text}))
+        main(["doctor", "--config", "c.yaml"])
+        said = capsys.readouterr().out
+        assert line in said and ("fetch the file again" in said) == (sha256 != digest)
+        assert f"ok      weights of clip_vit_l14: hub tag openai, in {tmp_path}/vggish.pt\n" in said
+        assert "weights of clip_vit_b32: hub tag openai; the workflow downloads them" in said

@@ -3,7 +3,9 @@
 It needs Debian's packages slurm-wlm and munge, and root: `make test-slurm`.
 """
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_manifest import record
 
 from pipeline.scheduler import Node, check_requests, count_gpus, jobs_of, slurm_nodes
 
@@ -49,6 +52,44 @@ def test_a_request_that_no_node_can_meet_is_named():
         Exception, match="no node of the cluster can run these rules:\n  train: 4 CPUs, 64000 MB, 1 GPUs"
     ):
         check_requests({"decode": Node(4, 8000, 0), "train": Node(4, 64000, 1)}, nodes)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A working folder, and stand-ins for commands of Slurm: nodes with 2 CPUs and 4,000 MB, an empty queue."""
+    (tmp_path / "bin").mkdir()
+    commands = {
+        "sinfo": "echo '2 4000 (null)'",
+        "squeue": "true",
+        "sbatch": f"touch {tmp_path}/submitted",
+    }
+    for name, text in commands.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (tmp_path / "data" / "videos").mkdir(parents=True)
+    for split, path in CONFIG["annotations"].items():
+        (tmp_path / path).write_text(json.dumps([record(split)]))
+        (tmp_path / "data" / "videos" / f"{split}.mp4").write_bytes(b"x")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    return tmp_path
+
+
+def test_too_large_requests_are_refused_before_anything_is_submitted_unless_the_user_sets_others(small):
+    def run(*arguments):
+        command = [*SNAKEMAKE[:-2], "results/tiny/manifest.json", *arguments, *SNAKEMAKE[-2:]]
+        done = subprocess.run(command, cwd=small, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return done.returncode, done.stdout
+
+    code, said = run()
+    assert code != 0 and "no node of the cluster can run these rules" in said
+    assert re.search(r"train: 1 CPUs, \d+ MB, 0 GPUs", said) and "Nodes have: 2 CPUs, 4000 MB, 0 GPUs" in said
+    assert not list(small.rglob("manifest.json")) and not (small / "submitted").exists()
+    smaller = [f"{rule}:mem_mb=4000" for rule in ("decode", "extract", "train")]
+    code, said = run("--set-resources", *smaller, "text:mem_mb=4001")
+    assert code != 0 and "text: 2 CPUs, 4001 MB" in said and "train: " not in said
+    code, said = run("--set-resources", *smaller, "text:mem_mb=900 * attempt")
+    assert code == 0, said
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from pipeline.data.formats.base import TYPES
 from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
 
-MISSING = 200  # at most so many lines
 ANSWERS = 20  # the most frequent answers are listed, the others counted
 
 
@@ -83,6 +82,12 @@ def _listed(value: object) -> str:
 
 
 def missing(folder: Path) -> pd.DataFrame:
-    """missing.tsv of the data set, if it is there: how many questions each absent or failed video costs, added up."""
+    """How many videos are absent or failed, and how many questions of each kind that costs, by annotation file: what
+    missing.tsv of the data set, which names the videos, adds up to. Empty where it is not there."""
     path = folder / "missing.tsv"
-    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)[:MISSING] if path.exists() else pd.DataFrame()
+    if not path.exists():
+        return pd.DataFrame()
+    ledger = pd.read_csv(path, sep="\t", dtype={"questions": int, "video_id": str}, keep_default_na=False)
+    kinds = [name for name in ledger if name not in ("video_id", "questions")]
+    counts = ledger.groupby(kinds, sort=True).agg(videos=("video_id", "nunique"), questions=("questions", "sum"))
+    return counts.reset_index()

@@ -6,10 +6,12 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from pipeline.cards import read_card
 from pipeline.config import scores_dir
 from pipeline.errors import AVQAError
+from pipeline.evaluate import in_all_scenarios
 from pipeline.reporting.page import legend, new_figure, svg
-from pipeline.results import COLUMNS, KEYS, SCENARIOS, own_results, published, short_name, wide
+from pipeline.results import KEYS, SCENARIOS, own_results, published, short_name, wide
 
 
 def label(config: dict, trained_on: str, model: str) -> str:
@@ -29,8 +31,8 @@ def read_scores(config: dict) -> dict[str, list[dict]]:
 
 
 def score_table(scores: dict[str, list[dict]]) -> pd.DataFrame:
-    """Test accuracy in %, mean ± standard deviation over the seeds, of each type, scenario and overall; one column
-    per model."""
+    """Test accuracy in %, mean ± standard deviation over the seeds, of each type and scenario, of types that several
+    scenarios have, and overall; one column per model."""
     first = next(iter(scores.values()))[0]
     rows = [("scenario", s, kind) for s in first["scenario"] for kind in (*_types_of(first, s), s)]
     lines = {}
@@ -38,6 +40,9 @@ def score_table(scores: dict[str, list[dict]]) -> pd.DataFrame:
         part = "scenario" if name == scenario else "type"
         label = f"{scenario} average" if name == scenario else name
         lines[label] = {"questions": first[part][name]["count"], **_cells(scores, lambda s, p=part, n=name: s[p][n])}
+    for name, entry in in_all_scenarios(first).items():
+        cells = _cells(scores, lambda s, n=name: s["question_type"][n])
+        lines[f"{name}, all scenarios"] = {"questions": entry["count"], **cells}
     lines["overall"] = {"questions": first["overall"]["count"], **_cells(scores, lambda s: s["overall"])}
     if first["present"]["overall"]["count"] < first["overall"]["count"]:
         count, cells = first["present"]["overall"]["count"], _cells(scores, lambda s: s["present"]["overall"])
@@ -63,6 +68,26 @@ def paper_layout(scores: dict[str, list[dict]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").round(2)
 
 
+def cross_table(config: dict) -> pd.DataFrame:
+    """Mean accuracy in % of models that are trained on each of several data sets and tested on each, as in Table IV of
+    AV-Master: one row per model and data set of training, for each data set of testing the averages of the scenarios
+    and of all. No row where models of one data set only are tested; a cell is empty where a model is not tested."""
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    names = config["trained_on"] if config["dataset"] in config["trained_on"] and len(config["trained_on"]) > 1 else []
+    for trained_on, model, tested_on in product(names, config["models"], names):
+        folders = [scores_dir(config | {"dataset": tested_on}, trained_on, model, s) for s in config["train"]["seeds"]]
+        if not all((folder / "scores.json").exists() for folder in folders):
+            continue
+        runs = [json.loads((folder / "scores.json").read_text(encoding="utf-8")) for folder in folders]
+        row = rows.setdefault((trained_on, model), {})
+        for scenario in runs[0]["scenario"]:
+            values = [_accuracy(run, "scenario", scenario) for run in runs]
+            row[f"{tested_on}: {short_name(scenario)}"] = float(np.mean(values))
+        row[f"{tested_on}: all"] = float(np.mean([_accuracy(run, "overall") for run in runs]))
+    numbers = pd.DataFrame(rows.values()).map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
+    return pd.concat([pd.DataFrame(rows.keys(), columns=["trained on", "model"]), numbers], axis=1)
+
+
 def _accuracy(score: dict, kind: str, name: str | None = None) -> float:
     """Accuracy in %, or not a number where a part has no such question."""
     entry = score[kind].get(name, {"accuracy": np.nan}) if name else score[kind]
@@ -84,17 +109,26 @@ def _cells(scores: dict[str, list[dict]], pick) -> dict[str, str]:
 
 def beside_published(config: dict) -> tuple[pd.DataFrame, bool]:
     """Our accuracies, then the papers', best first, and whether these are of the same data set; where no paper has
-    results on it, those on MUSIC-AVQA stand in. Of the papers, results that have averages by scenario."""
-    papers = published(config["dataset"])
+    results on it, those on MUSIC-AVQA stand in. Of the papers, results that have averages by scenario. The columns are
+    those of the papers' table on the data set: nine types and averages, or head and tail of each type (MUSIC-AVQA-R,
+    Table III of AV-Master), or averages only (MUSIC-AVQA-v2.0, Table IV)."""
+    papers = _published_on(config)
     same = not papers.empty
     papers = wide(papers if same else published("MUSIC-AVQA"), accuracies=True)
     papers = papers.dropna(subset=[name for name in SCENARIOS if name in papers])
     tables = [t.sort_values("overall", ascending=False, kind="stable") for t in (wide(own_results(config)), papers)]
     table = pd.concat(tables)
-    numbers = [name for name in COLUMNS if name in table]
-    table = table[[*KEYS, *numbers]]
+    numbers = [name for name in papers if name not in KEYS]
+    table = table.reindex(columns=[*KEYS, *numbers])
     table[numbers] = table[numbers].map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
     return table.rename(columns=short_name), same
+
+
+def _published_on(config: dict) -> pd.DataFrame:
+    """The papers' results on the questions that a data set is tested on, by its card."""
+    listed = read_card(config["card"]).get("results", {}) if "card" in config else {}
+    papers = published(listed.get("dataset", config.get("card", config["dataset"])))
+    return papers[papers["setting"].str.contains(listed.get("setting", ""), regex=False)]
 
 
 def training_curves(config: dict) -> dict[str, str]:

@@ -148,14 +148,15 @@ def encoders_read(entry):
     return list(dict.fromkeys(entry[feature].split("/")[0] for feature in entry_settings(entry).features))
 
 
-# What jobs ask a cluster for, each in MB and minutes. Memory was measured on the demo (peak in GB: decode 0.4 and up to
-# 4 per worker for a video that is hard to decode, text 1.7, CLIP ViT-B/32 1.6, training 1.2) or follows from the size
-# of ViT-L/14 (1.7 GB of weights, twice while it loads). A job that fails for want of memory asks for more.
+# What jobs ask a cluster for, each in MB and minutes. Memory as measured (bench/RESULTS.md, Memory of jobs): decode 1,200
+# with 8 workers, and up to 4,000 per worker for a video that is hard to decode; ViT-L/14 at 224 and 336 px 3,500, its
+# texts 3,100; AV-Master on MUSIC-AVQA, training 7,500 and evaluation 2,600; 400 more for Snakemake itself. Host memory
+# beside a GPU was not measured. A job that fails for want of memory asks for more.
 REQUESTS = {
     "decode": {"mem_mb": 8000, "runtime": 240},
     "extract": {"mem_mb": 8000, "runtime": 240},
     "text": {"mem_mb": 8000, "runtime": 120},
-    "train": {"mem_mb": 8000, "runtime": 1440},
+    "train": {"mem_mb": 12000, "runtime": 1440},
     "evaluate": {"mem_mb": 6000, "runtime": 120},
 }
 
@@ -203,6 +204,17 @@ def extraction_threads(wildcards):
     return threads_for(2 if gpu(wildcards) else 8)
 
 
+def requested(rule, resource, usual):
+    """How much of a resource the jobs of a rule request, as the user has set it or else as usual."""
+    return given_or(workflow.resource_settings.overwrite_resources.get(rule, {}).get(resource), usual)
+
+
+def given_or(given, usual):
+    """A number that the user has set for a rule, or else the usual; 0 for an expression, which only a job can evaluate."""
+    number = getattr(given, "raw", given)
+    return usual if given is None else number if isinstance(number, int) else 0
+
+
 def check_cluster():
     """Before anything is submitted to Slurm: that there are nodes for it, and that no jobs of an earlier run, whose own
     Snakemake was killed, are still writing the same files."""
@@ -214,8 +226,13 @@ def check_cluster():
         )
     wanted = {"decode": max(own["decode"]["workers"] for own in CONFIGS.values()), "extract": extraction_threads({})}
     wanted |= {"text": wanted["extract"], "train": max(own["train"]["threads"] for own in CONFIGS.values())}
+    threads = workflow.resource_settings.overwrite_threads
     requests = {
-        name: Node(threads_for(cpus), REQUESTS[name]["mem_mb"], gpu({}) if name != "decode" else 0)
+        name: Node(
+            given_or(threads.get(name), threads_for(cpus)),
+            requested(name, "mem_mb", REQUESTS[name]["mem_mb"]),
+            requested(name, "gpu", gpu({}) if name != "decode" else 0),
+        )
         for name, cpus in wanted.items()
     }
     try:

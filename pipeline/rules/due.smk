@@ -40,14 +40,22 @@ def manifest_settings(wildcards):
     return settings(*MANIFEST_SECTIONS)(wildcards)
 
 
+@functools.cache
+def made_in_this_run(collection):
+    """The data sets of a collection that this run makes: those named as targets with the ones that their models are
+    trained on, or else all."""
+    named = set(workflow.dag_settings.targets)
+    if not named or not named <= CONFIGS.keys():
+        named = set(CONFIGS)
+    named |= {trained_on for name in named for trained_on in CONFIGS[name]["trained_on"]}
+    return [name for name in CONFIGS if name in named and CONFIGS[name]["videos"]["collection"] == collection]
+
+
 def manifest_before(wildcards):
     """The manifest of the data set before this one with the same collection, if this run makes both: in the
     configuration's order, so that the shards of a collection are the same in every run."""
-    asked, params = set(workflow.dag_settings.targets), [state_of_videos(wildcards), manifest_settings(wildcards)]
-    if asked and asked <= CONFIGS.keys():
-        asked |= {trained_on for name in asked for trained_on in CONFIGS[name]["trained_on"]}
-    wanted = [name for name in CONFIGS if name in asked or not asked <= CONFIGS.keys() or not asked]
-    names = [name for name in wanted if CONFIGS[name]["videos"]["collection"] == collection_of(wildcards)]
+    params = [state_of_videos(wildcards), manifest_settings(wildcards)]
+    names = made_in_this_run(collection_of(wildcards))
     made = f"{RESULTS}/{wildcards.dataset}/manifest.json"
     if not workflow.is_main_process or wildcards.dataset not in names[1:]:
         return []
@@ -88,8 +96,10 @@ def is_made(wildcards, encoder, shard):
 
 def read_before(wildcards):
     """The features that must be there before a shard is decoded: those of the shard `ahead` places before it that this
-    run makes. So the segments of no more than `ahead` shards are on the disk, whatever the scheduler does."""
-    ahead, encoders = SETTINGS_OF[wildcards.collection]["decode"]["ahead"], ENCODERS_OF[wildcards.collection]
+    run makes. So the segments of no more than `ahead` shards are on the disk, whatever the scheduler does. (A resource
+    of Snakemake's could not count them: a job holds it only while it runs, and segments stay until they are read.)"""
+    ahead = SETTINGS_OF[wildcards.collection]["decode"]["ahead"]
+    encoders = dict.fromkeys(e for name in made_in_this_run(wildcards.collection) for e in CONFIGS[name]["encoders"])
     for n in range(int(wildcards.shard) - ahead, -1, -ahead) if workflow.is_main_process else ():
         due = [encoder for encoder in encoders if not is_made(wildcards, encoder, f"{n:05d}")]
         if due:
@@ -283,10 +293,13 @@ def training_threads(wildcards):
 
 
 def scores(wildcards):
-    """The scores of each model on the data set, of all data sets that it is trained on."""
+    """The scores of each model on the data set, of all data sets that it is trained on. Where models of two data sets are
+    tested on both, those on the other one as well: the report has a table of all."""
     own = CONFIGS[wildcards.dataset]
+    others = [n for n in own["trained_on"] if n != own["dataset"] and own["dataset"] in CONFIGS[n]["trained_on"]]
     return [
-        str(scores_dir(own, trained_on, model, seed) / "scores.json")
+        str(scores_dir(CONFIGS[tested_on], trained_on, model, seed) / "scores.json")
+        for tested_on in (own["dataset"], *others)
         for trained_on in own["trained_on"]
         for model in own["models"]
         for seed in own["train"]["seeds"]

@@ -28,6 +28,7 @@ rule report:
             "results",
             "dataset",
             "videos",
+            "card",
             "trained_on",
             "models",
             encoders={name: {"weights": ""} for name in CONFIGS[wildcards.dataset]["encoders"]},

@@ -35,9 +35,9 @@ def read_annotations(
     path = Path(path)
     parse = import_module(FORMATS[format]).parse
     records = [Record(value, f"{path}: record {n}") for n, value in enumerate(_load(path, split))]
-    rows = [{"part": part, **parse(record)._asdict()} for record in records]
+    rows = [parse(record)._asdict() for record in records]
     for row, record in zip(rows, records, strict=True):
-        row["split"] = split or row["split"]
+        row["split"], row["part"] = split or row["split"], part or row["part"]
         if row["split"] not in SPLITS:
             raise record.error(f"field split must be one of {', '.join(SPLITS)}, not {row['split']!r}")
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -2,7 +2,8 @@
 
 Fields: video_id, question_id (optional), type (a JSON list inside a text: scenario and question type),
 question_content (a template with <Object>-like slots), templ_values (a JSON list inside a text: the slots' values in
-order), anser (as spelled in the release).
+order; not where questions are rephrased), anser (as spelled in the release), split (FortisAVQA: the part of the test
+split, head or tail).
 """
 
 import csv
@@ -30,8 +31,9 @@ def parse(record: Record) -> Question:
         scenario=kind[0],
         type=kind[1],
         question_id=record.text("question_id") if record.has("question_id") else None,
-        keywords=record.texts("templ_values"),
+        keywords=record.texts("templ_values") if record.has("templ_values") else None,
         prompt=make_prompt(record),
+        part=record.text("split") if record.has("split") else None,
     )
 
 
@@ -53,7 +55,7 @@ def make_prompt(record: Record) -> str | None:
     """`Is the <Object> louder than the <Object>?`, violin and flute make `The violin is louder than the flute`. None
     for a question without a template."""
     prompt = prompts().get(_plain(record.text("question_content")))
-    return prompt and prompt.format(*record.texts("templ_values"))
+    return prompt and prompt.format(*(record.texts("templ_values") if record.has("templ_values") else []))
 
 
 @cache

@@ -1,0 +1,35 @@
+"""Files that appear only when they are complete."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage.atomic import atomic
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# safetensors makes files that only their owner may read.
+CODE = """
+import numpy, sys
+from safetensors.numpy import save_file
+from pipeline.storage.atomic import atomic
+with atomic(sys.argv[1]) as partial:
+    save_file({"x": numpy.zeros(3)}, partial)
+"""
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664), (0o077, 0o600)])
+def test_a_file_may_be_read_by_those_whom_the_umask_allows(tmp_path, umask, mode):
+    path = tmp_path / "checkpoint.safetensors"
+    subprocess.run([sys.executable, "-c", CODE, path], check=True, umask=umask, env={"PYTHONPATH": str(ROOT)})
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_that_is_not_finished_does_not_replace_the_one_before(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("whole")
+    with pytest.raises(ZeroDivisionError), atomic(path) as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "whole" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]
