@@ -1,10 +1,13 @@
-"""What decode.frame_selection costs and saves: frames of `reference` and `keyframe` against the exact ones.
+"""What inexact frames cost and save: `decode.frame_selection` reference and keyframe, and `decode.backend` nvdec,
+against the exact frames.
 
     python bench/accuracy.py FOLDER --weights openai
+    python bench/accuracy.py FOLDER --weights openai --nvdec    # on a machine with an NVIDIA GPU and torchcodec
 
 For each video of the folder: processor seconds for its segments, the distance of the frames from the wanted moments,
-and the cosine similarity of their CLS rows with those of the exact frames; for scale, that of exact frames one second
-apart. Prints a table in Markdown.
+the share of the encoder's input values that differ and the largest difference (of 255), and the cosine similarity of
+their CLS rows with those of the exact frames; for scale, that of exact frames one second apart. Prints a table in
+Markdown.
 """
 
 import argparse
@@ -22,6 +25,8 @@ from pipeline.media.segments import MediaError, read_segments
 from pipeline.media.video import UnreliableTimestamps
 from pipeline.media.video_sparse import SparseDecoder
 
+SELECTIONS = ("exact", "reference", "keyframe")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -29,28 +34,35 @@ def main() -> None:
     parser.add_argument("--encoder", default="clip_vit_b32")
     parser.add_argument("--weights", default="openai", help="a hub tag, a file, or random")
     parser.add_argument("--segments", type=int, default=60)
+    parser.add_argument("--nvdec", action="store_true", help="the exact selection, decoded by the GPU, as well")
     args = parser.parse_args()
     encoder = load_encoder(args.encoder, args.weights, dtype="float32")
     (wanted,) = encoder.spec.inputs
     print(f"CLS of {args.encoder}, weights: {encoder.provenance['weights']}\n")
-    print("| clip | selection | processor s | off by, ms (mean, most) | CLS cosine (mean, least) | one second apart |")
-    print("|---|---|---:|---:|---:|---:|")
+    print("| clip | frames | processor s | off by, ms (mean, most) | values that differ, by at most ", end="")
+    print("| CLS cosine (mean, least) | one second apart |\n|---|---|---:|---:|---:|---:|---:|")
+    ways = [(selection, selection, "pyav") for selection in SELECTIONS] + [("nvdec", "exact", "nvdec")] * args.nvdec
     for path in sorted(path for path in args.folder.iterdir() if path.is_file()):
         exact = None
-        for selection in ("exact", "reference", "keyframe"):
+        for name, selection, backend in ways:
             try:
                 off = distances(path, args.segments, selection)
                 began = time.process_time()
-                read = read_segments(path, segments=args.segments, inputs=(wanted,), frame_selection=selection)
+                options = {"frame_selection": selection, "backend": backend}
+                read = read_segments(path, segments=args.segments, inputs=(wanted,), **options)
             except (MediaError, UnreliableTimestamps):
                 break  # refused, or decoded in full whatever the selection
             spent = time.process_time() - began
-            cls = encoder.encode(read.data[wanted.key][: read.num_segments])["cls"]
-            exact = cls if exact is None else exact
+            frames = read.data[wanted.key][: read.num_segments]
+            cls = encoder.encode(frames)["cls"].cpu()
+            if exact is None:
+                exact, exact_frames = cls, frames.astype(int)
+            different = np.abs(frames - exact_frames)
             same = torch.cosine_similarity(cls, exact).numpy()
             apart = torch.cosine_similarity(exact[1:], exact[:-1]).mean().item()
             print(
-                f"| {path.name} | {selection} | {spent:.2f} | {off.mean():.0f}, {off.max():.0f} "
+                f"| {path.name} | {name} | {spent:.2f} | {off.mean():.0f}, {off.max():.0f} "
+                f"| {(different > 0).mean():.1%}, {different.max()} "
                 f"| {same.mean():.4f}, {same.min():.4f} | {apart:.4f} |",
                 flush=True,
             )

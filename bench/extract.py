@@ -2,6 +2,7 @@
 
     python bench/extract.py FOLDER                                   # the videos there
     python bench/extract.py --encoder clip_vit_l14 --seconds 4       # clips made on the spot
+    python bench/extract.py --rates                                  # all encoders by themselves
 
 The released scripts (PSTP-Net, TSPM, QA-TIGER) write one JPEG file per second with `ffmpeg -r 1`, then read the files
 one by one, prepare each with Pillow and encode it alone, in float32 on a CPU. That is restated here with open_clip's
@@ -9,6 +10,12 @@ preprocessing and model. Ours decodes to a segments file and encodes batches in 
 each second; the weights are the same seeded random numbers, in a file. The sides run in turn; the ratios are medians
 over rounds. The encoders alone are compared in processor seconds of one thread, which other load on the machine changes
 little; from files on it is seconds by the clock, with all cores.
+
+v-iashin/video_features is compared by hand, since it is not on PyPI and needs an environment of its own. In its
+folder, with the same files, beside `--encoder clip_vit_b32` here:
+
+    time python main.py feature_type=clip model_name=ViT-B/32 device=cpu extraction_fps=1 batch_size=32 \\
+        on_extraction=save_numpy video_paths="[A.mp4,B.mp4]"
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from extractors import encoder_spec, load_encoder  # noqa: E402
+from extractors import ENCODERS, encoder_spec, load_encoder  # noqa: E402
 from pipeline.decode import decode_shard  # noqa: E402
 from pipeline.extract import extract_shard  # noqa: E402
 from pipeline.storage.shard_list import Video  # noqa: E402
@@ -118,6 +125,20 @@ def compare(
     print(f"| {what} | {figures} | {ratio:.2f} |", flush=True)
 
 
+def rates(count: int) -> None:
+    """Print processor seconds of one thread per second of video, for each encoder alone."""
+    torch.set_num_threads(1)
+    print("| encoder | processor s per second of video, bfloat16 |\n|---|---:|")
+    for name, spec in ENCODERS.items():
+        encoder = load_encoder(name, "random")
+        shapes = [i.shape if i.dtype == "uint8" else (i.seconds * i.rate,) for i in spec.inputs]
+        windows = [np.ones((count, *shape), i.dtype) for i, shape in zip(spec.inputs, shapes, strict=True)]
+        encoder.encode(*(w[:1] for w in windows), outputs=spec.default_outputs)  # the first call is slower
+        began = time.process_time()
+        encoder.encode(*windows, outputs=spec.default_outputs)
+        print(f"| {name} | {(time.process_time() - began) / count:.3g} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path)
@@ -125,7 +146,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=20, help="length of the clips that are made")
     parser.add_argument("--frames", type=int, default=16, help="of the comparison of the encoders alone")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rates", action="store_true", help="only the rates of all encoders alone")
     args = parser.parse_args()
+    if args.rates:
+        return rates(args.frames)
     with tempfile.TemporaryDirectory() as temporary:
         folder, weights = Path(temporary), Path(temporary) / "weights.pt"
         torch.manual_seed(0)

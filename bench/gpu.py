@@ -1,14 +1,13 @@
 """Speed on this machine's GPU (or CPU) of encoders, extraction and AV-Master, beside what the machine can do.
 
-    python bench/gpu.py                       # at most 8 minutes; writes bench/RESULTS_GPU.md
+    python bench/gpu.py                       # at most 8 minutes; writes bench/RESULTS_GPU.md, without a GPU empty rows
     python bench/gpu.py --wheels FOLDER       # a bare machine: PyTorch, timm and h5py are there, the rest is in FOLDER
     python bench/gpu.py --small --out FILE    # a quick check of the script
 
-First the machine: the rate of a bfloat16 matrix product and of copies. Then the figures of the table `GOALS` and all
+First the machine: the rate of a bfloat16 matrix product and of copies. Then the figures of the table `ROWS` and all
 encoders, each at the best of a few ways to run it. Operations are counted (multiply and add are two); "of the limit" is
 the share of the measured matrix product. Weights are seeded random numbers, which are as fast as others. What cannot be
-measured, for want of a library, memory or time, has an empty row that says why. No figure is calculated from another
-machine's.
+measured, for want of a library, memory or time, has a row that says why. No figure is taken from another machine.
 """
 
 from __future__ import annotations
@@ -35,6 +34,41 @@ sys.path.insert(0, str(ROOT))
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 MINUTES = 8.0
+PRODUCT = "matrix product, bfloat16"
+COPIES = ("copy to the device, pinned", "copy to the host, pinned", "copy on the device")
+START = "start of a job"
+EXTRACTION = "extraction, files to files, class tokens"
+WITH_PATCHES = "extraction, files to files, class and patch tokens"
+FORWARD = "AV-Master, forward, B = 1"
+TRAINING = "AV-Master, training step, B = 64"
+DECODING = "decoding on all cores, H.264 360p"
+END_TO_END = "video files to class tokens, end to end"
+NVDEC = "nvdec, one process"
+NVDEC_DIFFERENCE = "nvdec, difference from the exact frames"
+
+
+def alone(encoder: str) -> str:
+    """The row of an encoder."""
+    return f"{encoder}, encoder alone, input on the device"
+
+
+# The rows and their goals; one row for each of the other encoders follows.
+ROWS = {
+    PRODUCT: "",
+    **dict.fromkeys(COPIES, ""),
+    alone("clip_vit_l14"): "3,000 frames/s; far aim: 75% of the limit",
+    alone("clip_vit_l14_336"): "1,200 frames/s",
+    alone("vggish"): "20,000 seconds/s",
+    START: "at most 15% of a job of 128 videos of 60 s",
+    EXTRACTION: "",
+    WITH_PATCHES: "",
+    FORWARD: "20 times the plain restatement",
+    TRAINING: "10 times the plain restatement",
+    DECODING: "",
+    END_TO_END: "430 video seconds/s on 16 cores",
+    NVDEC: "",
+    NVDEC_DIFFERENCE: "",
+}
 
 
 @dataclass
@@ -49,11 +83,12 @@ class Sizes:
     audio_batches: tuple[int, ...] = (256, 2048)
     videos: tuple[int, int] = (8, 40)  # in two shards, whose difference in time is free of the start
     seconds: int = 60
+    training_batch: int = 64
     rounds: int = 5
     compiled: bool = True
 
 
-SMALL = Sizes(256, 2**20, "clip_vit_b32", ("clip_vit_b32", "vggish"), (2,), (2,), (1, 2), 2, 1, False)
+SMALL = Sizes(256, 2**20, "clip_vit_b32", ("clip_vit_b32", "vggish"), (2,), (2,), (1, 2), 2, 2, 1, False)
 
 
 @dataclass
@@ -63,8 +98,10 @@ class Table:
     end: float  # time after which nothing is begun
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
     limit: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)  # of encoders, seconds of video per second
 
-    def add(self, what: str, figure: str, goal: str = "", share: str = "") -> None:
+    def add(self, what: str, figure: str, share: str = "") -> None:
+        goal = ROWS.get(what, "")
         self.rows.append((what, figure, goal, share))
         print(f"{what}: {figure}" + (f" (goal {goal})" if goal else "") + (f", {share} of the limit" if share else ""))
         sys.stdout.flush()
@@ -108,15 +145,16 @@ def machine(table: Table, sizes: Sizes) -> None:
     n = sizes.matrix
     a, b = torch.randn(2, n, n, dtype=torch.bfloat16, device=DEVICE)
     table.limit = 2 * n**3 / seconds(lambda: a @ b, 4 * sizes.rounds) / 1e12
-    table.add(f"matrix product, bfloat16, {n}", f"{table.limit:.3g} TFLOP/s")
+    table.add(PRODUCT, f"{table.limit:.3g} TFLOP/s, {n} by {n}")
     host = torch.zeros(sizes.copied, dtype=torch.uint8, pin_memory=CUDA)
     there = torch.zeros(sizes.copied, dtype=torch.uint8, device=DEVICE)
     other = torch.zeros_like(there)
-    for what, run in {
-        "copy to the device, pinned": lambda: there.copy_(host, non_blocking=True),
-        "copy to the host, pinned": lambda: host.copy_(there, non_blocking=True),
-        "copy on the device": lambda: other.copy_(there),
-    }.items():
+    runs = (
+        lambda: there.copy_(host, non_blocking=True),
+        lambda: host.copy_(there, non_blocking=True),
+        lambda: other.copy_(there),
+    )
+    for what, run in zip(COPIES, runs, strict=True):
         table.add(what, f"{sizes.copied / seconds(run, sizes.rounds) / 1e9:.3g} GB/s")
 
 
@@ -156,7 +194,7 @@ def ways(encoder: Any, sizes: Sizes) -> Iterator[tuple[str, Callable[..., object
         torch.backends.mha.set_fastpath_enabled(True)
 
 
-def encoder_rate(table: Table, name: str, sizes: Sizes, goal: str = "", compiled: bool = False) -> None:
+def encoder_rate(table: Table, name: str, sizes: Sizes, compiled: bool = False) -> None:
     from extractors import load_encoder
 
     encoder = load_encoder(name, "random", dtype="bfloat16")
@@ -174,8 +212,9 @@ def encoder_rate(table: Table, name: str, sizes: Sizes, goal: str = "", compiled
             break
     torch.backends.mha.set_fastpath_enabled(True)
     rate, way = best
+    table.rates[name] = rate
     figure = f"{rate:.4g} seconds of video/s ({flops / 1e9:.4g} GFLOP each; {way})"
-    table.add(f"{name}, encoder alone, input on the device", figure, goal, table.share(flops, rate))
+    table.add(alone(name), figure, table.share(flops, rate))
 
 
 def saved_weights(name: str, folder: Path) -> Path:
@@ -205,7 +244,11 @@ def start(table: Table, sizes: Sizes, folder: Path) -> None:
     if done.returncode:
         raise ImportError(done.stderr.strip().splitlines()[-1])
     imports, weights = map(float, done.stdout.split()[-2:])
-    table.add(f"{sizes.main}, start of a job", f"imports {imports:.2f} s, weights {weights:.2f} s")
+    figure = f"{sizes.main}: imports {imports:.2f} s, weights {weights:.2f} s"
+    if sizes.main in table.rates:
+        work = 128 * 60 / table.rates[sizes.main]
+        figure += f"; {(imports + weights) / (imports + weights + work):.1%} of such a job at the rate above"
+    table.add(START, figure)
 
 
 def module_of(name: str) -> str:
@@ -239,7 +282,7 @@ def extraction(table: Table, sizes: Sizes, folder: Path) -> None:
             for n in range(count):
                 row = {"num_segments": sizes.seconds, "has_audio": False, "status": 0}
                 writer.write(n, {frames.key: rows, **row})
-    for outputs in (["cls"], ["cls", "patch"]):
+    for what, outputs in {EXTRACTION: ["cls"], WITH_PATCHES: ["cls", "patch"]}.items():
         times = []
         for count in sizes.videos:
             began = time.perf_counter()
@@ -254,25 +297,56 @@ def extraction(table: Table, sizes: Sizes, folder: Path) -> None:
             (folder / f"{count}-{len(outputs)}.h5").unlink()
         rate = (sizes.videos[1] - sizes.videos[0]) * sizes.seconds / (times[1] - times[0])
         table.add(
-            f"{sizes.main}, extraction of {' and '.join(outputs)}, files to files",
-            f"{rate:.4g} seconds of video/s after the start; {sizes.videos[1]} videos with it: {times[1]:.2f} s",
+            what,
+            f"{sizes.main}: {rate:.4g} seconds of video/s after the start; {sizes.videos[1]} videos with it: "
+            f"{times[1]:.2f} s",
         )
+
+
+def made_clip(folder: Path, seconds: int) -> Path:
+    import imageio_ffmpeg
+
+    clip = folder / "clip.mp4"
+    if not clip.exists():
+        source = f"testsrc2=s=640x360:r=30:d={seconds},noise=alls=8:allf=t"
+        options = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "24", "-pix_fmt", "yuv420p", str(clip)]
+        ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", source, *options]
+        subprocess.run(ffmpeg, check=True)
+    return clip
+
+
+def gpu_decoding(table: Table, sizes: Sizes, folder: Path) -> None:
+    """The backend nvdec beside the exact frames, on one clip: rate, pixels, features."""
+    from extractors import load_encoder
+    from pipeline.media.segments import read_segments
+
+    clip, encoder = made_clip(folder, sizes.seconds), load_encoder(sizes.main, "random", dtype="float32")
+    (wanted,) = encoder.spec.inputs
+    read = {}
+
+    def decode(backend: str) -> None:
+        read[backend] = read_segments(clip, segments=sizes.seconds, inputs=(wanted,), backend=backend).data[wanted.key]
+
+    rates = {backend: sizes.seconds / seconds(lambda b=backend: decode(b), 3) for backend in ("pyav", "nvdec")}
+    table.add(NVDEC, f"{rates['nvdec']:.4g} seconds of video/s; exact frames {rates['pyav']:.4g}")
+    different = abs(read["nvdec"].astype(int) - read["pyav"])
+    cls = [encoder.encode(read[backend])["cls"] for backend in ("pyav", "nvdec")]
+    same = torch.cosine_similarity(*cls)
+    table.add(
+        NVDEC_DIFFERENCE,
+        f"{(different > 0).mean():.1%} of the encoder's input values, at most {different.max()} of 255; cosine of the "
+        f"class tokens {same.mean():.5f}, least {same.min():.5f} (random weights)",
+    )
 
 
 def from_files(table: Table, sizes: Sizes, folder: Path) -> None:
     """Video files to features: decoding on all cores, then the encoder."""
-    import imageio_ffmpeg
-
     from extractors import encoder_spec
     from pipeline.decode import decode_shard
     from pipeline.extract import extract_shard
     from pipeline.storage.shard_list import Video
 
-    clip = folder / "clip.mp4"
-    source = f"testsrc2=s=640x360:r=30:d={sizes.seconds},noise=alls=8:allf=t"
-    options = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "24", "-pix_fmt", "yuv420p", str(clip)]
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", source, *options]
-    subprocess.run(ffmpeg, check=True)
+    clip = made_clip(folder, sizes.seconds)
     count, workers = 4 * sizes.videos[0], os.cpu_count() or 1
     info = clip.stat()
     videos = [Video(f"v{n}", str(clip), info.st_size, info.st_mtime_ns) for n in range(count)]
@@ -297,9 +371,9 @@ def from_files(table: Table, sizes: Sizes, folder: Path) -> None:
     extract_shard(folder / "segments.h5", out, encoder=sizes.main, weights=str(path), outputs=["cls"])
     ended = time.perf_counter()
     total = count * sizes.seconds
-    table.add(f"decoding, {workers} processes, H.264 360p", f"{total / (decoded - began):.4g} seconds of video/s")
-    figure = f"{total / (ended - began):.4g} seconds of video/s, one stage after the other, starts included"
-    table.add(f"files to {sizes.main} class tokens, end to end", figure, "430")
+    table.add(DECODING, f"{total / (decoded - began):.4g} seconds of video/s, {workers} processes")
+    figure = f"{sizes.main}: {total / (ended - began):.4g} seconds of video/s, one stage after the other, with starts"
+    table.add(END_TO_END, figure)
 
 
 def av_master(table: Table, sizes: Sizes) -> None:
@@ -312,21 +386,29 @@ def av_master(table: Table, sizes: Sizes) -> None:
     times = {side: seconds(model.forward(side, 1, segments, DEVICE), sizes.rounds) for side in sides}
     best = min((time, side) for side, time in times.items() if side != "plain")
     figure = f"{best[0] * 1e3:.3g} ms ({best[1]}), {times['plain'] / best[0]:.3g} times the plain restatement"
-    table.add("AV-Master, forward, B = 1", figure, "20 times")
-    batch = 64 if sizes.matrix > 1000 else 2
-    steps = [
-        seconds(model.training(side, batch, segments, DEVICE), max(1, sizes.rounds // 2)) for side in ("plain", "ours")
-    ]
-    figure = f"{steps[1] * 1e3:.3g} ms, {steps[0] / steps[1]:.3g} times the plain restatement"
-    table.add(f"AV-Master, training step, B = {batch}", figure, "10 times")
+    table.add(FORWARD, figure)
+    batch, rounds = sizes.training_batch, max(1, sizes.rounds // 2)
+    sides = ["plain", "ours", *(["captured"] if CUDA and sizes.compiled else [])]
+    times = {side: seconds(model.training(side, batch, segments, DEVICE), rounds) for side in sides}
+    figures = [f"{side} {times[side] * 1e3:.3g} ms, {times['plain'] / times[side]:.3g} times" for side in sides[1:]]
+    table.add(TRAINING, "; ".join(figures) + ("" if batch == 64 else f" (B = {batch})"))
+
+
+NO_GPU = (
+    "No GPU was available, so the rows are empty; nothing is estimated. `python bench/gpu.py` on a machine with one\n"
+    "fills them in at most 8 minutes. It has run on a CPU only, as a test."
+)
 
 
 def write(table: Table, out: Path, name: str, took: float) -> None:
-    lines = [
-        "# Speed on a GPU" if CUDA else "# Speed of bench/gpu.py's rows on a CPU",
-        "",
+    measured = (
         f"`python bench/gpu.py`, {name}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, {os.cpu_count()} CPU "
-        f"cores, {took:.0f} s in all. Weights are seeded random numbers. Written by the script; nothing is estimated.",
+        f"cores, {took:.0f} s in all. Weights are seeded random numbers. Written by the script; nothing is estimated."
+    )
+    lines = [
+        "# Speed of bench/gpu.py's rows on a CPU" if table.limit and not CUDA else "# Speed on a GPU",
+        "",
+        measured if table.limit else NO_GPU,
         "",
         "| what | measured | goal | of the limit |",
         "|---|---|---|---:|",
@@ -360,8 +442,6 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, help="folder of wheels of the libraries that are not installed")
     parser.add_argument("--out", type=Path, default=ROOT / "bench/RESULTS_GPU.md")
     args = parser.parse_args()
-    if not CUDA and not args.small:
-        parser.error("no GPU is visible to PyTorch; --small runs on a CPU")
     sizes, began = SMALL if args.small else Sizes(), time.monotonic()
     name = torch.cuda.get_device_name() if CUDA else f"{platform.machine()} CPU"
     print(f"{name}, PyTorch {torch.__version__}", flush=True)
@@ -372,16 +452,23 @@ def main() -> None:
             use_wheels(args.wheels, folder / "wheels")
         from extractors import ENCODERS
 
-        table.measure("matrix product and copies", lambda: machine(table, sizes))
-        goals = {"clip_vit_l14": "3,000", "clip_vit_l14_336": "1,200", "vggish": "20,000"}
-        for encoder in [e for e in goals if e in (sizes.encoders or goals)]:
-            table.measure(encoder, lambda e=encoder: encoder_rate(table, e, sizes, goals[e], compiled=True))
-        table.measure("start of a job", lambda: start(table, sizes, folder))
-        table.measure("extraction", lambda: extraction(table, sizes, folder))
-        table.measure("AV-Master", lambda: av_master(table, sizes))
-        table.measure("end to end from files", lambda: from_files(table, sizes, folder))
-        for encoder in [e for e in sizes.encoders or ENCODERS if e not in goals]:
-            table.measure(encoder, lambda e=encoder: encoder_rate(table, e, sizes))
+        names = [name for name in sizes.encoders or ENCODERS]
+        others = [name for name in names if alone(name) not in ROWS]
+        if not CUDA and not args.small:
+            for row in (*ROWS, *map(alone, others)):
+                table.add(row, "–")
+            return write(table, args.out, name, 0)
+        table.measure(PRODUCT, lambda: machine(table, sizes))
+        for encoder in [name for name in names if name not in others]:
+            table.measure(alone(encoder), lambda e=encoder: encoder_rate(table, e, sizes, compiled=True))
+        table.measure(START, lambda: start(table, sizes, folder))
+        table.measure(EXTRACTION, lambda: extraction(table, sizes, folder))
+        table.measure(FORWARD, lambda: av_master(table, sizes))
+        table.measure(END_TO_END, lambda: from_files(table, sizes, folder))
+        if CUDA:
+            table.measure(NVDEC, lambda: gpu_decoding(table, sizes, folder))
+        for encoder in others:
+            table.measure(alone(encoder), lambda e=encoder: encoder_rate(table, e, sizes))
         write(table, args.out, name, time.monotonic() - began)
 
 

@@ -10,8 +10,7 @@ from torch import nn
 from transformers import ASTConfig, ASTModel
 from transformers.audio_utils import mel_filter_bank
 
-from extractors import EncoderError
-from extractors.base import Encoder, download_from_hub
+from extractors.base import Encoder, download_tag
 from extractors.spectrogram import power_spectrum
 
 SAMPLE_RATE, WINDOW, HOP, FFT = 16000, 400, 160, 512  # Hz, samples
@@ -35,11 +34,7 @@ class AST(Encoder):
         return ASTModel(ASTConfig())
 
     def fetch(self, tag: str) -> Path:
-        if tag not in REPOSITORIES:
-            raise EncoderError(
-                f"weights {tag!r} of {self.spec.model}: no such tag; use {', '.join(REPOSITORIES)}, a file, or random"
-            )
-        return download_from_hub(REPOSITORIES[tag], ("model.safetensors", "pytorch_model.bin"))
+        return download_tag(self.spec.model, tag, REPOSITORIES)
 
     def adapt(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         prefix = "audio_spectrogram_transformer."

@@ -203,6 +203,16 @@ def download_from_hub(repository: str, names: Sequence[str]) -> Path:
         raise FileNotFoundError(f"none of {', '.join(names)} is in the repository")
 
 
+def download_tag(model: str, tag: str, repositories: dict[str, str]) -> Path:
+    """The weights of transformers that a hub tag names, where `repositories` has each tag's repository of Hugging Face.
+
+    Raises EncoderError for an unknown tag and as `download_from_hub`.
+    """
+    if tag not in repositories:
+        raise EncoderError(f"weights {tag!r} of {model}: no such tag; use {', '.join(repositories)}, a file, or random")
+    return download_from_hub(repositories[tag], ("model.safetensors", "pytorch_model.bin"))
+
+
 @contextmanager
 def download_errors(name: str) -> Iterator[None]:
     """Errors of a download client as EncoderError."""

@@ -9,8 +9,7 @@ from torch import nn
 from transformers import ClapAudioConfig, ClapAudioModelWithProjection
 from transformers.audio_utils import mel_filter_bank
 
-from extractors import EncoderError
-from extractors.base import Encoder, download_from_hub
+from extractors.base import Encoder, download_tag
 from extractors.spectrogram import centred_frames, decibels, power_spectrum
 
 SAMPLE_RATE, WINDOW, HOP = 48000, 1024, 480  # Hz, samples, samples
@@ -34,11 +33,7 @@ class CLAP(Encoder):
         return ClapAudioModelWithProjection(ClapAudioConfig())
 
     def fetch(self, tag: str) -> Path:
-        if tag not in REPOSITORIES:
-            raise EncoderError(
-                f"weights {tag!r} of {self.spec.model}: no such tag; use {', '.join(REPOSITORIES)}, a file, or random"
-            )
-        return download_from_hub(REPOSITORIES[tag], ("model.safetensors", "pytorch_model.bin"))
+        return download_tag(self.spec.model, tag, REPOSITORIES)
 
     def adapt(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The published files have the text branch as well."""

@@ -7,8 +7,7 @@ from torch import nn
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from extractors import EncoderError
-from extractors.base import Encoder, download_from_hub, normalize
+from extractors.base import Encoder, download_tag, normalize
 
 REPOSITORIES = {"kinetics400": "MCG-NJU/videomae-base-finetuned-kinetics"}
 
@@ -26,11 +25,7 @@ class VideoMAE(Encoder):
         return model
 
     def fetch(self, tag: str) -> Path:
-        if tag not in REPOSITORIES:
-            raise EncoderError(
-                f"weights {tag!r} of {self.spec.model}: no such tag; use {', '.join(REPOSITORIES)}, a file, or random"
-            )
-        return download_from_hub(REPOSITORIES[tag], ("model.safetensors", "pytorch_model.bin"))
+        return download_tag(self.spec.model, tag, REPOSITORIES)
 
     def adapt(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}

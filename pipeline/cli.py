@@ -74,6 +74,8 @@ def manifest(args: argparse.Namespace) -> None:
 def decode(args: argparse.Namespace) -> None:
     from pipeline.decode import decode_shard
 
+    if args.backend == "nvdec":
+        claim()
     if [Path(name).suffix for name in args.videos] == [".tsv"]:
         videos = read_shard_list(args.videos[0])
         shard = Path(args.videos[0]).stem
@@ -93,6 +95,7 @@ def decode(args: argparse.Namespace) -> None:
         selective=args.selective,
         workers=args.workers,
         failures=args.failures or f"{args.out}.failures.tsv",
+        timing=args.timing,
     )
 
 
@@ -108,7 +111,7 @@ def extract(args: argparse.Namespace) -> None:
     from pipeline.extract import extract_shard
 
     claim()
-    extract_shard(args.segments, args.out, outputs=args.outputs, **_weights(args))
+    extract_shard(args.segments, args.out, outputs=args.outputs, timing=args.timing, **_weights(args))
 
 
 def text(args: argparse.Namespace) -> None:
@@ -148,7 +151,7 @@ def train(args: argparse.Namespace) -> None:
         check_config(config, "--settings", ("dataset", "models", "train"))
     if args.workers is not None:
         config["train"]["workers"] = args.workers
-    train(config, name, args.seed, args.out)
+    train(config, name, args.seed, args.out, args.timing)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -310,6 +313,9 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--batch-size", type=int, help="seconds or texts that are encoded together")
         sub.add_argument("--out", required=True)
 
+    def add_timing(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--timing", help="JSON file for the seconds that each part of the job took")
+
     sub = command(synthesize, "Make the demo's clips and questions.")
     sub.add_argument("--out", required=True, help="folder")
     sub.add_argument("--clips", type=int, required=True)
@@ -329,7 +335,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=["clip_vit_l14", "vggish"],
         help="encoders whose inputs are written",
     )
-    sub.add_argument("--backend", choices=["pyav", "decord"], default="pyav")
+    sub.add_argument("--backend", choices=["pyav", "decord", "nvdec"], default="pyav")
     sub.add_argument("--segments", type=int, default=60, help="seconds per video")
     sub.add_argument("--pad", choices=["repeat", "zero"], default="repeat")
     sub.add_argument("--frame-at", type=float, default=0.5, help="position of a frame in its part of a second")
@@ -343,11 +349,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--workers", type=int, default=2, help="videos decoded at the same time")
     sub.add_argument("--failures", help="table of the videos that cannot be decoded (default: OUT.failures.tsv)")
     sub.add_argument("--collection", default="")
+    add_timing(sub)
 
     sub = command(extract, "Run a frozen encoder over a segments file.")
     sub.add_argument("segments", metavar="SEGMENTS.h5")
     add_weights(sub)
     sub.add_argument("--outputs", nargs="+", help="outputs to keep (default: all)")
+    add_timing(sub)
 
     sub = command(text, "Encode each different question once.")
     sub.add_argument("questions", metavar="QUESTIONS", help=".parquet of the manifest, or a text file, one per line")
@@ -368,6 +376,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int, help="batches read ahead at the same time (default: the configuration's)")
     sub.add_argument("--out", required=True)
+    add_timing(sub)
 
     sub = command(evaluate, "Score a trained model, or a published checkpoint.")
     sub.add_argument(

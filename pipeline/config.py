@@ -215,7 +215,9 @@ def _contradictions(config: dict) -> Iterator[str]:
         if texts and encoder not in texts:
             yield f"models.{name}.text: {encoder} is not among the text encoders, {', '.join(texts)}; see text.others"
         elif texts:
-            for lacking in settings.texts.keys() - set(TOKENS) - ENCODERS[encoder].text_outputs.keys() - {"length"}:
+            for lacking in (
+                settings.texts.keys() - {*TOKENS, "length", "prompt"} - ENCODERS[encoder].text_outputs.keys()
+            ):
                 yield f"text: {encoder} gives no {lacking}, which models.{name} reads"
     annotations = config.get("annotations")
     if isinstance(annotations, str) and not Path(annotations).suffix:

@@ -5,6 +5,8 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Lock
@@ -14,12 +16,15 @@ from tqdm import tqdm
 
 from extractors import FrameInput, Input, major_minor
 from pipeline.errors import AVQAError
-from pipeline.media.segments import BACKENDS
+from pipeline.media.segments import BACKENDS, MachineError
 from pipeline.media.worker import Limits, Worker, WorkerFailure, inputs_to_json
 from pipeline.storage.atomic import atomic
 from pipeline.storage.contract import DECODED, DECODER_VERSION, FAILED, FAILURE_FIELDS, PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.shard_list import Video, digest
+from pipeline.timing import Stopwatch
+
+UNLIMITED = 2**60  # bytes
 
 
 def decode_shard(
@@ -38,13 +43,15 @@ def decode_shard(
     workers: int,
     failures: str | Path,
     limits: Limits | None = None,
+    timing: str | Path | None = None,
 ) -> None:
     """Decode videos in `workers` processes and write the segments file `out`: row n is video n, one dataset per input.
 
     A video that fails is tried once with the next backend, unless the file itself is refused; once more with the same
     backend if its process was killed from outside. Then it is a row of zeros with status 1 and a line in the table
     `failures`. A run that was interrupted resumes. Raises MachineError if the machine fails and not a video, and
-    AVQAError if no video at all can be decoded; neither leaves a row for the videos concerned.
+    AVQAError if no video at all can be decoded; neither leaves a row for the videos concerned. The file `timing` then
+    says how long decoders and writing took (`pipeline.timing`).
     """
     inputs = list({item.key: item for item in inputs}.values())
     options = {
@@ -62,10 +69,10 @@ def decode_shard(
         "config": options | {"inputs": inputs_to_json(inputs), "backend": backend},
         "libraries": {
             "decoder": DECODER_VERSION,
-            **{name: major_minor(name) for name in _libraries(videos)},
+            **{name: major_minor(name) for name in _libraries(videos, backend)},
         },
     }
-    ids = [video.video_id for video in videos]
+    ids, watch = [video.video_id for video in videos], Stopwatch()
     with ShardWriter(out, len(videos), _datasets(inputs, segments), attributes, {"video_id": ids}) as writer:
         if writer.published and Path(failures).exists():
             return
@@ -73,7 +80,8 @@ def decode_shard(
         if writer.published:
             record.recover(out, ids)
         pool = _Pool(workers, limits or Limits(), inputs, backend, options)
-        _Shard(videos, writer, record, pool).decode()
+        shard_in_work = _Shard(videos, writer, record, pool, watch)
+        shard_in_work.decode()
         present = sum(not video.gone for video in videos)
         if present > 1 and not writer.published and len(record.lines) == len(videos):
             shutil.rmtree(writer.parts)  # so that the next run tries again
@@ -84,12 +92,18 @@ def decode_shard(
                 "Mend or leave out these videos, or the storage that holds them, and run again"
             )
         record.publish(failures, ids)
+        ended = time.monotonic()
+    watch.add("writing", time.monotonic() - ended)  # of the finished file, from the rows
+    watch.write(timing, shard_in_work.seconds)
 
 
-def _libraries(videos: Sequence[Video]) -> tuple[str, ...]:
-    """The packages that decide the segments' numbers."""
+def _libraries(videos: Sequence[Video], backend: str) -> tuple[str, ...]:
+    """The packages that decide the segments' numbers. Raises MachineError if one is not there."""
     of_audio_files = ("soundfile", "soxr") if any(video.audio_path for video in videos) else ()
-    return ("av", "imageio-ffmpeg", "pillow", *of_audio_files)
+    of_backend = ("torchcodec",) if backend == "nvdec" else ()
+    if of_backend and find_spec("torchcodec") is None:
+        raise MachineError("backend nvdec: torchcodec is not installed: pip install 'torchcodec>=0.17'")
+    return ("av", "imageio-ffmpeg", "pillow", *of_audio_files, *of_backend)
 
 
 def _datasets(inputs: Sequence[Input], segments: int) -> dict[str, DatasetSpec]:
@@ -107,6 +121,8 @@ class _Pool:
 
     def __init__(self, workers: int, limits: Limits, inputs: Sequence[Input], backend: str, options: dict):
         self.inputs, self.options = inputs, options
+        if backend == "nvdec":  # CUDA reserves more addresses than a decoder may have
+            limits = replace(limits, memory=UNLIMITED)
         self.backends = [backend, *(name for name in BACKENDS if name != backend)][:2]
         self.workers = [Worker(limits) for _ in range(workers)]
         self.idle: SimpleQueue[Worker] = SimpleQueue()
@@ -154,12 +170,14 @@ class _Pool:
 class _Shard:
     """The videos of a shard on their way into its file."""
 
-    def __init__(self, videos: Sequence[Video], writer: ShardWriter, record: "_Record", pool: _Pool):
-        self.videos, self.writer, self.record, self.pool = videos, writer, record, pool
+    def __init__(self, videos: Sequence[Video], writer: ShardWriter, record: "_Record", pool: _Pool, watch: Stopwatch):
+        self.videos, self.writer, self.record, self.pool, self.watch = videos, writer, record, pool, watch
         self.writing = Lock()
+        self.seconds = 0  # of video that were decoded
 
     def decode(self) -> None:
         """Decode all videos that have no row yet. Raises MachineError; the rows that are finished remain."""
+        self.watch.started()
         due = [int(n) for n in np.flatnonzero(~self.writer.done)]
         threads = ThreadPoolExecutor(len(self.pool.workers))
         count = len(self.videos)
@@ -175,8 +193,9 @@ class _Shard:
 
     def _decode_one(self, n: int) -> None:
         start = time.monotonic()
-        row, reason = self.pool.read(self.videos[n])
-        with self.writing:
+        with self.watch.part("decoders", lanes=len(self.pool.workers)):
+            row, reason = self.pool.read(self.videos[n])
+        with self.writing, self.watch.part("writing"):
             if row is None:
                 if self.pool.stopping.is_set():
                     return  # its process was stopped, which is no failure of the video
@@ -185,6 +204,7 @@ class _Shard:
                 row["status"] = FAILED
             else:
                 row["status"] = DECODED
+                self.seconds += int(row["num_segments"])
                 if self.videos[n].mirrored:
                     mirror(row)
             self.writer.write(n, row)

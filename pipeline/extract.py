@@ -1,6 +1,7 @@
 """Segments to features: one frozen encoder over one shard, batched across videos."""
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from pipeline.errors import AVQAError
 from pipeline.storage.contract import DECODED, PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.read_ahead import read_ahead
+from pipeline.timing import Stopwatch
 
 BATCH_SIZES = {"cpu": 32, "cuda": 256}  # seconds
 
@@ -42,17 +44,19 @@ def extract_shard(
     seed: int = 0,
     dtype: str = "bfloat16",
     batch_size: int | None = None,
+    timing: str | Path | None = None,
 ) -> None:
     """Run an encoder over a segments file and write N, T, … float16 features under <encoder>/<output>.
 
     Only a video's true seconds are encoded; the padded rows repeat the last one, or are zeros, as the segments
     file was padded. A finished file of the same inputs, weights and outputs is left as it is; an interrupted run
     resumes. The next batch is read and the one before is written while the encoder computes. `batch_size` is in
-    seconds, by default 32 on a CPU and 256 on a GPU; it is halved while it does not fit the GPU's memory.
+    seconds, by default 32 on a CPU and 256 on a GPU; it is halved while it does not fit the GPU's memory. The file
+    `timing` then says how long reading, encoder and writing took (`pipeline.timing`).
     Raises AVQAError if the file lacks an input of the encoder or a feature is not finite, and EncoderError.
     """
     spec = encoder_spec(encoder)
-    outputs = _check_outputs(encoder, spec, outputs)
+    outputs, watch, ended = _check_outputs(encoder, spec, outputs), Stopwatch(), 0.0
     with open_hdf5(segments, "segments") as source:
         seconds = _check_inputs(encoder, spec, source)
         model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
@@ -67,13 +71,17 @@ def extract_shard(
             size = batch_size or BATCH_SIZES[model.device.type]
             batches = [batch for batch in cut_batches(lengths, size) if rows.due(batch)]
             on_gpu = model.device.type == "cuda"
-            reads = (partial(_read_tensors, source, spec.inputs, lengths, batch, on_gpu) for batch in batches)
+            reads = (partial(_read_tensors, source, spec.inputs, lengths, batch, on_gpu, watch) for batch in batches)
             encode = FittingEncoder(model, outputs)
             total = sum(piece.stop - piece.start for batch in batches for piece in batch)
+            watch.started()
             with tqdm(total=total, desc=encoder, unit="s", mininterval=2) as bar, _WriteBehind() as writing:
                 for batch, windows in zip(batches, read_ahead(reads), strict=True):
-                    writing.submit(partial(rows.add, batch, _on_host(encode(windows))))
+                    writing.submit(partial(rows.add, batch, _start_encoding(encode, windows, watch), watch))
                     bar.update(len(windows[0]))
+            ended = time.monotonic()
+    watch.add("writing", time.monotonic() - ended)  # of the finished file, from the rows
+    watch.write(timing, total)
 
 
 class FittingEncoder:
@@ -105,18 +113,22 @@ class FittingEncoder:
         return {name: torch.cat([part[name] for part in parts]) for name in self.outputs}
 
 
-def _on_host(features: dict[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:
-    """Begin copying a batch's features to the host; the result waits for them."""
-    copies = {name: values.to("cpu", non_blocking=True) for name, values in features.items()}
-    if any(values.is_cuda for values in features.values()):
-        copied = torch.cuda.Event()
-        copied.record()
-    else:
-        copied = None
+def _start_encoding(
+    encode: FittingEncoder, windows: list[torch.Tensor], watch: Stopwatch
+) -> Callable[[], dict[str, np.ndarray]]:
+    """Begin to encode a batch and to copy its features to the host; the result waits for them."""
+    if encode.model.device.type != "cuda":
+        with watch.part("encoder"):
+            encoded = {name: values.numpy() for name, values in encode(windows).items()}
+        return lambda: encoded
+    began, copied = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    copies = {name: values.to("cpu", non_blocking=True) for name, values in encode(windows).items()}
+    copied.record()
 
     def wait() -> dict[str, np.ndarray]:
-        if copied is not None:
-            copied.synchronize()
+        copied.synchronize()
+        watch.add("encoder", began.elapsed_time(copied) / 1000)
         return {name: values.numpy() for name, values in copies.items()}
 
     return wait
@@ -168,10 +180,14 @@ class FeatureRows:
         """Whether a video of the batch has no row yet."""
         return any(not self.writer.done[piece.video] for piece in batch)
 
-    def add(self, batch: list[Piece], copied: Callable[[], dict[str, np.ndarray]]) -> None:
+    def add(self, batch: list[Piece], encoded: Callable[[], dict[str, np.ndarray]], watch: Stopwatch) -> None:
         """Take the features of a batch; those of a video come in the order of its seconds. Raises AVQAError for values
         that are not finite."""
-        features = copied()
+        features = encoded()
+        with watch.part("writing"):
+            self._add(batch, features)
+
+    def _add(self, batch: list[Piece], features: dict[str, np.ndarray]) -> None:
         if not all(np.isfinite(values).all() for values in features.values()):
             raise AVQAError(
                 f"{self.writer.path}: {self.encoder} gives values that are not finite in float16 for one of videos "
@@ -252,11 +268,17 @@ def read_audio_windows(audio: h5py.Dataset, input: Input, length: int, piece: Pi
 
 
 def _read_tensors(
-    source: h5py.File, inputs: tuple[Input, ...], lengths: np.ndarray, batch: list[Piece], pinned: bool
+    source: h5py.File,
+    inputs: tuple[Input, ...],
+    lengths: np.ndarray,
+    batch: list[Piece],
+    pinned: bool,
+    watch: Stopwatch,
 ) -> list[torch.Tensor]:
     """`read_windows` as tensors. Pinned memory is what a GPU copies from while it computes."""
-    tensors = [torch.from_numpy(windows) for windows in read_windows(source, inputs, lengths, batch)]
-    return [tensor.pin_memory() for tensor in tensors] if pinned else tensors
+    with watch.part("reading"):
+        tensors = [torch.from_numpy(windows) for windows in read_windows(source, inputs, lengths, batch)]
+        return [tensor.pin_memory() for tensor in tensors] if pinned else tensors
 
 
 def _check_outputs(encoder: str, spec: EncoderSpec, outputs: list[str] | None) -> list[str]:

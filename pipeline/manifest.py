@@ -94,7 +94,7 @@ def describe(questions: pd.DataFrame, shards: dict[str, list[Video]]) -> dict:
     val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
     asked = questions.drop(columns=["question_id", "file"])
     trained = set(asked.loc[asked["split"] != "test", "video_id"])
-    texts = set(questions["question"]).union(*questions["choices"].dropna())
+    texts = set(questions["question"]).union(*questions["choices"].dropna(), questions["prompt"].dropna())
     return {
         "videos": int(questions["video_id"].nunique()),
         "video_ids": _sha256("\n".join(sorted(set(questions["video_id"])))),

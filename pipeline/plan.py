@@ -1,4 +1,5 @@
-"""What a data set will take: jobs, hours, temporary disk and bytes, from its manifest and a short calibration here."""
+"""What a data set will take: jobs, hours, temporary disk and bytes, from its manifest and an earlier run or a short
+calibration here."""
 
 import os
 import tempfile
@@ -14,9 +15,11 @@ from pipeline.decode import decode_shard
 from pipeline.errors import AVQAError
 from pipeline.manifest import read_questions
 from pipeline.storage.shard_list import Video, read_shard_list
+from pipeline.timing import Timing, read_timings
 
 BATCH = 8  # windows of the calibration
 SAMPLE = 3  # videos that the calibration decodes
+LARGEST_START = 0.15  # of a job, before a larger shard_size is advised
 
 
 def plan(config: dict, calibrate: bool = True) -> str:
@@ -66,9 +69,13 @@ def bytes_of(item: Input) -> int:
 
 
 def hours(config: dict, total: int, inputs: list[Input]) -> list[str]:
-    """Lines with the hours of decoding and of each encoder for `total` seconds of video, as measured here."""
-    lines, device = [], "CPU"
+    """Lines with the hours of decoding and of each encoder for `total` seconds of video: of the jobs of an earlier run,
+    starts included, and where there are none, as measured here."""
+    lines, device, benchmarks = [], "CPU", collection_dir(config) / "benchmarks"
     for name, entry in config["encoders"].items():
+        if past := read_timings((benchmarks / name).glob("*.json")):
+            lines.append(_past(name, past, config, total))
+            continue
         encoder = load_encoder(name, "random", dtype=entry["dtype"])
         device = "GPU" if encoder.device.type == "cuda" else "CPU"
         windows = [np.zeros((BATCH, *_window(item)), item.dtype) for item in ENCODERS[name].inputs]
@@ -79,6 +86,8 @@ def hours(config: dict, total: int, inputs: list[Input]) -> list[str]:
             values.cpu()
         rate = (clock() - start) / BATCH
         lines.append(_hours(name, device, rate, total))
+    if past := read_timings(benchmarks.glob("decode/*/*.json")):
+        return [_past("decode", past, config, total), *lines]
     shards = sorted((collection_dir(config) / "shards").glob("*.tsv"))
     sample = [video for tsv in shards[:1] for video in read_shard_list(tsv) if not video.gone][:SAMPLE]
     if not sample:
@@ -90,6 +99,23 @@ def _hours(stage: str, device: str, rate: float, total: int) -> str:
     return (
         f"{stage}: {1000 * rate:.1f} ms of {device} per second of video here, {total * rate / 3600:,.1f} {device} hours"
     )
+
+
+def _past(stage: str, past: Timing, config: dict, total: int) -> str:
+    """A stage's line from the times of its jobs; with the shard size that makes their start short, if it is long."""
+    working = (past.wall - past.start * past.jobs) / past.items  # per second of video
+    shard = config["shard_size"] * config["decode"]["segments"]
+    share = past.start / (past.start + shard * working)
+    wall = total * working + past.start * -(-total // shard)
+    line = (
+        f"{stage}: {1000 * working:.1f} ms per second of video in {past.jobs} jobs of an earlier run, limited by "
+        f"{past.limit}; start of a job {past.start:.1f} s, {share:.1%} of a full shard's job; {wall / 3600:,.1f} hours"
+        ", one job after the other"
+    )
+    if share > LARGEST_START:
+        needed = past.start * (1 / LARGEST_START - 1) / working / config["decode"]["segments"]
+        line += f"; shard_size: {int(needed) + 1} would make the start {LARGEST_START:.0%}"
+    return line
 
 
 def _window(item: Input) -> tuple[int, ...]:

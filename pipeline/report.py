@@ -67,6 +67,7 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
         "failed": len(failures),
         "failures": failures[:FAILURES],
         "stages": stages.stage_table(config, index, questions),
+        "parts": stages.part_table(config, index),
         "cores": os.cpu_count(),
         "encoders": overview.encoders(index),
         "version": __version__,

@@ -14,8 +14,8 @@ BATCH_SIZE = 32  # texts
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """The different questions of a questions.parquet, and the options of multiple choice, or the lines of a text file,
-    in order of appearance."""
+    """The different questions of a questions.parquet, the options of multiple choice and the prompts, or the lines of
+    a text file, in order of appearance."""
     path = Path(path)
     try:
         if path.suffix == ".parquet":
@@ -23,6 +23,7 @@ def read_texts(path: str | Path) -> list[str]:
             lines = table["question"].tolist()
             for choices in table.get("choices", pd.Series(dtype=object)).dropna():
                 lines += choices.tolist()
+            lines += table.get("prompt", pd.Series(dtype=object)).dropna().tolist()
         else:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:

@@ -33,17 +33,19 @@ from pipeline.models.base import AVQAModel, Batch
 from pipeline.models.choices import MultipleChoice
 from pipeline.storage.atomic import atomic, write_if_changed
 from pipeline.storage.lock import exclusive
+from pipeline.timing import WAITING, Stopwatch
 
 log = logging.getLogger(__name__)
 
 NAMED_VIDEOS = 5  # at most so many videos of a batch are named in an error
 
 
-def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
+def train(config: dict, model_name: str, seed: int, out: str | Path, timing: str | Path | None = None) -> None:
     """Write checkpoint.safetensors (best epoch), history.csv, config.yaml and TensorBoard logs to `out`.
 
     An interrupted run resumes after its last whole epoch and ends in the same result: each epoch has random numbers
-    of its own. Raises AVQAError if the configuration has no such model, the data no training questions, or the loss
+    of its own. The file `timing` then says how long training waited for data (`pipeline.timing`). Raises AVQAError if
+    the configuration has no such model, the data no training questions, or the loss
     becomes infinite or not a number.
     """
     out = Path(out)
@@ -54,7 +56,7 @@ def train(config: dict, model_name: str, seed: int, out: str | Path) -> None:
         schedule = config["train"] | {k: v for k, v in stage.items() if k != "settings"} | {"pretrain": None}
         initial = out / "pretrain" / "checkpoint.safetensors"
         run(config | {"models": {model_name: entry}, "train": schedule}, model_name, seed, initial.parent)
-    run(config, model_name, seed, out, initial)
+    run(config, model_name, seed, out, initial, timing)
 
 
 def of_one_model(config: dict, name: str) -> dict:
@@ -66,11 +68,20 @@ def of_one_model(config: dict, name: str) -> dict:
     return config | {"models": {name: entry}, "train": common | training(config, name)}
 
 
-def run(config: dict, model_name: str, seed: int, out: Path, initial: Path | None = None) -> None:
+def run(
+    config: dict,
+    model_name: str,
+    seed: int,
+    out: Path,
+    initial: Path | None = None,
+    timing: str | Path | None = None,
+) -> None:
     """One training from fresh weights, or from those of the checkpoint `initial`."""
     out.mkdir(parents=True, exist_ok=True)
     with exclusive(out / ".lock"), fast.switched(config["train"]["fast"]):
-        Trainer(config, model_name, seed, out, initial).run()
+        trainer = Trainer(config, model_name, seed, out, initial)
+        trainer.run()
+        trainer.watch.write(timing, trainer.count)
 
 
 class Trainer:
@@ -96,6 +107,7 @@ class Trainer:
         self.kept: dict[str, torch.Tensor] | None = None  # the kept epoch's weights
         self.resume_file, self.key = out / "resume.pt", resume_key(config, model_name, seed, self.data)
         self.waited = 0.0  # seconds of this epoch's training in which no batch was ready
+        self.watch, self.count = Stopwatch(), 0  # questions that this process has trained on
 
     def run(self) -> None:
         """All epochs that are left, then the results; nothing if another process has made them."""
@@ -105,6 +117,7 @@ class Trainer:
         self.log_counts()
         self.resume()
         first, last = len(self.history) + 1, self.schedule["epochs"]
+        self.watch.started()
         with SummaryWriter(str(self.out / "tensorboard"), purge_step=first) as board:
             for epoch in tqdm(range(first, last + 1), desc=f"{self.name} seed {self.seed}", unit="epoch"):
                 if self.is_patient_no_longer():
@@ -155,7 +168,11 @@ class Trainer:
         means, count = self.train_on_all(epoch)
         trained = time.monotonic() - started
         row |= {name: round(value, 6) for name, value in means.items()}
-        row["val_accuracy"] = round(accuracy(self.model, self.data, "val", size), 6)
+        with self.watch.part("validation"):
+            row["val_accuracy"] = round(accuracy(self.model, self.data, "val", size), 6)
+        self.watch.add("training", trained - self.waited)
+        self.watch.add(WAITING, self.waited)
+        self.count += count
         self.decay.step()
         self.history.append(row)
         for name, value in row.items():

@@ -108,7 +108,12 @@ def disturb(monkeypatch):
 
 def test_good_and_bad_files(videos, tmp_path):
     names = ["good.mp4", "text.mp4", "short.mp4", "torn.mp4", "audio.mp4", "gone.mp4"]
-    rows, failures = decode(videos, names, tmp_path / "s.h5")
+    rows, failures = decode(videos, names, tmp_path / "s.h5", timing=tmp_path / "times.json")
+    times = json.loads((tmp_path / "times.json").read_text())
+    assert times["items"] == rows["num_segments"][[0, 2]].sum()  # seconds of the videos that are decoded
+    assert sorted(times["parts"]) == ["decoders", "start", "writing"]
+    # Each of the two workers is busy for at most the time of the job.
+    assert all(0 < seconds < times["wall"] for seconds in times["parts"].values())
     same_as_read_segments(rows, 0, videos / "good.mp4")
     same_as_read_segments(rows, 2, videos / "short.mp4")
     assert list(rows["status"]) == [0, 1, 0, 1, 1, 1]

@@ -3,6 +3,7 @@
 import json
 import math
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline.extract
 from extractors import ENCODERS, AudioInput, EncoderSpec, FrameInput, Transform, load_encoder
 from extractors.base import Encoder
 from pipeline.errors import AVQAError
@@ -262,3 +264,22 @@ def test_each_different_question_once(tmp_path):
         read_texts(tmp_path / "empty.txt")
     with pytest.raises(AVQAError, match=r"vggish has no text outputs; use one of clip_vit_l14.*siglip2"):
         encode_texts(tmp_path / "q.txt", tmp_path / "t.h5", encoder="vggish", weights="random")
+
+
+def test_the_times_of_an_extraction_say_which_part_is_slow(tmp_path, monkeypatch):
+    """Reading of each of the four batches is made to take 0.1 s; a second run finds the file and keeps the times."""
+    make_segments(tmp_path / "s.h5")
+    read = pipeline.extract.read_windows
+
+    def slowly(*arguments):
+        time.sleep(0.1)
+        return read(*arguments)
+
+    monkeypatch.setattr(pipeline.extract, "read_windows", slowly)
+    arguments = {"encoder": "vggish", "weights": "random", "batch_size": 3, "timing": tmp_path / "times.json"}
+    for _ in range(2):
+        extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", **arguments)
+        found = json.loads((tmp_path / "times.json").read_text())
+        assert found["items"] == sum(LENGTHS) and found["jobs"] == 1
+        assert sorted(found["parts"]) == ["encoder", "reading", "start", "writing"]
+        assert 0.4 <= found["parts"]["reading"] < found["wall"] and all(s > 0 for s in found["parts"].values())

@@ -1,14 +1,18 @@
 """PSTP-Net, TSPM, QA-TIGER and AVST on the trainer: from shards of features, patches and maps to scores."""
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from test_learning import ENCODER, SECONDS, VIDEOS, make_features, write_features
 
 from extractors import ENCODERS
 from pipeline.config import check_config
+from pipeline.data.dataset import QuestionData
+from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
 from pipeline.index import build_index
 from pipeline.storage.contract import DatasetSpec
@@ -78,3 +82,29 @@ def test_trains(name, tmp_path, monkeypatch):
         assert "match.0.weight" in load_file(tmp_path / "run/pretrain/checkpoint.safetensors")
         history = pd.read_csv(tmp_path / "run/history.csv")
         assert {"answer", "match"} <= set(history.columns)
+
+
+def test_prompts_are_texts_of_their_own(tmp_path):
+    make_data(tmp_path / "d", tmp_path / "c")
+    path = tmp_path / "d" / "questions.parquet"
+    table = pd.read_parquet(path)
+    table["prompt"] = ["Is it loud?", None] * (len(table) // 2)
+    table.to_parquet(path)
+    names = {"sentence": (8,), "prompt": (8,)}
+    data = QuestionData(tmp_path / "d", {"audio": "vggish/embedding"}, names, False, torch.device("cpu"))
+    texts = load_text(tmp_path / "d" / "text" / "clip_vit_b32.h5")
+    prompts = table["prompt"].fillna(table["question"])
+    for batch in data.batches("test", 4):
+        for n, row in enumerate(batch.row):
+            assert np.array_equal(batch.texts["prompt"][n].numpy(), texts[prompts[row]])
+            assert np.array_equal(batch.texts["sentence"][n].numpy(), texts[table["question"][row]])
+    table["prompt"] = "A statement that is not encoded"
+    table.to_parquet(path)
+    with pytest.raises(AVQAError, match=r"values of prompt.*A statement that is not encoded"):
+        QuestionData(tmp_path / "d", {"audio": "vggish/embedding"}, names, False, torch.device("cpu"))
+
+
+def load_text(path):
+    """The sentence of each text."""
+    with h5py.File(path) as file:
+        return dict(zip(file["text"].asstr()[:], file["sentence"][:], strict=True))

@@ -98,3 +98,24 @@ def test_the_doctor_compares_checksums_and_knows_what_is_downloaded(tmp_path, mo
         assert line in said and ("fetch the file again" in said) == (sha256 != digest)
         assert f"ok      weights of clip_vit_l14: hub tag openai, in {tmp_path}/vggish.pt\n" in said
         assert "weights of clip_vit_b32: hub tag openai; the workflow downloads them" in said
+
+
+def test_the_hours_are_those_of_an_earlier_run(tmp_path, monkeypatch):
+    """Jobs of 10 s, 4 s of them start, for 600 s of video; nothing is measured again, so neither encoder is loaded."""
+    monkeypatch.chdir(tmp_path)
+    parts = {"start": 4.0, "encoder": 5.5, "writing": 1.0}
+    for folder in ("decode/frames", "clip_vit_l14", "vggish"):
+        (tmp_path / "results/c/benchmarks" / folder).mkdir(parents=True)
+        for shard in ("00000", "00001"):
+            timing = {"items": 600, "wall": 10.0, "jobs": 1, "parts": parts}
+            (tmp_path / "results/c/benchmarks" / folder / f"{shard}.json").write_text(json.dumps(timing))
+    monkeypatch.setattr("pipeline.plan.load_encoder", None)
+    lines = plan(check_config(CONFIG | {"card": "music_avqa", "shard_size": 10})).splitlines()
+    (vggish,) = [line for line in lines if line.startswith("vggish: ")]
+    # 929 jobs of 4 s and 557,280 seconds of video at 10 ms each; 6 s of work are 85 % at a start of 1.06 s
+    assert "10.0 ms per second of video in 2 jobs of an earlier run, limited by encoder" in vggish
+    assert "start of a job 4.0 s, 40.0% of a full shard's job; 2.6 hours" in vggish
+    size = int(re.search(r"shard_size: (\d+) would make the start 15%", vggish)[1])
+    assert 4 / (4 + (size - 1) * 60 * 0.01) > 0.15 >= 4 / (4 + size * 60 * 0.01)
+    assert sum("in 2 jobs of an earlier run" in line for line in lines) == 3
+    assert "shard_size" not in "".join(plan(check_config(CONFIG | {"card": "music_avqa", "shard_size": 100})))

@@ -117,6 +117,12 @@ def test_the_report_has_the_run_time_of_every_stage(place):
     for stage in ("decode", "extract: clip_vit_b32", "extract: vggish", "text", "train: av_master"):
         assert f">{stage}</td>" in page
     assert "AVMaster does not offer" not in page and "no benchmark files" not in page
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)]
+    parts = {tuple(row[:2]) for row in rows if len(row) == 6}
+    for stage in ("extract: clip_vit_b32", "extract: vggish"):
+        assert {(stage, part) for part in ("start", "reading", "encoder", "writing")} <= parts
+    assert {("decode", part) for part in ("start", "decoders", "writing")} <= parts
+    assert {("train: av_master", part) for part in ("start", "training", "waiting for data", "validation")} <= parts
 
 
 def test_snakemakes_own_report_has_every_result(place, tmp_path):

@@ -22,7 +22,7 @@ class QuestionData:
     """The questions of a data set with the features of their videos and texts.
 
     features: a model's names to features ("encoder/output"). texts: its names of texts to their shapes in the model's
-        paper: outputs of the text encoder, and TOKENS, which are at least as long.
+        paper: outputs of the text encoder, the prompt's sentence, and TOKENS, which are at least as long.
     seconds: features are read up to this second (default: all).
     reads: of these seconds, those that are read, by the model's name of a feature (default: all).
     vocabulary: the words by their numbers (default: those of the training questions).
@@ -64,7 +64,8 @@ class QuestionData:
         }
         self.text = text
         encoded = [name for name in texts if name not in TOKENS]
-        self.texts = {name: Features(self.index, f"{text}/{name}", device) for name in encoded}
+        outputs = {name: "sentence" if name == "prompt" else name for name in encoded}
+        self.texts = {name: Features(self.index, f"{text}/{output}", device) for name, output in outputs.items()}
         self.questions = self._read_questions(folder / "questions.parquet")
         self.vocabulary: list[str] | None = None
         self._number_words({name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
@@ -123,11 +124,11 @@ class QuestionData:
         return read_ahead(reads, self.workers)
 
     def _batch(self, questions: pd.DataFrame, features: dict[str, torch.Tensor]) -> Batch:
-        texts, rows = questions["text_row"].to_numpy(), questions.index.to_numpy()
+        rows = questions.index.to_numpy()
         tokens = {name: torch.from_numpy(numbers[rows]).to(self.device) for name, numbers in self.tokens.items()}
         return Batch(
             features=features,
-            texts={name: values[texts] for name, values in self.texts.items()} | tokens,
+            texts={name: values[text_rows(questions, name).to_numpy()] for name, values in self.texts.items()} | tokens,
             choices=None if self.choices is None else self._choice_features(rows),
             answer=torch.from_numpy(questions["answer_id"].to_numpy(copy=True)).to(self.device),
             row=rows,
@@ -149,10 +150,12 @@ class QuestionData:
 
     def _read_questions(self, path: Path) -> pd.DataFrame:
         table = pd.read_parquet(path)
-        for column, name, known in (
-            ("video_row", "video_id", self.index.video_id),
-            ("text_row", "question", self.index.texts),
-        ):
+        texts = self.index.texts
+        columns = [("video_row", "video_id", self.index.video_id), ("text_row", "question", texts)]
+        if "prompt" in self.texts:  # the question stands in for a prompt that it does not have
+            table["prompt"] = table.get("prompt", table["question"]).fillna(table["question"])
+            columns.append(("prompt_row", "prompt", texts))
+        for column, name, known in columns:
             table[column] = table[name].map({value: n for n, value in enumerate(known)})
             lacking = table.loc[table[column].isna(), name]
             if len(lacking):
@@ -192,5 +195,11 @@ class QuestionData:
         training = self.questions_in("train")
         for features in self.features.values():
             features.standardize(training["video_row"].unique())
-        for features in (texts for texts in self.texts.values() if texts.shape):  # but for the number of tokens
-            features.standardize(training["text_row"].unique())
+        for name, features in self.texts.items():
+            if features.shape:  # but for the number of tokens
+                features.standardize(text_rows(training, name).unique())
+
+
+def text_rows(questions: pd.DataFrame, name: str) -> pd.Series:
+    """The rows of a model's text among the index's texts."""
+    return questions["prompt_row" if name == "prompt" else "text_row"]

@@ -43,11 +43,13 @@ class Features:
         return self.shape[-1]
 
     def standardize(self, rows: np.ndarray) -> None:
-        """Bring each dimension to zero mean and unit variance over (a sample of) the given rows."""
+        """Bring each dimension to zero mean and unit variance over (a sample of) the given rows and their seconds or
+        words; each patch of a frame by itself, since much of what it holds is where it is."""
+        each = self.shape[1:] or self.shape
         rows = np.sort(rows)[:: max(1, len(rows) // STATISTICS_ROWS)]
         count, total, squares = 0, 0.0, 0.0
         for start in range(0, len(rows), STATISTICS_AT_ONCE):
-            values = self[rows[start : start + STATISTICS_AT_ONCE]].reshape(-1, self.dim).double()
+            values = self[rows[start : start + STATISTICS_AT_ONCE]].reshape(-1, *each).double()
             count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
         mean = total / count
         variance = (squares / count - mean**2).clamp(min=0) * (count / max(count - 1, 1))

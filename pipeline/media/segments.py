@@ -23,12 +23,13 @@ from pipeline.media.container import MachineError, MediaError, MediaFile
 from pipeline.media.transform import resize_and_crop
 from pipeline.media.video import FullDecoder, UnreliableTimestamps, open_container
 from pipeline.media.video_decord import DecordDecoder
+from pipeline.media.video_nvdec import NvdecDecoder
 from pipeline.media.video_sparse import SparseDecoder
 
 __all__ = ["BACKENDS", "MachineError", "MediaError", "Segments", "read_length", "read_segments"]
 
 # The decoders of a backend, the quickest first; the next one is used where that raises UnreliableTimestamps.
-BACKENDS = {"pyav": (SparseDecoder, FullDecoder), "decord": (DecordDecoder,)}
+BACKENDS = {"pyav": (SparseDecoder, FullDecoder), "decord": (DecordDecoder,), "nvdec": (NvdecDecoder,)}
 # The audio's start and length are rounded to samples of this rate, so that no segment depends on the inputs chosen.
 REFERENCE_RATE = 16000
 

@@ -29,7 +29,10 @@ class AVSTSettings(ModelSettings):
     """What can be set, and what the model reads.
 
     every: the benchmark has 60 seconds, of which the release reads seconds 0, 6, …, 54.
-    stage: match trains spatial grounding and the match head alone (the release's grounding_gen); answer trains all."""
+    stage: match trains spatial grounding and the match head alone (the release's grounding_gen); answer trains all.
+
+    The release draws each second's negative frame from all frames of all other videos, and so reads T further maps per
+    question. Here they are the same seconds of one other video, drawn for each question."""
 
     features: ClassVar = {"audio": (10, 128), "map": (10, 512, 14, 14)}
     texts: ClassVar = {"tokens": (14,)}

@@ -31,11 +31,12 @@ class TSPMSettings(ModelSettings):
     variant: paper takes the patches of the chosen seconds, as the paper says and the copy of this model in QA-TIGER's
     repository does; released takes those of the first k seconds, whatever was chosen.
 
-    The prompt is a text feature that no encoder here makes yet. Without one in a batch, the question stands in for it;
-    the weights that read it keep their initial values in training in any case."""
+    prompt is the sentence feature of the question as a statement (`manifests/prompts.csv`, in other words than the
+    release's); the question stands in where it has none. The weights that read it keep their initial values in
+    training."""
 
     features: ClassVar = {"audio": (60, 128), "visual": (60, 768), "patch": (60, 14, 1024)}
-    texts: ClassVar = {"sentence": (768,)}
+    texts: ClassVar = {"sentence": (768,), "prompt": (768,)}
 
     variant: Literal["paper", "released"] = setting("paper", "Whose patches the audio of a chosen second attends to")
     width: int = setting(512, "D", minimum=4, multipleOf=4)
@@ -77,13 +78,13 @@ class TSPM(AVQAModel):
             Linear(shapes[name][-1], width) for name in ("audio", "visual", "patch", "sentence")
         )
         self.exchange = CrossModalLayer(width, dropout)
-        self.select = SelectSeconds(shapes.get("prompt", shapes["sentence"])[-1], width, dropout)
+        self.select = SelectSeconds(shapes["prompt"][-1], width, dropout)
         self.tokens, self.spatial = SelfLayer(width, dropout), QueryLayer(width, dropout)
         self.grounding = QueryLayer(width, dropout)
         self.fuse, self.answers = Linear(6 * width, width), Linear(width, num_answers)
 
     def forward(self, batch: Batch) -> Tensor:
-        """audio B,T,…; visual B,T,…; patch B,T,P,…; sentence B,…; perhaps prompt B,… -> logits"""
+        """audio B,T,…; visual B,T,…; patch B,T,P,…; sentence B,…; prompt B,… -> logits"""
         dtype, videos = self.fc_audio.weight.dtype, batch.videos
         audio, visual = (layer(batch.features[name].to(dtype))
                          for layer, name in ((self.fc_audio, "audio"), (self.fc_visual, "visual")))  # fmt: skip
@@ -92,8 +93,7 @@ class TSPM(AVQAModel):
         means = self.exchange(torch.cat([audio, visual]), torch.cat([visual, audio])).mean(1)
         mean_audio, mean_visual = (select_rows(half, videos) for half in means.chunk(2))
         # TemporalPerception
-        prompt = batch.texts.get("prompt", batch.texts["sentence"]).to(dtype)
-        seconds = self.select(prompt, select_rows(visual, videos), self.settings.top_k)
+        seconds = self.select(batch.texts["prompt"].to(dtype), select_rows(visual, videos), self.settings.top_k)
         row = torch.arange(len(query), device=query.device) if videos is None else videos
         chosen = audio[row[:, None], seconds]
         # SpatioPerception
@@ -126,7 +126,7 @@ class TSPM(AVQAModel):
         dims = {name: released.shape_of(state_dict, f"input_{layer}.weight")[1] for name, layer in layers.items()}
         answers, width = released.shape_of(state_dict, "answer_pred_fc.weight")
         inputs = (cls.Settings.features | cls.Settings.texts).items()
-        shapes = {name: (*shape[:-1], dims[name]) for name, shape in inputs} | {"prompt": (dims["prompt"],)}
+        shapes = {name: (*shape[:-1], dims[name]) for name, shape in inputs}
         model = cls(cls.Settings.from_dict({"variant": "released", "width": width} | settings), shapes, answers)
         model.to(state_dict["answer_pred_fc.weight"].dtype)
         model.unused = released.load(model, model.released_modules(), state_dict)
@@ -168,7 +168,6 @@ class TSPM(AVQAModel):
         )
         rows = {"audio": t, "visual": t, "patch": frames * patches, "sentence": 1, "prompt": 1}
         dims = {name: shape[-1] for name, shape in self.shapes.items()}
-        dims.setdefault("prompt", dims["sentence"])
         return {
             "input projections": [counts.linear(dims[name], d, n) for name, n in rows.items()],
             "audio-visual attention": [counts.norm(d, 2 * t), counts.feed_forward(d, 2 * t)],

@@ -1,4 +1,5 @@
-"""Run time of the stages, from the benchmark files that Snakemake writes for each job."""
+"""Run time of the stages, from the benchmark files that Snakemake writes for each job, and the parts of jobs, from the
+files that the commands write beside them."""
 
 import os
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ import pandas as pd
 
 from pipeline.config import collection_dir, dataset_dir
 from pipeline.storage.features import FeatureIndex
+from pipeline.timing import NOT_WORK, read_timings
 
 
 def stage_table(config: dict, index: FeatureIndex, questions: pd.DataFrame) -> pd.DataFrame:
@@ -32,6 +34,34 @@ def stage_table(config: dict, index: FeatureIndex, questions: pd.DataFrame) -> p
                 jobs[f"seed-{seed}.{stage}"] = int(splits.get(split, 0)) * epochs
             lines.append(_line(f"{stage}: {model}", of_dataset / model, jobs, "questions"))
     return pd.DataFrame([line for line in lines if line is not None])
+
+
+def part_table(config: dict, index: FeatureIndex) -> pd.DataFrame:
+    """One line per part of the stages' jobs: its busy time and its rate without the other parts. report.html says what
+    the columns mean."""
+    of_videos, shards = collection_dir(config) / "benchmarks", seconds_by_shard(index)
+    stages = {"decode": [path for path in of_videos.glob("decode/*/*.json") if path.stem in shards]}
+    for encoder in config["encoders"]:
+        stages[f"extract: {encoder}"] = [of_videos / encoder / f"{shard}.json" for shard in shards]
+    for model in config["models"]:
+        folder = dataset_dir(config) / "benchmarks" / model
+        stages[f"train: {model}"] = [folder / f"seed-{seed}.train.json" for seed in config["train"]["seeds"]]
+    return pd.DataFrame([line for stage, paths in stages.items() for line in _part_lines(stage, paths)])
+
+
+def _part_lines(stage: str, paths: list[Path]) -> list[dict]:
+    total = read_timings(paths)
+    return [
+        {
+            "stage": stage,
+            "part": name,
+            "busy (s)": f"{seconds:,.1f}",
+            "share of wall time": f"{seconds / total.wall:.0%}",
+            "rate alone (1/s)": "–" if name in NOT_WORK or not seconds else f"{total.items / seconds:,.1f}",
+            "the others wait": "for this part" if name == total.limit else "",
+        }
+        for name, seconds in (total.parts if total else {}).items()
+    ]
 
 
 def seconds_by_shard(index: FeatureIndex) -> dict[str, int]:

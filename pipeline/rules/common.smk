@@ -118,6 +118,11 @@ def weights_flags(entry):
     return flags(**{name: value for name, value in entry.items() if name != "batch_size"})
 
 
+def timing_in(path):
+    """The file for the times of a job's parts, beside its benchmark file; no output, since no rule needs it."""
+    return lambda wildcards, threads: path.format(**dict(wildcards.items()))
+
+
 def manifest_of(wildcards):
     """manifest.json of the data set, once the manifest has made it."""
     return json.loads(Path(checkpoints.manifest.get(dataset=wildcards.dataset).output.manifest).read_text())

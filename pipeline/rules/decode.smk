@@ -15,12 +15,14 @@ rule decode:
         "../../envs/media.yaml"
     threads: lambda wildcards: threads_for(SETTINGS_OF[wildcards.collection]["decode"]["workers"])
     resources:
+        gpu=lambda wildcards: gpu(wildcards) if SETTINGS_OF[wildcards.collection]["decode"]["backend"] == "nvdec" else 0,
         mem_mb=mem_mb("decode"),
         runtime=runtime("decode"),
     params:
         settings=decode_flags,
         encoders=lambda wildcards, threads: flags(encoder=list(ENCODERS_OF[wildcards.collection])),
         failures=lambda wildcards, threads: f"{RESULTS}/{wildcards.collection}/failures/{wildcards.shard}.tsv",
+        timing=timing_in(f"{COLLECTION}/benchmarks/decode/{{inputs}}/{{shard}}.json"),
     shell:
         "avqa decode {input.shard:q} --out {output:q} --failures {params.failures:q} {params.encoders} {params.settings}"
-        f" --workers {{threads}} {LOG}"
+        f" --workers {{threads}} --timing {{params.timing:q}} {LOG}"

@@ -3,7 +3,10 @@
 
 
 def annotations(wildcards):
-    return list(dict.fromkeys(path for _, _, path in annotation_files(CONFIGS[wildcards.dataset])))
+    files = dict.fromkeys(path for _, _, path in annotation_files(CONFIGS[wildcards.dataset]))
+    if CONFIGS[wildcards.dataset]["format"] == "music_avqa":
+        files[f"{workflow.basedir}/manifests/prompts.csv"] = None
+    return list(files)
 
 
 @functools.cache

@@ -41,9 +41,10 @@ rule extract:
         settings=extraction_settings,
         weights=lambda wildcards, threads: weights_flags(ENCODERS_OF[wildcards.collection][wildcards.encoder]),
         batch_size=batch_size,
+        timing=timing_in(f"{COLLECTION}/benchmarks/{{encoder}}/{{shard}}.json"),
     shell:
         "avqa extract {input.segments:q} --out {output:q} --encoder {wildcards.encoder} {params.weights}"
-        f" {{params.batch_size}} {LOG}"
+        f" {{params.batch_size}} --timing {{params.timing:q}} {LOG}"
 
 
 # Says that an encoder has read all of a data set's shards, or all that its training needs. What depends on an encoder

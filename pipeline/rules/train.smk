@@ -40,9 +40,10 @@ rule train:
         text=text_settings,
         workers=workers,
         folder=lambda wildcards, output: Path(output.checkpoint).parent,
+        timing=timing_in(f"{DATASET}/benchmarks/{{model}}/seed-{{seed}}.train.json"),
     shell:
         f"avqa train --config {{params.settings:q}} --model {{wildcards.model}} --seed {{wildcards.seed}}"
-        f" --workers {{params.workers}} --out {{params.folder:q}} {LOG}"
+        f" --workers {{params.workers}} --out {{params.folder:q}} --timing {{params.timing:q}} {LOG}"
 
 
 rule evaluate:

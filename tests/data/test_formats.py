@@ -158,3 +158,24 @@ def test_bad_avqa_records_are_named(tmp_path, changes, named):
 def test_a_folder_in_place_of_a_file_is_named(tmp_path):
     with pytest.raises(AVQAError, match=r"annotations\.train must name one file"):
         read_annotations(tmp_path, "train")
+
+
+def test_the_prompt_of_a_question(tmp_path):
+    contents = [
+        ("Is the <Object> louder than the <Object>?", '["violin", "flute"]'),
+        ("How many sounding <Object> in the video？", '["violin"]'),  # as the release writes it
+        ("Which violin is it?", "[]"),  # rephrased: without a template
+    ]
+    records = [record(question_content=content, templ_values=values) for content, values in contents]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    prompts = read_annotations(tmp_path / "a.json", "train")["prompt"]
+    assert "violin" in prompts[0] and "flute" in prompts[0] and prompts[0].index("violin") < prompts[0].index("flute")
+    assert "violin" in prompts[1] and pd.isna(prompts[2])
+
+
+@pytest.mark.parametrize("name", ["test", "val"])
+def test_every_question_of_music_avqa_has_a_prompt(shared, name):
+    table = read_annotations(shared / "annotations" / f"music_avqa_{name}.json", "test")
+    assert table["prompt"].notna().all()
+    for prompt, keywords in zip(table["prompt"], table["keywords"], strict=True):
+        assert all(value in prompt for value in keywords), (prompt, keywords)

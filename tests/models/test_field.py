@@ -11,7 +11,7 @@ from pipeline.models.base import Batch
 VIDEO = {"audio": (6, 5), "visual": (6, 6), "patch": (6, 3, 5)}
 MODELS = {
     "pstp_net": (VIDEO | {"words": (4, 5), "sentence": (5,)}, {"width": 8, "segments": 3, "top_k": 2, "top_m": 2}),
-    "tspm": (VIDEO | {"sentence": (5,)}, {"width": 8, "top_k": 2}),
+    "tspm": (VIDEO | {"sentence": (5,), "prompt": (5,)}, {"width": 8, "top_k": 2}),
     "qa_tiger": (VIDEO | {"words_unprojected": (4, 5), "sentence": (5,)}, {"width": 8, "heads": 2, "experts": 3,
                                                                          "top_k": 2}),
     "avst": ({"audio": (3, 5), "map": (3, 8, 2, 2), "tokens": (4,)}, {}),

@@ -44,6 +44,9 @@ def config(tmp_path_factory):
         for shard, cpu in (("00000", "6.0"), ("00001", "4.0")):
             text = f"s\th:m:s\tmax_rss\tcpu_time\n4.0\t0:00:04\t100.5\t{cpu if encoder != 'clip_vit_b32' else 'NA'}\n"
             (folder / "c" / "benchmarks" / encoder / f"{shard}.tsv").write_text(text)
+            parts = {"start": 1.0, "reading": 0.5, "encoder": 2.0, "writing": 0.0}
+            timing = {"items": 48, "wall": 4.0, "jobs": 1, "parts": parts}
+            (folder / "c" / "benchmarks" / encoder / f"{shard}.json").write_text(json.dumps(timing))
     small = FEATURES | {"width": 16}
     config = check_config(
         {
@@ -212,9 +215,21 @@ def test_run_time_is_the_benchmark_files(pages):
     """Two of three shards, 16 videos of 3 s each, 4 s of wall time and 5 s of CPU time each."""
     lines = re.findall(r"<tr>(.*?)</tr>", pages["report"].read_text(), re.DOTALL)
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in lines]
-    found = {row[0]: row[1:] for row in rows if row and row[0] in ("decode", "extract: clip_vit_b32")}
+    found = {row[0]: row[1:] for row in rows if len(row) > 6 and row[0] in ("decode", "extract: clip_vit_b32")}
     assert found["decode"][:7] == ["2", "96 s of video", "8.0", "10.0", "1.2", "100.5", "12.0"]
     assert found["extract: clip_vit_b32"][:7] == ["2", "96 s of video", "8.0", "–", "–", "100.5", "12.0"]
+
+
+def test_the_parts_of_jobs_are_added_up_and_the_busiest_is_named(pages):
+    """Two shards, each 48 s of video in 4 s, of which the encoder is busy for 2 s: 24 seconds of video per second."""
+    lines = re.findall(r"<tr>(.*?)</tr>", pages["report"].read_text(), re.DOTALL)
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", line) for line in lines]
+    assert [row[1:] for row in rows if row[:1] == ["extract: clip_vit_b32"] and len(row) == 6] == [
+        ["start", "2.0", "25%", "–", ""],
+        ["reading", "1.0", "12%", "96.0", ""],
+        ["encoder", "4.0", "50%", "24.0", "for this part"],
+        ["writing", "0.0", "0%", "–", ""],
+    ]
 
 
 def test_confusion_counts_answers():

@@ -18,7 +18,8 @@ FORMATS = {
     "plain": "pipeline.data.formats.plain",
 }
 SPLITS = ("train", "val", "test")
-COLUMNS = ["split", "part", "video_id", "question", "answer", "scenario", "type", "question_id", "choices", "keywords"]
+COLUMNS = ["split", "part", "video_id", "question", "answer", "scenario", "type", "question_id", "choices", "keywords",
+           "prompt"]  # fmt: skip
 
 
 def read_annotations(
@@ -27,7 +28,8 @@ def read_annotations(
     """One annotation file, JSON (a list of objects), CSV with a header or Parquet, as rows of questions.parquet.
 
     `split` None: the file names each question's split. Columns: split, part (of the split, or missing), question_id
-    (text or missing), video_id, question, scenario, type, answer, choices and keywords (lists of texts, or missing).
+    (text or missing), video_id, question, scenario, type, answer, choices and keywords (lists of texts, or missing),
+    prompt (text or missing).
     Raises AVQAError naming file, record and field.
     """
     path = Path(path)

@@ -34,6 +34,7 @@ class Question(NamedTuple):
     question_id: str | None = None
     choices: list[str] | None = None  # the answers to choose from, where each question has its own
     keywords: list[str] | None = None  # what its template was filled with, where it was made from one
+    prompt: str | None = None  # the question as a statement, for models that select seconds by one (TSPM)
     split: str | None = None  # where the file itself says it
     part: str | None = None  # of the split: head, tail; where the file itself says it
 

@@ -6,11 +6,17 @@ order; not where questions are rephrased), anser (as spelled in the release), sp
 split, head or tail).
 """
 
+import csv
 import re
+from functools import cache
+from pathlib import Path
 
 from pipeline.data.formats.base import Question, Record
 
 SLOT = re.compile(r"<[^<>]+>")
+# Template and its prompt, {0} for the first slot's value. TSPM's own wording is in its release's
+# extract_qaPrompt_ViT-L14@336px.py; the statements here say the same in other words.
+PROMPTS = Path(__file__).parents[3] / "manifests" / "prompts.csv"
 
 
 def parse(record: Record) -> Question:
@@ -27,6 +33,7 @@ def parse(record: Record) -> Question:
         question_id=record.text("question_id") if record.has("question_id") else None,
         keywords=record.texts("templ_values") if record.has("templ_values") else None,
         part=record.text("split") if record.has("split") else None,
+        prompt=make_prompt(record),
     )
 
 
@@ -41,5 +48,24 @@ def fill_slots(record: Record) -> str:
             f"question_content has {len(slots)} slots, templ_values {len(values)} values: {template!r}, {values}"
         )
     remaining = iter(values)
-    # Some question marks are full-width, which CLIP's tokenizer would take for another word.
-    return SLOT.sub(lambda _: next(remaining), template).strip().replace("？", "?")
+    return SLOT.sub(lambda _: next(remaining), _plain(template))
+
+
+def make_prompt(record: Record) -> str | None:
+    """`Is the <Object> louder than the <Object>?`, violin and flute make `The violin is louder than the flute`. None
+    for a question without a template."""
+    prompt = prompts().get(_plain(record.text("question_content")))
+    values = record.texts("templ_values") if record.has("templ_values") else []
+    return prompt and prompt.format(*values)
+
+
+@cache
+def prompts() -> dict[str, str]:
+    """The prompts of MUSIC-AVQA's templates."""
+    with open(PROMPTS, encoding="utf-8", newline="") as file:
+        return {row["template"]: row["prompt"] for row in csv.DictReader(file)}
+
+
+def _plain(template: str) -> str:
+    """Some question marks are full-width, which CLIP's tokenizer would take for another word."""
+    return template.strip().replace("？", "?")
