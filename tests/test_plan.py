@@ -83,6 +83,23 @@ def test_the_doctor_names_what_is_missing_and_what_mends_it(tmp_path, monkeypatc
     assert not list(tmp_path.glob(".avqa-doctor*")), "nothing is left behind"
 
 
+def test_the_doctor_compares_checksums_and_knows_what_is_downloaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("vggish.pt").write_bytes(b"numbers")
+    digest = hashlib.sha256(b"numbers").hexdigest()
+    Path("results/weights/clip_vit_l14").mkdir(parents=True)
+    Path("results/weights/clip_vit_l14/openai").write_text(f"{tmp_path}/vggish.pt\n")
+    for sha256, line in ((digest, f"ok      weights of vggish: vggish.pt, sha256 {digest}\n"), ("0" * 64, "MISSING")):
+        encoders = {"clip_vit_l14": {"weights": "openai"}, "vggish": {"weights": "vggish.pt", "sha256": sha256}}
+        text = {"encoder": "clip_vit_b32", "weights": "openai"}
+        Path("c.yaml").write_text(yaml.safe_dump(CONFIG | {"encoders": encoders, "text": text}))
+        main(["doctor", "--config", "c.yaml"])
+        said = capsys.readouterr().out
+        assert line in said and ("fetch the file again" in said) == (sha256 != digest)
+        assert f"ok      weights of clip_vit_l14: hub tag openai, in {tmp_path}/vggish.pt\n" in said
+        assert "weights of clip_vit_b32: hub tag openai; the workflow downloads them" in said
+
+
 def test_the_hours_are_those_of_an_earlier_run(tmp_path, monkeypatch):
     """Jobs of 10 s, 4 s of them start, for 600 s of video; nothing is measured again, so neither encoder is loaded."""
     monkeypatch.chdir(tmp_path)
@@ -102,20 +119,3 @@ def test_the_hours_are_those_of_an_earlier_run(tmp_path, monkeypatch):
     assert 4 / (4 + (size - 1) * 60 * 0.01) > 0.15 >= 4 / (4 + size * 60 * 0.01)
     assert sum("in 2 jobs of an earlier run" in line for line in lines) == 3
     assert "shard_size" not in "".join(plan(check_config(CONFIG | {"card": "music_avqa", "shard_size": 100})))
-
-
-def test_the_doctor_compares_checksums_and_knows_what_is_downloaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("vggish.pt").write_bytes(b"numbers")
-    digest = hashlib.sha256(b"numbers").hexdigest()
-    Path("results/weights/clip_vit_l14").mkdir(parents=True)
-    Path("results/weights/clip_vit_l14/openai").write_text(f"{tmp_path}/vggish.pt\n")
-    for sha256, line in ((digest, f"ok      weights of vggish: vggish.pt, sha256 {digest}\n"), ("0" * 64, "MISSING")):
-        encoders = {"clip_vit_l14": {"weights": "openai"}, "vggish": {"weights": "vggish.pt", "sha256": sha256}}
-        text = {"encoder": "clip_vit_b32", "weights": "openai"}
-        Path("c.yaml").write_text(yaml.safe_dump(CONFIG | {"encoders": encoders, "text": text}))
-        main(["doctor", "--config", "c.yaml"])
-        said = capsys.readouterr().out
-        assert line in said and ("fetch the file again" in said) == (sha256 != digest)
-        assert f"ok      weights of clip_vit_l14: hub tag openai, in {tmp_path}/vggish.pt\n" in said
-        assert "weights of clip_vit_b32: hub tag openai; the workflow downloads them" in said

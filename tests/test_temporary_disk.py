@@ -97,6 +97,25 @@ def test_no_more_segments_than_ahead_allows(place, ahead, there):
     assert most_segments(planned) == min(ahead, len({shard for _, shard in due}))
 
 
+def test_segments_that_are_there_are_not_decoded_again_but_still_waited_for(place):
+    """Of shards 3 and 5, which an interrupted run has decoded; no encoder has read any shard."""
+    config = CONFIG | {"decode": {"ahead": 1}}
+    output = snakemake(place, config, "--dry-run", "features")
+    inputs = Path(re.search(r"output: (\S+/segments/[^/]+)/", output)[1])
+    there = [place / inputs / f"{n:05d}.h5" for n in (3, 5)]
+    for path in there:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    try:
+        planned = jobs(snakemake(place, config, "--dry-run", "features"))
+    finally:
+        for path in there:
+            path.unlink()
+    assert {shard for rule, _, shard in planned if rule == "decode"} == {0, 1, 2, 4, 6}
+    for shard, before in ((4, 3), (6, 5)):
+        assert planned["decode", "", shard] == {("extract", name, before) for name in ENCODERS}
+
+
 def test_a_data_set_that_is_made_alone_waits_for_its_own_encoders(place):
     """The collection's other data set has an encoder more."""
     alone = {"vggish": CONFIG["encoders"]["vggish"]}

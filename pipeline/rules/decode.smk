@@ -19,7 +19,7 @@ rule decode:
         mem_mb=mem_mb("decode"),
         runtime=runtime("decode"),
     params:
-        settings=lambda wildcards: flags(collection=wildcards.collection, **decode_settings(wildcards.collection)),
+        settings=decode_flags,
         encoders=lambda wildcards, threads: flags(encoder=list(ENCODERS_OF[wildcards.collection])),
         failures=lambda wildcards, threads: f"{RESULTS}/{wildcards.collection}/failures/{wildcards.shard}.tsv",
         timing=timing_in(f"{COLLECTION}/benchmarks/decode/{{inputs}}/{{shard}}.json"),

@@ -94,13 +94,30 @@ def is_made(wildcards, encoder, shard):
     return is_current(features_file(wildcards, encoder, shard), [listed], [extraction_settings(of)])
 
 
+def decode_flags(wildcards):
+    return flags(collection=wildcards.collection, **decode_settings(wildcards.collection))
+
+
+def segments_file(wildcards):
+    folder = SEGMENTS.format(collection=wildcards.collection)
+    return f"{folder}/{inputs_of(wildcards.collection)}/{wildcards.shard}.h5"
+
+
+def is_decoded(wildcards):
+    """Whether a shard's segments are there and up to date."""
+    listed = f"{RESULTS}/{wildcards.collection}/shards/{wildcards.shard}.tsv"
+    return is_current(segments_file(wildcards), [listed], [decode_flags(wildcards)])
+
+
 def read_before(wildcards):
     """The features that must be there before a shard is decoded: those of the shard `ahead` places before it that this
     run makes. So the segments of no more than `ahead` shards are on the disk, whatever the scheduler does. (A resource
     of Snakemake's could not count them: a job holds it only while it runs, and segments stay until they are read.)"""
+    if not workflow.is_main_process or is_decoded(wildcards):
+        return []
     ahead = SETTINGS_OF[wildcards.collection]["decode"]["ahead"]
     encoders = dict.fromkeys(e for name in made_in_this_run(wildcards.collection) for e in CONFIGS[name]["encoders"])
-    for n in range(int(wildcards.shard) - ahead, -1, -ahead) if workflow.is_main_process else ():
+    for n in range(int(wildcards.shard) - ahead, -1, -ahead):
         due = [encoder for encoder in encoders if not is_made(wildcards, encoder, f"{n:05d}")]
         if due:
             return [features_file(wildcards, encoder, f"{n:05d}") for encoder in due]
@@ -112,8 +129,7 @@ def segments(wildcards):
     encoder needs must not make this one's features due."""
     if workflow.is_main_process and is_made(wildcards, wildcards.encoder, wildcards.shard):
         return []
-    folder = SEGMENTS.format(collection=wildcards.collection)
-    return f"{folder}/{inputs_of(wildcards.collection)}/{wildcards.shard}.h5"
+    return segments_file(wildcards)
 
 
 def weights_first(wildcards):

@@ -32,8 +32,8 @@ def parse(record: Record) -> Question:
         type=kind[1],
         question_id=record.text("question_id") if record.has("question_id") else None,
         keywords=record.texts("templ_values") if record.has("templ_values") else None,
-        prompt=make_prompt(record),
         part=record.text("split") if record.has("split") else None,
+        prompt=make_prompt(record),
     )
 
 
@@ -55,7 +55,8 @@ def make_prompt(record: Record) -> str | None:
     """`Is the <Object> louder than the <Object>?`, violin and flute make `The violin is louder than the flute`. None
     for a question without a template."""
     prompt = prompts().get(_plain(record.text("question_content")))
-    return prompt and prompt.format(*(record.texts("templ_values") if record.has("templ_values") else []))
+    values = record.texts("templ_values") if record.has("templ_values") else []
+    return prompt and prompt.format(*values)
 
 
 @cache
