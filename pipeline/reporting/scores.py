@@ -40,7 +40,8 @@ def score_table(scores: dict[str, list[dict]]) -> pd.DataFrame:
         part = "scenario" if name == scenario else "type"
         label = f"{scenario} average" if name == scenario else name
         lines[label] = {"questions": first[part][name]["count"], **_cells(scores, lambda s, p=part, n=name: s[p][n])}
-    for name, entry in in_all_scenarios(first).items():
+    complete = all("question_type" in run for runs in scores.values() for run in runs)  # an earlier version had none
+    for name, entry in in_all_scenarios(first).items() if complete else ():
         cells = _cells(scores, lambda s, n=name: s["question_type"][n])
         lines[f"{name}, all scenarios"] = {"questions": entry["count"], **cells}
     lines["overall"] = {"questions": first["overall"]["count"], **_cells(scores, lambda s: s["overall"])}

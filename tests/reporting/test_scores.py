@@ -58,6 +58,8 @@ def test_accuracy_by_question_type_and_by_relation():
     for kind, rows in table.groupby(["scenario", "type"]):
         assert shown["/".join(kind)] == f"{percent(rows):.2f}"
     assert "Which, all scenarios" in format_scores(scores | {"encoders": {}})
+    earlier = {name: part for name, part in scores.items() if name != "question_type"}  # as version 0.1 wrote it
+    assert "Which, all scenarios" not in score_table({"pooled": [scores, earlier]}).index
 
 
 def test_scores_without_failed_videos_are_there_for_those_who_lack_others():
