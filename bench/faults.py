@@ -233,9 +233,9 @@ def damages(trial: Trial) -> Faults:
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             cwd=trial.folder,
         )
-        assert said.returncode == 1 and file in said.stdout and said.stdout.count(".h5:") == 1, said.stdout
+        assert said.returncode == 1 and file in said.stdout and said.stdout.count(".h5") == 1, said.stdout
         before = {path: path.stat().st_ino for path in features.glob("*/*.h5")}
-        path.unlink()  # as the message says
+        path.unlink()  # the message says to move it away
         assert trial.run("features").returncode == 0
         made = [str(p.relative_to(features)) for p, inode in before.items() if p.stat().st_ino != inode]
         assert file in made and {Path(name).name for name in made} == {path.name}, made
