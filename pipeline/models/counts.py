@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models.base import AVQAModel, example_batch
@@ -41,7 +40,6 @@ def total(counts: list[Count]) -> Count:
     return Count(sum(count.parameters for count in counts), sum(count.macs for count in counts))
 
 
-@torch.no_grad()
 def executed(model: AVQAModel) -> Count:
     """Of this code: all parameters, and the multiply-adds of the matrix products of one forward pass of one sample, as
     counted while it runs; in float64, whose products are all PyTorch's own: the counter knows no others."""
