@@ -10,7 +10,8 @@ from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
 from pipeline.models.base import Batch, example_batch
 from pipeline.models.choices import MultipleChoice
-from pipeline.models.pooled import Pooled, PooledSettings
+from pipeline.models.pooled.config import PooledSettings
+from pipeline.models.pooled.model import Pooled
 from pipeline.train import train
 
 SHAPES = {"audio": (4, 8), "visual": (4, 8), "sentence": (16,)}

@@ -1,6 +1,8 @@
 """The configuration: what comes with the project is valid, and mistakes are named."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ def test_the_papers_setting_is_the_default():
 def with_release(monkeypatch):
     """A model whose release trains it in its own way, in two stages."""
     release = {"epochs": 15, "betas": [0.9, 0.95], "pretrain": {"settings": {"width": 8}, "epochs": 20}}
-    monkeypatch.setattr("pipeline.models.pooled.PooledSettings.recipe", release)
+    monkeypatch.setattr("pipeline.models.pooled.config.PooledSettings.recipe", release)
     config = yaml.safe_load((CONFIGS[0].parent / "music_avqa.yaml").read_text()) | {"train": {}}
     config["models"] = {"pooled": {"audio": "vggish/embedding", "visual": "clip_vit_l14/cls"}}
     return config
@@ -187,3 +189,10 @@ def test_a_card_fills_in_what_the_configuration_leaves_out():
     assert config["decode"]["segments"] == 10
     with pytest.raises(AVQAError, match="there is no nothing in manifests/"):
         check_configs(given | {"card": "nothing"})
+
+
+def test_checking_a_configuration_does_not_import_pytorch():
+    """Its import takes seconds, and each start of Snakemake checks the configuration."""
+    code = "import sys, yaml; from pipeline.config import check_configs\n"
+    code += "for name in sys.argv[1:]: check_configs(yaml.safe_load(open(name)))\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, *map(str, CONFIGS)], cwd=CONFIGS[0].parent.parent, check=True)

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 # import takes whenever a configuration is checked.
 MODELS = {
     "av_master": ("pipeline.models.av_master.config:AVMasterSettings", "pipeline.models.av_master.model:AVMaster"),
-    "pstp_net": ("pipeline.models.pstp_net:PSTPNetSettings", "pipeline.models.pstp_net:PSTPNet"),
+    "pstp_net": ("pipeline.models.pstp_net.config:PSTPNetSettings", "pipeline.models.pstp_net.model:PSTPNet"),
     "avaf_net": ("pipeline.models.avaf_net.config:AVAFNetSettings", "pipeline.models.avaf_net.model:AVAFNet"),
     "mcd": ("pipeline.models.mcd.config:MCDSettings", "pipeline.models.mcd.model:MCD"),
-    "avst": ("pipeline.models.avst:AVSTSettings", "pipeline.models.avst:AVST"),
-    "tspm": ("pipeline.models.tspm:TSPMSettings", "pipeline.models.tspm:TSPM"),
-    "qa_tiger": ("pipeline.models.qa_tiger:QATigerSettings", "pipeline.models.qa_tiger:QATiger"),
-    "pooled": ("pipeline.models.pooled:PooledSettings", "pipeline.models.pooled:Pooled"),
+    "avst": ("pipeline.models.avst.config:AVSTSettings", "pipeline.models.avst.model:AVST"),
+    "tspm": ("pipeline.models.tspm.config:TSPMSettings", "pipeline.models.tspm.model:TSPM"),
+    "qa_tiger": ("pipeline.models.qa_tiger.config:QATigerSettings", "pipeline.models.qa_tiger.model:QATiger"),
+    "pooled": ("pipeline.models.pooled.config:PooledSettings", "pipeline.models.pooled.model:Pooled"),
 }
 
 ENTRY = (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models import golden as g
 
 from pipeline.models import counts, fast
-from pipeline.models.avst import AVST
+from pipeline.models.avst.model import AVST
 from pipeline.models.base import Batch
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.ablations import MANIFESTS
 from pipeline.models import counts, fast
 from pipeline.models.base import Batch
-from pipeline.models.pstp_net import RELEASED, PSTPNet
+from pipeline.models.pstp_net.model import RELEASED, PSTPNet
 
 
 @pytest.fixture(scope="module")

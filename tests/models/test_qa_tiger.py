@@ -7,7 +7,7 @@ from models import golden as g
 
 from pipeline.models import counts, fast
 from pipeline.models.base import Batch
-from pipeline.models.qa_tiger import QATiger
+from pipeline.models.qa_tiger.model import QATiger
 
 
 @pytest.fixture(scope="module")

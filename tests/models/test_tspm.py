@@ -6,7 +6,7 @@ from models import golden as g
 
 from pipeline.models import counts, fast
 from pipeline.models.base import Batch
-from pipeline.models.tspm import TSPM
+from pipeline.models.tspm.model import TSPM
 
 VARIANTS = {"released": "released", "paper": "selected_patches"}
 

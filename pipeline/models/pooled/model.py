@@ -3,26 +3,12 @@
 What it answers right needs no order of events; what another model gains over it comes from the order of seconds.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.base import AVQAModel, Batch
-from pipeline.models.settings import ModelSettings, setting
-
-
-@dataclass
-class PooledSettings(ModelSettings):
-    """What can be set, and what the model reads."""
-
-    features: ClassVar = {"audio": (60, 128), "visual": (60, 768)}
-    texts: ClassVar = {"sentence": (768,)}
-
-    width: int = setting(512, "Size of the hidden layer", minimum=1)
-    dropout: float = setting(0.1, "In training, of the hidden layer", minimum=0, exclusiveMaximum=1)
+from pipeline.models.pooled.config import PooledSettings
 
 
 class Pooled(AVQAModel):
