@@ -24,7 +24,7 @@ def stage_table(config: dict, index: FeatureIndex, questions: pd.DataFrame) -> p
     lines = [_line("decode", of_videos, decoded, "s of video")]
     for encoder in config["encoders"]:
         lines.append(_line(f"extract: {encoder}", of_videos / encoder, shards, "s of video"))
-    texts = {index.provenance["text"]["encoder"]: questions["question"].nunique()}
+    texts = {index.provenance["text"]["encoder"]: len(index.texts)}
     lines.append(_line("text", of_dataset / "text", texts, "texts"))
     for model in config["models"]:
         for stage, split in (("train", "train"), ("evaluate", "test")):
