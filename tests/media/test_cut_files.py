@@ -107,7 +107,9 @@ def with_edits(data, entries):
     return bytes(out)
 
 
-edit = st.tuples(st.integers(200, 9000), st.one_of(st.just(-1), st.integers(0, 20000)))
+# Not shorter than a frame: a part in which no frame begins has, in FFmpeg's demuxer, a frame of another time, which the
+# ffmpeg program then moves as it repairs timestamps that jump back. Neither is what the edit list says.
+edit = st.tuples(st.integers(600, 9000), st.one_of(st.just(-1), st.integers(0, 20000)))
 
 
 @example("slow", [(330, -1), (5680, 10502), (604, 10128)], 8)  # ends with a frame that has an earlier time

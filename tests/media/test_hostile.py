@@ -144,7 +144,7 @@ NAMES = [
 def test_names_mean_nothing(tmp_path, video, name, monkeypatch):
     (tmp_path / name).write_bytes(video.read_bytes())
     monkeypatch.chdir(tmp_path)
-    for backend in BACKENDS:
+    for backend in set(BACKENDS) - {"nvdec"}:  # which decodes on a GPU
         assert read_segments(name, segments=1, backend=backend).has_audio
 
 
