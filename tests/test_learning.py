@@ -205,6 +205,17 @@ def test_standardized_features_have_zero_mean_and_unit_variance(folder):
         torch.testing.assert_close(values.std(0), torch.ones(features.dim), atol=1e-3, rtol=0)
 
 
+def test_a_dimension_that_is_constant_in_training_is_not_blown_up_in_the_test(folder):
+    for path in sorted((folder.parent / "c" / "features" / "vggish").glob("*.h5")):
+        with h5py.File(path, "r+") as file:
+            file["vggish/embedding"][..., 0] = 3.3
+            if path.stem == "00002":  # whose last video is of the test
+                file["vggish/embedding"][-1, :, 0] = 4.3
+    data = QuestionData(folder, FEATURES, TEXTS, True, torch.device("cpu"))
+    values = data.features["audio"][np.arange(VIDEOS)][..., 0]
+    assert values[:-1].abs().max() < 0.01 and (values[-1] - 1).abs().max() < 0.01
+
+
 def test_models_learn_what_the_features_hold_and_the_question_does_not(config, folder):
     for name in config["models"]:
         train(config, name, 0, folder / "models" / name / "seed-0")

@@ -9,6 +9,7 @@ from pipeline.memory import available_memory
 from pipeline.storage.features import FeatureIndex
 
 STATISTICS_ROWS, STATISTICS_AT_ONCE = 512, 16
+CONSTANT = 1e-6  # a standard deviation that is rounding only, relative to the mean
 MEMORY_SHARE = 4  # a feature takes at most one part in so many of the memory that is available
 
 log = logging.getLogger(__name__)
@@ -43,17 +44,17 @@ class Features:
         return self.shape[-1]
 
     def standardize(self, rows: np.ndarray) -> None:
-        """Bring each dimension to zero mean and unit variance over (a sample of) the given rows and their seconds or
-        words; each patch of a frame by itself, since much of what it holds is where it is."""
-        each = self.shape[1:] or self.shape
+        """Bring each dimension to zero mean and unit variance over (a sample of) the given rows. One that is constant
+        there is only shifted: divided by next to nothing, another value in the test would become enormous."""
         rows = np.sort(rows)[:: max(1, len(rows) // STATISTICS_ROWS)]
         count, total, squares = 0, 0.0, 0.0
         for start in range(0, len(rows), STATISTICS_AT_ONCE):
-            values = self[rows[start : start + STATISTICS_AT_ONCE]].reshape(-1, *each).double()
+            values = self[rows[start : start + STATISTICS_AT_ONCE]].reshape(-1, self.dim).double()
             count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
         mean = total / count
         variance = (squares / count - mean**2).clamp(min=0) * (count / max(count - 1, 1))
-        self.mean, self.std = mean.float(), variance.sqrt().float() + 1e-6
+        self.mean, std = mean.float(), variance.sqrt().float()
+        self.std = torch.where(std > CONSTANT * (1 + self.mean.abs()), std + 1e-6, 1.0)
 
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
         """The given rows, R, *shape, on the device. Raises AVQAError as `FeatureIndex.read` does."""
