@@ -342,5 +342,6 @@ def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> 
     parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers, data.vocabulary]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     questions = data.questions[data.questions["split"].isin(["train", "val"])]
-    digest.update(questions[["split", "question", "video_id", "answer_id", "failed"]].to_csv(index=False).encode())
+    read = ["split", "question", "video_id", "answer_id", "failed", *(["prompt"] if "prompt" in data.texts else [])]
+    digest.update(questions[read].to_csv(index=False).encode())
     return digest.hexdigest()

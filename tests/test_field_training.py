@@ -50,27 +50,30 @@ def make_data(folder, collection):
     build_index(folder, collection, ["clip_vit_b32", "clip_vit_l14", "resnet18", "vggish"], "clip_vit_b32")
 
 
+def configuration(folder, models, schedule):
+    encoders = ("clip_vit_b32", "clip_vit_l14", "resnet18", "vggish")
+    return check_config(
+        {
+            "dataset": "d",
+            "results": str(folder),
+            "videos": {"collection": "c", "folder": "unused"},
+            "annotations": {"train": "unused", "val": "unused", "test": "unused"},
+            "encoders": {encoder: {"weights": "random"} for encoder in encoders},
+            "text": {"encoder": "clip_vit_b32", "weights": "random"},
+            "models": models,
+            "train": schedule,
+            "max_failed_fraction": 0.1,
+        }
+    )
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_trains(name, tmp_path, monkeypatch):
     monkeypatch.setitem(ENCODERS["clip_vit_b32"].text_outputs, "words_unprojected", (77, 512))
     entry = MODELS[name]
     schedule = {"epochs": 6, "batch_size": 4, "learning_rate": 0.005, "betas": [0.9, 0.999], "threads": 1}
     schedule |= {"pretrain": {"settings": {"stage": "match"}, "epochs": 1}} if name == "avst" else {}
-    config = check_config(
-        {
-            "dataset": "d",
-            "results": str(tmp_path),
-            "videos": {"collection": "c", "folder": "unused"},
-            "annotations": {"train": "unused", "val": "unused", "test": "unused"},
-            "encoders": {
-                encoder: {"weights": "random"} for encoder in ("clip_vit_b32", "clip_vit_l14", "resnet18", "vggish")
-            },
-            "text": {"encoder": "clip_vit_b32", "weights": "random"},
-            "models": {name: entry},
-            "train": schedule,
-            "max_failed_fraction": 0.1,
-        }
-    )
+    config = configuration(tmp_path, {name: entry}, schedule)
     make_data(tmp_path / "d", tmp_path / "c")
     train(config, name, 0, tmp_path / "run")
     assert evaluate(tmp_path / "run")["overall"]["accuracy"] == 1
@@ -102,6 +105,21 @@ def test_prompts_are_texts_of_their_own(tmp_path):
     table.to_parquet(path)
     with pytest.raises(AVQAError, match=r"values of prompt.*A statement that is not encoded"):
         QuestionData(tmp_path / "d", {"audio": "vggish/embedding"}, names, False, torch.device("cpu"))
+
+
+def test_other_prompts_train_the_models_that_read_them_again_and_no_others(tmp_path):
+    make_data(tmp_path / "d", tmp_path / "c")
+    path = tmp_path / "d" / "questions.parquet"
+    table = pd.read_parquet(path)
+    models = {name: MODELS[name] for name in ("tspm", "pstp_net")}
+    config = configuration(tmp_path, models, {"epochs": 1, "batch_size": 4, "threads": 1})
+    made = {}
+    for prompt in ("Is it playing?", "Is it loud?"):
+        table.assign(prompt=prompt).to_parquet(path)
+        for name in ("tspm", "pstp_net"):
+            train(config, name, 0, tmp_path / name)
+            made.setdefault(name, []).append((tmp_path / name / "checkpoint.safetensors").stat().st_mtime_ns)
+    assert made["tspm"][0] != made["tspm"][1] and made["pstp_net"][0] == made["pstp_net"][1]
 
 
 def load_text(path):

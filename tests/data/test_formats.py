@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.formats import read_annotations
+from pipeline.data.formats import music_avqa, read_annotations
 from pipeline.data.formats.base import Record
 from pipeline.data.formats.music_avqa import fill_slots
 from pipeline.errors import AVQAError
@@ -179,3 +179,28 @@ def test_every_question_of_music_avqa_has_a_prompt(shared, name):
     assert table["prompt"].notna().all()
     for prompt, keywords in zip(table["prompt"], table["keywords"], strict=True):
         assert all(value in prompt for value in keywords), (prompt, keywords)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (
+            "template,prompt\nIs the <Object> loud?,The {1} is loud\n",
+            r"is 'The \{1\} is loud'; it may have \{0\}",
+        ),
+        ("template,prompt\nIs the <Object> loud?,The {0 is loud\n", "prompt of 'Is the <Object> loud"),
+        ("template;prompt\nIs the <Object> loud?;loud\n", "columns template and prompt"),
+        ("template,prompt\nIs the <Object> loud?\n", "columns template and prompt"),
+        ("", "columns template and prompt"),
+    ],
+)
+def test_a_mistake_in_the_prompts_is_named(tmp_path, monkeypatch, text, named):
+    (tmp_path / "prompts.csv").write_text(text)
+    (tmp_path / "a.json").write_text(json.dumps([record(question_content="Is the <Object> loud?")]))
+    monkeypatch.setattr(music_avqa, "PROMPTS", tmp_path / "prompts.csv")
+    music_avqa.prompts.cache_clear()
+    try:
+        with pytest.raises(AVQAError, match=r"prompts\.csv: .*" + named):
+            read_annotations(tmp_path / "a.json", "train")
+    finally:
+        music_avqa.prompts.cache_clear()

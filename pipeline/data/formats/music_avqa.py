@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from pipeline.data.formats.base import Question, Record
+from pipeline.errors import AVQAError
 
 SLOT = re.compile(r"<[^<>]+>")
 # Template and its prompt, {0} for the first slot's value. TSPM's own wording is in its release's
@@ -54,16 +55,26 @@ def fill_slots(record: Record) -> str:
 def make_prompt(record: Record) -> str | None:
     """`Is the <Object> louder than the <Object>?`, violin and flute make `The violin is louder than the flute`. None
     for a question without a template."""
-    prompt = prompts().get(_plain(record.text("question_content")))
+    template = _plain(record.text("question_content"))
+    prompt = prompts().get(template)
     values = record.texts("templ_values") if record.has("templ_values") else []
-    return prompt and prompt.format(*values)
+    try:
+        return prompt and prompt.format(*values)
+    except (IndexError, KeyError, ValueError, AttributeError):
+        raise AVQAError(
+            f"{PROMPTS}: the prompt of {template!r} is {prompt!r}; it may have {{0}} to {{{len(values) - 1}}} for the "
+            f"values {values}"
+        ) from None
 
 
 @cache
 def prompts() -> dict[str, str]:
     """The prompts of MUSIC-AVQA's templates."""
-    with open(PROMPTS, encoding="utf-8", newline="") as file:
-        return {row["template"]: row["prompt"] for row in csv.DictReader(file)}
+    with open(PROMPTS, encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"template", "prompt"} <= rows[0].keys() or any(None in row.values() for row in rows):
+        raise AVQAError(f"{PROMPTS}: must be CSV with the columns template and prompt, each filled in every row")
+    return {row["template"]: row["prompt"] for row in rows}
 
 
 def _plain(template: str) -> str:
