@@ -11,8 +11,11 @@ each second; the weights are the same seeded random numbers, in a file. The side
 over rounds. The encoders alone are compared in processor seconds of one thread, which other load on the machine changes
 little; from files on it is seconds by the clock, with all cores.
 
-v-iashin/video_features is compared by hand, since it is not on PyPI and needs an environment of its own. In its
-folder, with the same files, beside `--encoder clip_vit_b32` here:
+With --processes, each side is the commands that a user starts, imports and weights included, and there is a third one:
+v-iashin/video_features (feature_type=clip, extraction_fps=1), which is neither on PyPI nor contained here. Its steps
+are restated from its code: every video is encoded again at one frame per second by the ffmpeg program, read with
+OpenCV, prepared with torchvision frame by frame, and encoded in float32 in batches of 1 (its default) or 32. It needs
+`pip install opencv-python-headless`. To compare with the original, run in its folder, with the same files:
 
     time python main.py feature_type=clip model_name=ViT-B/32 device=cpu extraction_fps=1 batch_size=32 \\
         on_extraction=save_numpy video_paths="[A.mp4,B.mp4]"
@@ -21,6 +24,7 @@ folder, with the same files, beside `--encoder clip_vit_b32` here:
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
@@ -86,6 +90,69 @@ class Released:
         return count
 
 
+def batched(items: list, size: int) -> list[list]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+class VideoFeatures(Released):
+    """The steps of v-iashin/video_features, restated."""
+
+    batch = 1
+
+    def run(self, clips: list[Path], folder: Path) -> int:
+        """All clips to .npy files; returns how many frames there are."""
+        import cv2
+
+        count = 0
+        folder.mkdir()
+        for clip in clips:
+            slow = folder / f"{clip.stem}_new_fps.mp4"
+            subprocess.run([FFMPEG, "-v", "panic", "-y", "-i", str(clip), "-filter:v", "fps=fps=1", str(slow)])
+            video, frames = cv2.VideoCapture(str(slow)), []
+            while (read := video.read())[0]:
+                frames.append(self.prepare(Image.fromarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))))
+            with torch.no_grad():
+                rows = [self.model.encode_image(torch.stack(part)).numpy() for part in batched(frames, self.batch)]
+            np.save(folder / f"{clip.stem}.npy", np.concatenate(rows))
+            count += len(frames)
+        return count
+
+
+class VideoFeatures32(VideoFeatures):
+    batch = 32
+
+
+WAYS = {"released": Released, "video_features": VideoFeatures, "video_features_32": VideoFeatures32}
+
+
+def our_commands(name: str, weights: Path, clips: list[Path], folder: Path) -> None:
+    """As the rules of the workflow call them."""
+    avqa = [sys.executable, "-m", "pipeline"]
+    segments = ["--out", folder / "segments.h5", "--encoder", name, "--workers", str(os.cpu_count())]
+    subprocess.run([*avqa, "decode", *map(Path.absolute, clips), *segments], cwd=ROOT, check=True)
+    features = ["--out", folder / "f.h5", "--encoder", name, "--weights", weights, "--outputs", "cls"]
+    subprocess.run([*avqa, "extract", folder / "segments.h5", *features], cwd=ROOT, check=True)
+
+
+def processes(name: str, weights: Path, clips: list[Path], folder: Path, rounds: int) -> None:
+    """Print the seconds of each side's commands, and the median of their ratios to ours."""
+    seconds: dict[str, list[float]] = {way: [] for way in (*WAYS, "ours")}
+    for n, way in itertools.product(range(rounds), seconds):
+        out = folder / f"{n}-{way}"
+        began = time.perf_counter()
+        if way == "ours":
+            our_commands(name, weights, clips, out)
+        else:
+            options = ["--way", way, "--weights", weights, "--out", out, "--encoder", name]
+            subprocess.run([sys.executable, __file__, *options, *clips], check=True)
+        seconds[way].append(time.perf_counter() - began)
+    print(f"load {os.getloadavg()[0]:.1f}, {len(clips)} clips\n")
+    print(f"| {name} | seconds | ours is faster by |\n|---|---:|---:|")
+    for way, values in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(values, seconds["ours"], strict=True))
+        print(f"| {way} | {', '.join(f'{value:.1f}' for value in values)} | {ratio:.2f} |", flush=True)
+
+
 def ours(name: str, weights: Path, clips: list[Path], folder: Path) -> int:
     """All clips to a features file; returns how many seconds there are."""
     folder.mkdir()
@@ -141,20 +208,31 @@ def rates(count: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("folders", nargs="*", type=Path, help="of clips, or clips")
     parser.add_argument("--encoder", default="clip_vit_b32", help="one of the CLIP encoders")
     parser.add_argument("--seconds", type=int, default=20, help="length of the clips that are made")
     parser.add_argument("--frames", type=int, default=16, help="of the comparison of the encoders alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rates", action="store_true", help="only the rates of all encoders alone")
+    parser.add_argument("--processes", action="store_true", help="compare commands, from their start to their end")
+    parser.add_argument("--way", choices=WAYS, help="run one way on the clips and end")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.rates:
         return rates(args.frames)
+    clips = [path for place in args.folders for path in (sorted(place.iterdir()) if place.is_dir() else [place])]
+    clips = [path for path in clips if path.is_file()]
+    if args.way:
+        WAYS[args.way](args.encoder, args.weights).run(clips, args.out)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder, weights = Path(temporary), Path(temporary) / "weights.pt"
         torch.manual_seed(0)
         torch.save(open_clip.create_model(encoder_spec(args.encoder).model, load_weights=False).state_dict(), weights)
-        clips = [p for f in args.folders for p in sorted(f.iterdir()) if p.is_file()] or made(folder, args.seconds)
+        clips = clips or made(folder, args.seconds)
+        if args.processes:
+            return processes(args.encoder, weights, clips, folder, args.rounds)
         released, encoder = Released(args.encoder, weights), load_encoder(args.encoder, str(weights))
         print(f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n")
         print(f"| {args.encoder} | released way, frames/s | ours, frames/s | ratio |\n|---|---:|---:|---:|")

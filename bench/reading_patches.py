@@ -40,7 +40,12 @@ from pipeline.storage.shard_list import Video, digest, write_shard_list  # noqa:
 from pipeline.train import Trainer, of_one_model  # noqa: E402
 
 SHARD, TEXTS, DISKS = 64, 16, (0.5, 3.0)  # videos, questions, GB/s
-ENCODERS = {"audio": "vggish/embedding", "visual": "clip_vit_b32/cls", "patch": "clip_vit_b32/patch"}
+ENCODERS = {
+    "audio": "vggish/embedding",
+    "visual": "clip_vit_b32/cls",
+    "patch": "clip_vit_b32/patch",
+    "map": "resnet18/map",
+}
 MADE_WITH = {"weights": "random", "weights_sha256": "0", "pretrained": False, "config": {}}
 
 

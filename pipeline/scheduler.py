@@ -9,20 +9,28 @@ from typing import NamedTuple
 
 from pipeline.errors import AVQAError
 
+UNLIMITED = 10**9  # minutes
+
 
 class Node(NamedTuple):
-    """A kind of node: processors, memory in MB, number of GPUs."""
+    """A kind of node, or what a job requests: processors, memory in MB, number of GPUs, minutes."""
 
     cpus: int
     mem_mb: int
     gpus: int
+    minutes: int
+
+    def __str__(self) -> str:
+        time = "any time" if self.minutes == UNLIMITED else f"{self.minutes} minutes"
+        return f"{self.cpus} CPUs, {self.mem_mb} MB, {self.gpus} GPUs, {time}"
 
 
 def slurm_nodes(partition: str | None = None) -> list[Node]:
     """The kinds of nodes of a partition (default: of all); none where Slurm does not answer."""
     chosen = ["-p", partition] if partition else []
-    lines = _lines(["sinfo", "--noheader", "--Format", "cpus:20,memory:20,gres:200", *chosen])
-    return [Node(int(c.rstrip("+")), int(m.rstrip("+")), count_gpus(gres)) for c, m, gres in map(str.split, lines)]
+    lines = _lines(["sinfo", "--noheader", "--Format", "cpus:20,memory:20,time:20,gres:200", *chosen])
+    rows = [line.split(maxsplit=3) for line in lines]
+    return [Node(int(c.rstrip("+")), int(m.rstrip("+")), count_gpus(gres), minutes_of(t)) for c, m, t, gres in rows]
 
 
 def count_gpus(gres: str) -> int:
@@ -30,16 +38,25 @@ def count_gpus(gres: str) -> int:
     return sum(int(n) for n in re.findall(r"(?:^|,)gpu(?::[^:,(]+)?:(\d+)", gres))
 
 
+def minutes_of(limit: str) -> int:
+    """A time limit in Slurm's words: `1-12:00:00`, `12:00:00`, `30:00`, `infinite`."""
+    days, _, clock = limit.rpartition("-")
+    if not re.fullmatch(r"(\d+:)?\d+:\d+", clock):
+        return UNLIMITED
+    hours, minutes, _ = [0, *map(int, clock.split(":"))][-3:]
+    return 1440 * int(days or 0) + 60 * hours + minutes
+
+
 def check_requests(requests: Mapping[str, Node], nodes: Iterable[Node]) -> None:
     """Raise AVQAError naming the rules that no kind of node can run: Slurm would let them wait for ever."""
     kinds = list(nodes)
     lines = [
-        f"  {rule}: {need.cpus} CPUs, {need.mem_mb} MB, {need.gpus} GPUs"
+        f"  {rule}: {need}"
         for rule, need in requests.items()
         if kinds and not any(all(has >= wants for has, wants in zip(kind, need, strict=True)) for kind in kinds)
     ]
     if lines:
-        have = "; ".join(f"{n.cpus} CPUs, {n.mem_mb} MB, {n.gpus} GPUs" for n in sorted(set(kinds), reverse=True))
+        have = "; ".join(map(str, sorted(set(kinds), reverse=True)))
         raise AVQAError(
             "no node of the cluster can run these rules:\n" + "\n".join(lines) + f"\nNodes have: {have}. Ask for less "
             "with --set-threads and set-resources (profiles/slurm/config.yaml), or name another partition there"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts a Slurm of one node on this machine, from Debian's slurm-wlm and munge: slurm_cluster.sh CPUS MEMORY_MB
-# Without accounting; a job that takes more memory than it asked for is ended.
+# Without accounting; a job that takes more memory than it asked for is ended, and the partition's time is shorter than
+# what training requests elsewhere.
 set -euo pipefail
 cpus=$1 memory=$2 host=$(hostname -s)
 if [ -e /etc/slurm/slurm.conf ] && ! grep -q '^ClusterName=avqa$' /etc/slurm/slurm.conf; then
@@ -35,7 +36,7 @@ MpiDefault=none
 ReturnToService=2
 MinJobAge=600
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=ALL Default=YES MaxTime=12:00:00 State=UP
 END
 pgrep -x slurmctld > /dev/null || slurmctld -c
 pgrep -x slurmd > /dev/null || slurmd -c

@@ -17,7 +17,8 @@ import pytest
 import yaml
 from test_manifest import record
 
-from pipeline.scheduler import Node, check_requests, count_gpus, jobs_of, slurm_nodes
+from pipeline.models.pooled.config import PooledSettings
+from pipeline.scheduler import UNLIMITED, Node, check_requests, count_gpus, jobs_of, minutes_of, slurm_nodes
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("sbatch", "slurmctld", "slurmd", "munged")
@@ -44,14 +45,21 @@ def test_counting_gpus(gres, count):
     assert count_gpus(gres) == count
 
 
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("1-12:30:00", 2190), ("12:00:00", 720), ("30:00", 30), ("infinite", UNLIMITED), ("n/a", UNLIMITED)],
+)
+def test_time_limits(limit, minutes):
+    assert minutes_of(limit) == minutes
+
+
 def test_a_request_that_no_node_can_meet_is_named():
-    nodes = [Node(4, 8000, 0), Node(2, 64000, 1)]
-    check_requests({"decode": Node(4, 8000, 0), "train": Node(2, 64000, 1)}, nodes)
-    check_requests({"anything": Node(99, 99, 99)}, [])  # nothing is known about the cluster
-    with pytest.raises(
-        Exception, match="no node of the cluster can run these rules:\n  train: 4 CPUs, 64000 MB, 1 GPUs"
-    ):
-        check_requests({"decode": Node(4, 8000, 0), "train": Node(4, 64000, 1)}, nodes)
+    nodes = [Node(4, 8000, 0, 60), Node(2, 64000, 1, UNLIMITED)]
+    check_requests({"decode": Node(4, 8000, 0, 60), "train": Node(2, 64000, 1, 1440)}, nodes)
+    check_requests({"anything": Node(99, 99, 99, 99)}, [])  # nothing is known about the cluster
+    for need in (Node(4, 64000, 1, 60), Node(4, 8000, 0, 61)):
+        with pytest.raises(Exception, match=f"no node of the cluster can run these rules:\n  train: {need}"):
+            check_requests({"decode": Node(4, 8000, 0, 60), "train": need}, nodes)
 
 
 @pytest.fixture
@@ -59,7 +67,7 @@ def small(tmp_path, monkeypatch):
     """A working folder, and stand-ins for commands of Slurm: nodes with 2 CPUs and 4,000 MB, an empty queue."""
     (tmp_path / "bin").mkdir()
     commands = {
-        "sinfo": "echo '2 4000 (null)'",
+        "sinfo": "echo '2 4000 infinite (null)'",
         "squeue": "true",
         "sbatch": f"touch {tmp_path}/submitted",
     }
@@ -83,13 +91,39 @@ def test_too_large_requests_are_refused_before_anything_is_submitted_unless_the_
 
     code, said = run()
     assert code != 0 and "no node of the cluster can run these rules" in said
-    assert re.search(r"train: 1 CPUs, \d+ MB, 0 GPUs", said) and "Nodes have: 2 CPUs, 4000 MB, 0 GPUs" in said
+    assert "extract: 2 CPUs, 8000 MB, 0 GPUs, 240 minutes" in said
+    assert "Nodes have: 2 CPUs, 4000 MB, 0 GPUs, any time" in said
     assert not list(small.rglob("manifest.json")) and not (small / "submitted").exists()
     smaller = [f"{rule}:mem_mb=4000" for rule in ("decode", "extract", "train")]
     code, said = run("--set-resources", *smaller, "text:mem_mb=4001")
     assert code != 0 and "text: 2 CPUs, 4001 MB" in said and "train: " not in said
     code, said = run("--set-resources", *smaller, "text:mem_mb=900 * attempt")
     assert code == 0, said
+
+
+def test_training_requests_memory_by_its_batch(small):
+    (small / "bin" / "sinfo").write_text("#!/bin/sh\necho '2 64000 infinite (null)'\n")
+
+    def run(*arguments):
+        command = [*SNAKEMAKE[:-2], *arguments, *SNAKEMAKE[-2:]]
+        return subprocess.run(command, cwd=small, check=True, capture_output=True, text=True)
+
+    def requests(batch_size):
+        (small / "c.yaml").write_text(yaml.safe_dump(CONFIG | {"train": CONFIG["train"] | {"batch_size": batch_size}}))
+        done = run("--dry-run", "tiny")
+        blocks = re.split(r"\n *rule ", done.stdout + done.stderr)
+        found = {}
+        for rule in ("train", "evaluate", "explain"):
+            (block,) = [block for block in blocks if block.startswith(f"{rule}:")]
+            words = block.split("resources: ")[1].splitlines()[0].split(", ")
+            found[rule] = {name: int(value) for name, value in (word.split("=") for word in words) if value.isdecimal()}
+        return found
+
+    run("results/tiny/manifest.json")
+    few, many = requests(16), requests(64)
+    per_question = (many["train"]["mem_mb"] - few["train"]["mem_mb"]) / 48
+    assert per_question == pytest.approx(4 / 3 * PooledSettings.training_mb * CONFIG["decode"]["segments"], abs=0.1)
+    assert many["evaluate"] == few["evaluate"]
 
 
 @pytest.fixture(scope="module")

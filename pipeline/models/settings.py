@@ -39,11 +39,14 @@ class ModelSettings:
 
     `features` names what the model reads from videos, and `texts` what it reads from questions: outputs of the text
     encoder (words, sentence) and TOKENS, each with the shape of one sample in the paper's setting. `recipe` is how its
-    authors trained it: values of the configuration's `train` section that differ from the schema's defaults."""
+    authors trained it: values of the configuration's `train` section that differ from the schema's defaults.
+    `training_mb` is the memory that training takes per second of video in a batch, in MB, with the paper's sizes
+    (bench/training_memory.py); a job on a cluster requests it."""
 
     features: ClassVar[dict[str, tuple[int, ...]]]
     texts: ClassVar[dict[str, tuple[int, ...]]]
     recipe: ClassVar[dict[str, Any]] = {}
+    training_mb: ClassVar[float] = 3.5
 
     def reads(self) -> dict[str, slice]:
         """Which seconds of a feature the model uses, by the feature's name; a feature that is not here is used whole.

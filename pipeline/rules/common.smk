@@ -26,7 +26,7 @@ from pipeline.config import (
 )
 from pipeline.errors import AVQAError
 from pipeline.gpu import devices
-from pipeline.models import entry_settings
+from pipeline.models import entry_settings, settings_class
 from pipeline.scheduler import Node, check_requests, jobs_of, slurm_nodes
 from pipeline.storage.atomic import remove_abandoned, write_if_changed
 from pipeline.storage.lock import lock_file
@@ -148,17 +148,20 @@ def encoders_read(entry):
     return list(dict.fromkeys(entry[feature].split("/")[0] for feature in entry_settings(entry).features))
 
 
-# What jobs ask a cluster for, each in MB and minutes. Memory as measured (bench/RESULTS.md, Memory of jobs): decode 1,200
+# What jobs request of a cluster, in MB and minutes. Memory as measured (bench/RESULTS.md, Memory of jobs): decode 1,200
 # with 8 workers, and up to 4,000 per worker for a video that is hard to decode; ViT-L/14 at 224 and 336 px 3,500, its
-# texts 3,100; AV-Master on MUSIC-AVQA, training 7,500 and evaluation 2,600; 400 more for Snakemake itself. Host memory
-# beside a GPU was not measured. A job that fails for want of memory asks for more.
+# texts 3,100; evaluation 2,600; 400 more for Snakemake itself. Host memory beside a GPU was not measured. A job that
+# fails for want of memory or time requests more, and training goes on where it was.
 REQUESTS = {
     "decode": {"mem_mb": 8000, "runtime": 240},
     "extract": {"mem_mb": 8000, "runtime": 240},
     "text": {"mem_mb": 8000, "runtime": 120},
-    "train": {"mem_mb": 12000, "runtime": 1440},
+    "train": {"mem_mb": 2500, "runtime": 1200},
     "evaluate": {"mem_mb": 6000, "runtime": 120},
+    "explain": {"mem_mb": 6000, "runtime": 120},
+    "score": {"mem_mb": 6000, "runtime": 120},
 }
+GROUP = ("train", "evaluate", "explain")  # one after the other in one job of the cluster; their times add up
 
 
 @functools.cache
@@ -179,14 +182,32 @@ def mem_mb(kind):
     """More with each attempt; on Slurm no more than its largest node has."""
 
     def asked(wildcards, attempt):
-        wanted = REQUESTS[kind]["mem_mb"] * attempt
+        wanted = (training_mem_mb(wildcards) if kind == "train" else REQUESTS[kind]["mem_mb"]) * attempt
         return min([wanted, max((node.mem_mb for node in nodes()), default=wanted)])
 
     return asked
 
 
+def training_mem_mb(wildcards):
+    """What training takes: more with the questions in a batch and their seconds. A quarter is for the features, those
+    of patches first, of which as many are kept in memory as fit there."""
+    own = CONFIGS[wildcards.dataset]
+    schedule = training(own, wildcards.model)
+    questions = max(each["batch_size"] for each in (schedule, schedule["pretrain"]) if each)
+    per_second = settings_class(own["models"][wildcards.model]["architecture"]).training_mb
+    return int(4 / 3 * (REQUESTS["train"]["mem_mb"] + per_second * questions * own["decode"]["segments"]))
+
+
 def runtime(kind):
-    return lambda wildcards, attempt: REQUESTS[kind]["runtime"] * attempt
+    """More with each attempt; on Slurm no more than a partition allows, for all jobs of a group together."""
+    usual = REQUESTS[kind]["runtime"]
+    together = sum(REQUESTS[name]["runtime"] for name in GROUP) if kind in GROUP else usual
+
+    def asked(wildcards, attempt):
+        wanted = usual * attempt
+        return min([wanted, max((node.minutes * usual // together for node in nodes()), default=wanted)])
+
+    return asked
 
 
 # On this machine: the GPUs that there are, each for one job at a time, unless `--resources gpu=` says otherwise. On a
@@ -227,11 +248,15 @@ def check_cluster():
     wanted = {"decode": max(own["decode"]["workers"] for own in CONFIGS.values()), "extract": extraction_threads({})}
     wanted |= {"text": wanted["extract"], "train": max(own["train"]["threads"] for own in CONFIGS.values())}
     threads = workflow.resource_settings.overwrite_threads
+    models = [Wildcards(fromdict={"dataset": n, "model": model}) for n in TRAINED for model in CONFIGS[n]["models"]]
+    memory = {name: REQUESTS[name]["mem_mb"] for name in wanted}
+    memory["train"] = max(map(training_mem_mb, models), default=0)
     requests = {
         name: Node(
             given_or(threads.get(name), threads_for(cpus)),
-            requested(name, "mem_mb", REQUESTS[name]["mem_mb"]),
+            requested(name, "mem_mb", memory[name]),
             requested(name, "gpu", gpu({}) if name != "decode" else 0),
+            requested(name, "runtime", runtime(name)({}, 1)),
         )
         for name, cpus in wanted.items()
     }

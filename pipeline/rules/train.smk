@@ -102,13 +102,15 @@ rule explain:
         ),
     log:
         f"{DATASET}/logs/{{model}}/seed-{{seed}}.explain.log",
+    group:
+        "training"
     conda:
         "../../envs/torch.yaml"
     threads: training_threads
     resources:
         gpu=gpu,
-        mem_mb=mem_mb("evaluate"),
-        runtime=runtime("evaluate"),
+        mem_mb=mem_mb("explain"),
+        runtime=runtime("explain"),
     params:
         folder=lambda wildcards, input: Path(input.checkpoint).parent,
     shell:
@@ -143,8 +145,8 @@ rule score:
     threads: training_threads
     resources:
         gpu=gpu,
-        mem_mb=mem_mb("evaluate"),
-        runtime=runtime("evaluate"),
+        mem_mb=mem_mb("score"),
+        runtime=runtime("score"),
     params:
         questions=TEST,
         text=text_settings,

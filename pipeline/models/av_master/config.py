@@ -28,6 +28,7 @@ class AVMasterSettings(ModelSettings):
 
     features: ClassVar = {"audio": (60, 128), "visual": (60, 768)}
     texts: ClassVar = {"words": (77, 768), "sentence": (768,)}
+    training_mb: ClassVar = 1.6
 
     width: int = setting(768, "D", minimum=1)
     focus_width: int = setting(512, "Width of the additive attention and feed-forward of focus capture", minimum=1)

@@ -22,6 +22,7 @@ class AVSTSettings(ModelSettings):
         "epochs": 80,
         "pretrain": {"settings": {"stage": "match"}, "epochs": 30, "checkpoint": "last"},
     }
+    training_mb: ClassVar = 0.3
 
     every: int = setting(6, "Of so many seconds one is read, the first", minimum=1)
     stage: Literal["answer", "match"] = setting("answer", "What is trained")

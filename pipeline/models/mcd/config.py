@@ -32,6 +32,7 @@ class MCDSettings(ModelSettings):
     features: ClassVar = {"audio": (60, 128), "visual": (60, 512)}
     texts: ClassVar = {"tokens": (14,), "keywords": (2,), "type": (2,)}
     recipe: ClassVar = {"learning_rate": 1e-3}
+    training_mb: ClassVar = 0.3
 
     width: int = setting(512, "D, and the number of the LSTM's hidden units", minimum=1)
     hidden: int = setting(512, "Hidden width of the association blocks' feed-forward networks", minimum=1)

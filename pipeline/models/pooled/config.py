@@ -12,6 +12,7 @@ class PooledSettings(ModelSettings):
 
     features: ClassVar = {"audio": (60, 128), "visual": (60, 768)}
     texts: ClassVar = {"sentence": (768,)}
+    training_mb: ClassVar = 0.1
 
     width: int = setting(512, "Size of the hidden layer", minimum=1)
     dropout: float = setting(0.1, "In training, of the hidden layer", minimum=0, exclusiveMaximum=1)

@@ -16,6 +16,7 @@ class PSTPNetSettings(ModelSettings):
 
     features: ClassVar = {"audio": (60, 128), "visual": (60, 512), "patch": (60, 49, 512)}
     texts: ClassVar = {"words": (77, 512), "sentence": (512,)}
+    training_mb: ClassVar = 1.5
 
     variant: Literal["paper", "released", "concat_all"] = setting("paper", "Which of the published models")
     width: int = setting(512, "D", minimum=4, multipleOf=4)

@@ -17,6 +17,7 @@ class QATigerSettings(ModelSettings):
     features: ClassVar = {"audio": (60, 128), "visual": (60, 768), "patch": (60, 14, 1024)}
     texts: ClassVar = {"words_unprojected": (77, 768), "sentence": (768,)}
     recipe: ClassVar = {"epochs": 15, "batch_size": 32, "betas": [0.95, 0.999]}
+    training_mb: ClassVar = 0.9
 
     variant: Literal["corrected", "released"] = setting("corrected", "Whose experts each sample uses")
     width: int = setting(512, "D", minimum=2, multipleOf=2)

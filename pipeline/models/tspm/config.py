@@ -19,6 +19,7 @@ class TSPMSettings(ModelSettings):
 
     features: ClassVar = {"audio": (60, 128), "visual": (60, 768), "patch": (60, 14, 1024)}
     texts: ClassVar = {"sentence": (768,), "prompt": (768,)}
+    training_mb: ClassVar = 0.3
 
     variant: Literal["paper", "released"] = setting("paper", "Whose patches the audio of a chosen second attends to")
     width: int = setting(512, "D", minimum=4, multipleOf=4)
