@@ -136,7 +136,7 @@ def training_curves(config: dict) -> dict[str, str]:
     """Training loss and validation accuracy by epoch of all models and seeds."""
     plots, runs = {}, list(product(config["trained_on"], config["models"]))
     for title, column, factor in (("Training loss", "loss", 1), ("Validation accuracy (%)", "val_accuracy", 100)):
-        figure, axis = new_figure(5.4, 3.6)
+        figure, axis = new_figure(5.4, 4)
         for color, (trained_on, model) in enumerate(runs):
             for n, seed in enumerate(config["train"]["seeds"]):
                 folder = scores_dir(config | {"dataset": trained_on}, trained_on, model, seed)
@@ -145,6 +145,6 @@ def training_curves(config: dict) -> dict[str, str]:
                 style = {"color": f"C{color}", "alpha": 0.8, "marker": ".", "label": name}
                 axis.plot(history["epoch"], factor * history[column], **style)
         axis.set(title=title, xlabel="epoch")
-        legend(axis)
+        legend(axis, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)  # below, where it hides no line
         plots[title] = svg(figure)
     return plots
