@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from pipeline.errors import AVQAError
@@ -47,19 +47,20 @@ def minutes_of(limit: str) -> int:
     return 1440 * int(days or 0) + 60 * hours + minutes
 
 
-def check_requests(requests: Mapping[str, Node], nodes: Iterable[Node]) -> None:
-    """Raise AVQAError naming the rules that no kind of node can run: Slurm would let them wait for ever."""
-    kinds = list(nodes)
+def check_requests(requests: Mapping[str, tuple[Node, list[Node]]]) -> None:
+    """Raise AVQAError naming the rules that no kind of node can run, of those where their jobs go: Slurm would let them
+    wait for ever. Where nothing is known about the nodes, nothing is checked."""
     lines = [
-        f"  {rule}: {need}"
-        for rule, need in requests.items()
+        f"  {rule}: {need}; nodes have {' or '.join(map(str, sorted(set(kinds), reverse=True)))}"
+        for rule, (need, kinds) in requests.items()
         if kinds and not any(all(has >= wants for has, wants in zip(kind, need, strict=True)) for kind in kinds)
     ]
     if lines:
-        have = "; ".join(map(str, sorted(set(kinds), reverse=True)))
         raise AVQAError(
-            "no node of the cluster can run these rules:\n" + "\n".join(lines) + f"\nNodes have: {have}. Ask for less "
-            "with --set-threads and set-resources (profiles/slurm/config.yaml), or name another partition there"
+            "no node of the cluster can run these rules:\n"
+            + "\n".join(lines)
+            + "\nAsk for less with --set-threads and "
+            "set-resources (profiles/slurm/config.yaml), or name another partition there"
         )
 
 

@@ -55,11 +55,14 @@ def test_time_limits(limit, minutes):
 
 def test_a_request_that_no_node_can_meet_is_named():
     nodes = [Node(4, 8000, 0, 60), Node(2, 64000, 1, UNLIMITED)]
-    check_requests({"decode": Node(4, 8000, 0, 60), "train": Node(2, 64000, 1, 1440)}, nodes)
-    check_requests({"anything": Node(99, 99, 99, 99)}, [])  # nothing is known about the cluster
+    fits = {"decode": (Node(4, 8000, 0, 60), nodes), "train": (Node(2, 64000, 1, 1440), nodes)}
+    check_requests(fits)
+    check_requests({"anything": (Node(99, 99, 99, 99), [])})  # nothing is known about the cluster
     for need in (Node(4, 64000, 1, 60), Node(4, 8000, 0, 61)):
-        with pytest.raises(Exception, match=f"no node of the cluster can run these rules:\n  train: {need}"):
-            check_requests({"decode": Node(4, 8000, 0, 60), "train": need}, nodes)
+        with pytest.raises(
+            Exception, match=f"no node of the cluster can run these rules:\n  train: {need}; nodes have 4 "
+        ):
+            check_requests(fits | {"train": (need, nodes)})
 
 
 @pytest.fixture
@@ -92,13 +95,24 @@ def test_too_large_requests_are_refused_before_anything_is_submitted_unless_the_
     code, said = run()
     assert code != 0 and "no node of the cluster can run these rules" in said
     assert "extract: 2 CPUs, 8000 MB, 0 GPUs, 240 minutes" in said
-    assert "Nodes have: 2 CPUs, 4000 MB, 0 GPUs, any time" in said
+    assert "nodes have 2 CPUs, 4000 MB, 0 GPUs, any time" in said
     assert not list(small.rglob("manifest.json")) and not (small / "submitted").exists()
     smaller = [f"{rule}:mem_mb=4000" for rule in ("decode", "extract", "train")]
     code, said = run("--set-resources", *smaller, "text:mem_mb=4001")
     assert code != 0 and "text: 2 CPUs, 4001 MB" in said and "train: " not in said
     code, said = run("--set-resources", *smaller, "text:mem_mb=900 * attempt")
     assert code == 0, said
+
+
+def test_each_rule_is_checked_against_the_partition_of_its_own(small):
+    (small / "bin" / "sinfo").write_text("""#!/bin/sh
+case "$*" in *"-p gpus"*) echo "1 100 infinite gpu:1";; *"-p main"*) echo "8 64000 4:00:00 (null)";; esac
+""")
+    partitions = ["--default-resources", "slurm_partition=main", "--set-resources", "extract:slurm_partition=gpus"]
+    command = [*SNAKEMAKE[:-2], "results/tiny/manifest.json", *partitions, *SNAKEMAKE[-2:]]
+    said = subprocess.run(command, cwd=small, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    assert "extract: 1 CPUs, 8000 MB, 1 GPUs, 240 minutes; nodes have 1 CPUs, 100 MB, 1 GPUs, any time" in said
+    assert "decode: " not in said and "text: " not in said and "train: " not in said
 
 
 def test_training_requests_memory_by_its_batch(small):

@@ -29,9 +29,9 @@ rule ablation:
         "../../envs/torch.yaml"
     threads: training_threads
     resources:
-        gpu=gpu,
-        mem_mb=mem_mb("train"),
-        runtime=runtime("train"),
+        gpu=gpu("ablation"),
+        mem_mb=mem_mb("ablation"),
+        runtime=runtime("ablation"),
     params:
         settings=ablation_settings,
         questions=BOTH,

@@ -156,34 +156,45 @@ REQUESTS = {
     "decode": {"mem_mb": 8000, "runtime": 240},
     "extract": {"mem_mb": 8000, "runtime": 240},
     "text": {"mem_mb": 8000, "runtime": 120},
-    "train": {"mem_mb": 2500, "runtime": 1200},
+    "train": {"mem_mb": 2500, "runtime": 1200},  # and what a batch takes
+    "ablation": {"mem_mb": 2500, "runtime": 1320},  # likewise
     "evaluate": {"mem_mb": 6000, "runtime": 120},
     "explain": {"mem_mb": 6000, "runtime": 120},
     "score": {"mem_mb": 6000, "runtime": 120},
 }
+TRAINING_RULES = ("train", "ablation")
 GROUP = ("train", "evaluate", "explain")  # one after the other in one job of the cluster; their times add up
 
 
-@functools.cache
-def nodes():
-    """The kinds of nodes of the Slurm cluster that jobs go to; none elsewhere. Jobs come to the same answer."""
+def nodes(rule):
+    """The kinds of nodes of the Slurm partition that a rule's jobs go to; none elsewhere. Jobs come to the same answer."""
     if workflow.executor_plugin is None or not workflow.executor_plugin.name.startswith("slurm"):
         return []
-    partition = (workflow.resource_settings.default_resources or {}).get("slurm_partition")
-    return slurm_nodes(getattr(partition, "value", partition))
+    return nodes_of(set_by_user(rule, "slurm_partition"))
 
 
-def threads_for(wanted):
+nodes_of = functools.cache(slurm_nodes)
+
+
+def set_by_user(rule, resource, defaults=True):
+    """The resource of a rule as the command line or a profile has it, a number or text; None if it is not there."""
+    asked = workflow.resource_settings
+    places = [asked.overwrite_resources.get(rule), asked.default_resources if defaults else None]
+    found = next((place.get(resource) for place in places if place and resource in place), None)
+    return getattr(found, "raw", found)
+
+
+def threads_for(rule, wanted):
     """Threads for a job; on Slurm no more than its largest node has."""
-    return min([wanted, max((node.cpus for node in nodes()), default=wanted)])
+    return min([wanted, max((node.cpus for node in nodes(rule)), default=wanted)])
 
 
-def mem_mb(kind):
+def mem_mb(rule):
     """More with each attempt; on Slurm no more than its largest node has."""
 
     def asked(wildcards, attempt):
-        wanted = (training_mem_mb(wildcards) if kind == "train" else REQUESTS[kind]["mem_mb"]) * attempt
-        return min([wanted, max((node.mem_mb for node in nodes()), default=wanted)])
+        wanted = (training_mem_mb(wildcards) if rule in TRAINING_RULES else REQUESTS[rule]["mem_mb"]) * attempt
+        return min([wanted, max((node.mem_mb for node in nodes(rule)), default=wanted)])
 
     return asked
 
@@ -198,14 +209,14 @@ def training_mem_mb(wildcards):
     return int(4 / 3 * (REQUESTS["train"]["mem_mb"] + per_second * questions * own["decode"]["segments"]))
 
 
-def runtime(kind):
+def runtime(rule):
     """More with each attempt; on Slurm no more than a partition allows, for all jobs of a group together."""
-    usual = REQUESTS[kind]["runtime"]
-    together = sum(REQUESTS[name]["runtime"] for name in GROUP) if kind in GROUP else usual
+    usual = REQUESTS[rule]["runtime"]
+    together = sum(REQUESTS[name]["runtime"] for name in GROUP) if rule in GROUP else usual
 
     def asked(wildcards, attempt):
         wanted = usual * attempt
-        return min([wanted, max((node.minutes * usual // together for node in nodes()), default=wanted)])
+        return min([wanted, max((node.minutes * usual // together for node in nodes(rule)), default=wanted)])
 
     return asked
 
@@ -215,25 +226,27 @@ def runtime(kind):
 GPUS = len(devices())
 
 
-def gpu(wildcards):
-    found = max(node.gpus for node in nodes()) if nodes() else GPUS if workflow.local_exec else 1
-    return min(found, 1)
+def gpu(rule):
+    def asked(wildcards):
+        usual = GPUS if workflow.local_exec else 1
+        return min(max((node.gpus for node in nodes(rule)), default=usual), 1)
+
+    return asked
 
 
-def extraction_threads(wildcards):
+def extraction_threads(rule):
     """Beside a GPU the processors are for decoding the next shards."""
-    return threads_for(2 if gpu(wildcards) else 8)
+    return lambda wildcards: threads_for(rule, 2 if gpu(rule)(wildcards) else 8)
 
 
 def requested(rule, resource, usual):
     """How much of a resource the jobs of a rule request, as the user has set it or else as usual."""
-    return given_or(workflow.resource_settings.overwrite_resources.get(rule, {}).get(resource), usual)
+    return number_or(set_by_user(rule, resource, defaults=False), usual)
 
 
-def given_or(given, usual):
-    """A number that the user has set for a rule, or else the usual; 0 for an expression, which only a job can evaluate."""
-    number = getattr(given, "raw", given)
-    return usual if given is None else number if isinstance(number, int) else 0
+def number_or(given, usual):
+    """A number that the user has set, or else the usual; 0 for an expression, which only a job can evaluate."""
+    return usual if given is None else given if isinstance(given, int) else 0
 
 
 def check_cluster():
@@ -245,23 +258,23 @@ def check_cluster():
             f"jobs of an earlier run in this folder are still in the queue; wait for them to end, or end them with\n"
             f"    scancel {' '.join(earlier)}"
         )
-    wanted = {"decode": max(own["decode"]["workers"] for own in CONFIGS.values()), "extract": extraction_threads({})}
-    wanted |= {"text": wanted["extract"], "train": max(own["train"]["threads"] for own in CONFIGS.values())}
-    threads = workflow.resource_settings.overwrite_threads
+    threads = {"decode": max(own["decode"]["workers"] for own in CONFIGS.values())}
+    threads |= {name: extraction_threads(name)({}) for name in ("extract", "text")}
+    threads["train"] = max(own["train"]["threads"] for own in CONFIGS.values())
     models = [Wildcards(fromdict={"dataset": n, "model": model}) for n in TRAINED for model in CONFIGS[n]["models"]]
-    memory = {name: REQUESTS[name]["mem_mb"] for name in wanted}
+    memory = {name: REQUESTS[name]["mem_mb"] for name in threads}
     memory["train"] = max(map(training_mem_mb, models), default=0)
     requests = {
         name: Node(
-            given_or(threads.get(name), threads_for(cpus)),
+            number_or(workflow.resource_settings.overwrite_threads.get(name), threads_for(name, count)),
             requested(name, "mem_mb", memory[name]),
-            requested(name, "gpu", gpu({}) if name != "decode" else 0),
+            requested(name, "gpu", gpu(name)({}) if name != "decode" else 0),
             requested(name, "runtime", runtime(name)({}, 1)),
         )
-        for name, cpus in wanted.items()
+        for name, count in threads.items()
     }
     try:
-        check_requests(requests, nodes())
+        check_requests({name: (request, nodes(name)) for name, request in requests.items()})
     except AVQAError as error:
         raise WorkflowError(str(error))
 
@@ -277,7 +290,7 @@ def start_run():
             RUN_LOCKS.append(lock_file(f"{RESULTS}/{name}/.run.lock"))
         except BlockingIOError:
             raise WorkflowError(f"{RESULTS}/{name}: another run is at work here; wait for it to end, or stop it first")
-    if nodes() and workflow.executor_plugin.name == "slurm":
+    if nodes("decode") and workflow.executor_plugin.name == "slurm":
         check_cluster()
     if workflow.local_exec and "gpu" not in workflow.global_resources:
         workflow.register_resource("gpu", GPUS)

@@ -13,9 +13,11 @@ rule decode:
         f"{COLLECTION}/benchmarks/decode/{{inputs}}/{{shard}}.tsv"
     conda:
         "../../envs/media.yaml"
-    threads: lambda wildcards: threads_for(SETTINGS_OF[wildcards.collection]["decode"]["workers"])
+    threads: lambda wildcards: threads_for("decode", SETTINGS_OF[wildcards.collection]["decode"]["workers"])
     resources:
-        gpu=lambda wildcards: gpu(wildcards) if SETTINGS_OF[wildcards.collection]["decode"]["backend"] == "nvdec" else 0,
+        gpu=lambda wildcards: (
+            gpu("decode")(wildcards) if SETTINGS_OF[wildcards.collection]["decode"]["backend"] == "nvdec" else 0
+        ),
         mem_mb=mem_mb("decode"),
         runtime=runtime("decode"),
     params:

@@ -305,7 +305,7 @@ def checkpoint_files(name):
 
 
 def training_threads(wildcards):
-    return threads_for(CONFIGS[wildcards.dataset]["train"]["threads"])
+    return threads_for("train", CONFIGS[wildcards.dataset]["train"]["threads"])
 
 
 def scores(wildcards):

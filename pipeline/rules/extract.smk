@@ -32,9 +32,9 @@ rule extract:
     priority: 10  # before more is decoded
     conda:
         "../../envs/torch.yaml"
-    threads: extraction_threads
+    threads: extraction_threads("extract")
     resources:
-        gpu=gpu,
+        gpu=gpu("extract"),
         mem_mb=mem_mb("extract"),
         runtime=runtime("extract"),
     params:
@@ -72,9 +72,9 @@ rule text:
         f"{DATASET}/benchmarks/text/{{encoder}}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: extraction_threads
+    threads: extraction_threads("text")
     resources:
-        gpu=gpu,
+        gpu=gpu("text"),
         mem_mb=mem_mb("text"),
         runtime=runtime("text"),
     params:

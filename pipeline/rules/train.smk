@@ -31,7 +31,7 @@ rule train:
         "../../envs/torch.yaml"
     threads: training_threads
     resources:
-        gpu=gpu,
+        gpu=gpu("train"),
         mem_mb=mem_mb("train"),
         runtime=runtime("train"),
     params:
@@ -71,7 +71,7 @@ rule evaluate:
         "../../envs/torch.yaml"
     threads: training_threads
     resources:
-        gpu=gpu,
+        gpu=gpu("evaluate"),
         mem_mb=mem_mb("evaluate"),
         runtime=runtime("evaluate"),
     params:
@@ -108,7 +108,7 @@ rule explain:
         "../../envs/torch.yaml"
     threads: training_threads
     resources:
-        gpu=gpu,
+        gpu=gpu("explain"),
         mem_mb=mem_mb("explain"),
         runtime=runtime("explain"),
     params:
@@ -144,7 +144,7 @@ rule score:
         "../../envs/torch.yaml"
     threads: training_threads
     resources:
-        gpu=gpu,
+        gpu=gpu("score"),
         mem_mb=mem_mb("score"),
         runtime=runtime("score"),
     params:
