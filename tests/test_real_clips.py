@@ -75,7 +75,7 @@ def test_real_clips_through_vit_l14(shared, tmp_path):
     with h5py.File(results / "features.h5") as features:
         assert features["clip_vit_l14/patch"].shape == (3, SECONDS, 256, 768)
         assert features["vggish/embedding"].shape == (3, SECONDS, 128)
-        assert features["text/words"].shape == (1, 77, 768)
+        assert features["text/words"].shape == (2, 77, 768)  # the question, and its statement for models with a prompt
         assert features["has_audio"][:].all() and (features["num_segments"][:] == SECONDS).all()
         pancake = list(features["video_id"].asstr()).index("pancake")
         cls = torch.from_numpy(features["clip_vit_l14/cls"][pancake]).float()
