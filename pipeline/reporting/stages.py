@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config import collection_dir, dataset_dir
-from pipeline.storage.features import FeatureIndex
+from pipeline.storage.features import FeatureIndex, is_text
 from pipeline.timing import NOT_WORK, read_timings
 
 
@@ -66,7 +66,7 @@ def _part_lines(stage: str, paths: list[Path]) -> list[dict]:
 
 def seconds_by_shard(index: FeatureIndex) -> dict[str, int]:
     """Seconds of video of the data set that each shard holds, by the shard's name."""
-    names = next(([path.stem for path in paths] for name, paths in index.files.items() if name != "text"), [])
+    names = next(([path.stem for path in paths] for name, paths in index.files.items() if not is_text(name)), [])
     sums = np.bincount(index.shard, weights=index.num_segments, minlength=len(names)).astype(int)
     return dict(zip(names, sums.tolist(), strict=True))
 
