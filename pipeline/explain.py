@@ -50,20 +50,22 @@ def sample_questions(questions: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def contributions(model: AVQAModel, data: QuestionData, split: str, size: int) -> dict[str, dict]:
-    """Scores as trained, and with one feature at a time taken from another video of the batch.
+    """Scores as trained, and with one feature at a time taken from another video of the sample.
 
     What is lost without a feature is what the model gets from it and from nothing else (permutation importance,
     Breiman, 2001)."""
-    changed = {"as trained": None} | {name: name for name in model.Settings.features}
+    changed = {"as trained": None} | {name: name for name in model.settings.features}
     return {label: _scores(model, data, split, size, name) for label, name in changed.items()}
 
 
 def _scores(model: AVQAModel, data: QuestionData, split: str, size: int, swapped: str | None) -> dict:
     rows, correct = [], []
+    videos = np.unique(data.questions_in(split)["video_row"])
     for batch in data.batches(split, size):
         if swapped:
-            features = batch.features | {swapped: batch.features[swapped].roll(1, 0)}
-            batch = replace(batch, features=features)
+            own = np.unique(data.questions.loc[batch.row, "video_row"])  # as the batch has them
+            others = videos[np.searchsorted(videos, own) - 1]  # the one before; of the first, the last
+            batch = replace(batch, features=batch.features | {swapped: data.features[swapped][others]})
         answers = model.scores(model(batch)).argmax(-1)
         rows.append(batch.row)
         correct.append((answers == batch.answer).cpu().numpy())
