@@ -38,6 +38,8 @@ from pipeline.timing import WAITING, Stopwatch
 log = logging.getLogger(__name__)
 
 NAMED_VIDEOS = 5  # at most so many videos of a batch are named in an error
+# Of the table of questions, what texts of a model are made from besides the question.
+COLUMNS_OF_TEXTS = {"prompt": ["prompt"], "keywords": ["keywords"], "type": ["scenario", "type"]}
 
 
 def train(config: dict, model_name: str, seed: int, out: str | Path, timing: str | Path | None = None) -> None:
@@ -342,6 +344,8 @@ def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> 
     parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers, data.vocabulary]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     questions = data.questions[data.questions["split"].isin(["train", "val"])]
-    read = ["split", "question", "video_id", "answer_id", "failed", *(["prompt"] if "prompt" in data.texts else [])]
+    read = ["split", "question", "video_id", "answer_id", "failed"]
+    read += [column for name in (*data.texts, *data.tokens) for column in COLUMNS_OF_TEXTS.get(name, ())]
+    read += ["choices"] if data.choices is not None else []
     digest.update(questions[read].to_csv(index=False).encode())
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_learning import config, folder  # noqa: F401
 
 from pipeline.config import check_config
@@ -83,6 +84,19 @@ def test_training_and_scores_of_a_data_set_with_options(with_options, folder):  
     assert set(answered["prediction"]) <= set(TEXTS)
     assert (answered["correct"] == (answered["prediction"] == answered["answer"])).all()
     assert scores["overall"]["accuracy"] > 0.8 and set(scores["type"]) == {"Visual/Counting", "Visual/Location"}
+
+
+def test_other_options_train_again_although_the_right_one_has_the_same_number(with_options, folder):  # noqa: F811
+    train(with_options, "pooled", 0, folder / "x")
+    before = load_file(folder / "x" / "checkpoint.safetensors")
+    table = pd.read_parquet(folder / "questions.parquet")
+    numbers = [list(row.choices).index(row.answer) for row in table.itertuples()]
+    table["choices"] = [list(options)[::-1] for options in table["choices"]]
+    table["answer"] = [options[n] for options, n in zip(table["choices"], numbers, strict=True)]
+    table.to_parquet(folder / "questions.parquet", index=False)
+    train(with_options, "pooled", 0, folder / "x")
+    after = load_file(folder / "x" / "checkpoint.safetensors")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_what_answers_among_options_depend_on(with_options, folder):  # noqa: F811

@@ -54,6 +54,18 @@ def test_tokens_reach_the_model_and_the_vocabulary_stays_with_the_run(tokens, fo
     np.testing.assert_array_equal(again["confidence"], predictions["confidence"])
 
 
+@pytest.mark.parametrize(("column", "again"), [("type", True), ("keywords", False)])
+def test_annotations_that_a_model_reads_train_it_again(tokens, folder, caplog, column, again):  # noqa: F811
+    """The model of the tests reads each question's type, and no keywords."""
+    caplog.set_level("INFO")
+    train(tokens, "tokens", 0, folder / "x")
+    table = pd.read_parquet(folder / "questions.parquet").assign(keywords="violin")
+    table.loc[23, column] = "Location"  # of a training question: a word that others have, so the vocabulary is the same
+    table.to_parquet(folder / "questions.parquet", index=False)
+    train(tokens, "tokens", 0, folder / "x")
+    assert ("the checkpoint is there" in caplog.text) is not again
+
+
 def read_rows(monkeypatch):
     """A list that fills with the rows of the visual features that are read from shards."""
     rows, read = [], FeatureIndex.read
