@@ -16,6 +16,7 @@ from pipeline.config import check_config
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
+from pipeline.manifest import index_answers
 from pipeline.models import MODELS
 from pipeline.storage.features import FeatureIndex
 from pipeline.train import Trainer, train
@@ -64,6 +65,19 @@ def test_annotations_that_a_model_reads_train_it_again(tokens, folder, caplog, c
     table.to_parquet(folder / "questions.parquet", index=False)
     train(tokens, "tokens", 0, folder / "x")
     assert ("the checkpoint is there" in caplog.text) is not again
+
+
+def test_a_list_of_answers_may_have_some_that_no_question_has(config, folder):  # noqa: F811
+    """As where videos of a rare answer are missing: the numbers of answers, and the model's outputs, are the list's."""
+    listed = ["maybe", "no", "never", "yes", "always"]
+    table = pd.read_parquet(folder / "questions.parquet")
+    table["answer_id"] = index_answers(table, listed)
+    table.to_parquet(folder / "questions.parquet", index=False)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"answers": listed}))
+    train(config, "pooled", 0, folder / "x")
+    assert evaluate(folder / "x")["overall"]["accuracy"] == 1
+    assert len(load_file(folder / "x" / "checkpoint.safetensors")["answers.bias"]) == 5
 
 
 def read_rows(monkeypatch):
