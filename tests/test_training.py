@@ -2,9 +2,11 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
@@ -18,7 +20,9 @@ from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
 from pipeline.manifest import index_answers
 from pipeline.models import MODELS
+from pipeline.reporting.stages import stage_table
 from pipeline.storage.features import FeatureIndex
+from pipeline.timing import Stopwatch
 from pipeline.train import Trainer, train
 
 NO_MEMORY = type("", (), {"available": 8})
@@ -174,6 +178,32 @@ def test_pretraining(tokens, folder):  # noqa: F811
     start = load_file(folder / "x" / "checkpoint.safetensors")
     assert all(torch.allclose(start[name], first[name], atol=1e-6) for name in first)
     assert not torch.equal(second["answers.weight"], first["answers.weight"])
+
+
+def test_run_time_counts_the_pretraining_as_training(tokens, folder):  # noqa: F811
+    tokens["models"]["tokens"]["train"] = {"pretrain": PRETRAIN, "epochs": 2}
+    train(tokens, "tokens", 0, folder / "models" / "tokens" / "seed-0", folder / "times.json")
+    times = json.loads((folder / "times.json").read_text())
+    assert times["items"] == (4 + 2) * 23  # training questions, without that of the failed video
+    assert sum(times["parts"].values()) <= times["wall"]
+    benchmarks = folder / "benchmarks" / "tokens"
+    benchmarks.mkdir(parents=True)
+    (benchmarks / "seed-0.train.tsv").write_text("s\tcpu_time\tmax_rss\n8\t8\t1\n")
+    table = stage_table(tokens, FeatureIndex(folder / "features.h5"), pd.read_parquet(folder / "questions.parquet"))
+    assert table["items"].tolist() == [f"{(4 + 2) * 24} questions"]
+
+
+def test_the_start_of_a_job_is_what_is_in_no_other_part(monkeypatch):
+    """The job's process began 2 s ago; it works for 5 s, then starts again for 1 s."""
+    now = SimpleNamespace(monotonic=lambda: 100.0, time=lambda: psutil.Process().create_time() + 2.0)
+    monkeypatch.setattr("pipeline.timing.time", now)
+    watch = Stopwatch()
+    watch.started()
+    assert watch.timing.parts == {"start": pytest.approx(2)}
+    watch.add("training", 5.0)
+    now.monotonic = lambda: 106.0
+    watch.started()
+    assert watch.timing.parts == {"start": pytest.approx(3), "training": 5.0}
 
 
 @pytest.mark.parametrize("interrupted_in", ["pretrain", "."])
