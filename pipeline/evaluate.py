@@ -13,6 +13,7 @@ import yaml
 from extractors.base import read_state_dict
 from pipeline.data.dataset import QuestionData
 from pipeline.data.formats.base import TYPES
+from pipeline.data.vocabulary import encode
 from pipeline.errors import AVQAError
 from pipeline.models import entry_settings, fast, model_class, settings_class
 from pipeline.models.base import AVQAModel
@@ -145,7 +146,7 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
 
 def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> QuestionData:
     """Another data set as the model of `config` reads it: its features must be made as those of training were, and are
-    standardized by the statistics of training. Raises AVQAError."""
+    standardized by the statistics of training; its questions have as many word numbers. Raises AVQAError."""
     config = config | {"results": str(folder.parent), "dataset": folder.name}
     plain = config | {"train": config["train"] | {"standardize": False}}
     data = load_data(plain, name, trained.device, trained.vocabulary)
@@ -153,6 +154,9 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
         for attribute in ("weights", "weights_sha256", "config"):
             if provenance[attribute] != data.provenance[encoder][attribute]:
                 raise AVQAError(f"{data.path}: {attribute} of {encoder} differ from what the model was trained with")
+    asked = data.questions.assign(split="test")  # whatever it is there, none is a training question of this model
+    for source, numbers in trained.tokens.items():
+        data.tokens[source] = encode(asked, source, trained.vocabulary or (), numbers.shape[1])
     for kind in ("features", "texts"):
         for feature, values in getattr(data, kind).items():
             values.mean, values.std = getattr(trained, kind)[feature].mean, getattr(trained, kind)[feature].std

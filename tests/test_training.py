@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from models.building import TokenSettings
 from safetensors.torch import load_file, save_file
 from test_learning import FEATURES, config, folder, history, interrupted_after  # noqa: F401
 
@@ -57,6 +59,20 @@ def test_tokens_reach_the_model_and_the_vocabulary_stays_with_the_run(tokens, fo
     evaluate(folder / "x")
     again = pd.read_parquet(folder / "x" / "predictions.parquet")
     np.testing.assert_array_equal(again["confidence"], predictions["confidence"])
+
+
+def test_another_data_sets_questions_have_the_length_of_the_models_training(tokens, folder, monkeypatch):  # noqa: F811
+    """Questions of three words, with a paper's two: training makes it three, also for a data set without training."""
+    monkeypatch.setattr(TokenSettings, "texts", {"tokens": (2,), "type": (2,)})
+    train(tokens, "tokens", 0, folder / "x")
+    evaluate(folder / "x")
+    other = folder.parent / "other"
+    shutil.copytree(folder, other)
+    table = pd.read_parquet(folder / "questions.parquet")
+    table[table["split"] == "test"].to_parquet(other / "questions.parquet", index=False)
+    evaluate(folder / "x", questions_of=other, out=other)
+    own, others = (pd.read_parquet(path / "predictions.parquet") for path in (folder / "x", other))
+    np.testing.assert_array_equal(own["confidence"], others["confidence"])
 
 
 @pytest.mark.parametrize(("column", "again"), [("type", True), ("keywords", False)])
