@@ -102,12 +102,16 @@ def answer(
         "questions_of_failed_videos": int(table["failed"].sum()),
         "encoders": {n: {k: p[k] for k in ("weights", "pretrained")} for n, p in data.provenance.items()},
     }
-    suffix = "" if split == "test" else f"-{split}"
-    with atomic(out / f"predictions{suffix}.parquet") as partial:
+    with atomic(out / f"predictions{suffix(split)}.parquet") as partial:
         table.to_parquet(partial, index=False)
-    with atomic(out / f"scores{suffix}.json") as partial:
+    with atomic(out / f"scores{suffix(split)}.json") as partial:
         partial.write_text(json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def suffix(split: str) -> str:
+    """Of the files' names: what the workflow and the report read is of the test split."""
+    return "" if split == "test" else f"-{split}"
 
 
 def predictions(data: QuestionData, rows: np.ndarray, scores: np.ndarray, answers: list[str]) -> pd.DataFrame:
@@ -173,7 +177,7 @@ def evaluate_by_second(folder: str | Path, split: str = "test") -> pd.DataFrame:
     with fast.switched(schedule["fast"]):
         accuracies = accuracy_by_second(model, data, split, schedule["batch_size"])
     steps = pd.DataFrame({"second": np.arange(1, len(accuracies) + 1), "accuracy": accuracies})
-    with atomic(folder / ("steps.csv" if split == "test" else f"steps-{split}.csv")) as partial:
+    with atomic(folder / f"steps{suffix(split)}.csv") as partial:
         steps.to_csv(partial, index=False)
     return steps
 

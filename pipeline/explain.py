@@ -11,7 +11,7 @@ import torch
 
 from extractors import EncoderError, encoder_class
 from pipeline.data.dataset import QuestionData
-from pipeline.evaluate import accuracy_by_second, load_trained, score
+from pipeline.evaluate import accuracy_by_second, load_trained, score, suffix
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel, NotOffered
 from pipeline.storage.atomic import atomic
@@ -21,7 +21,8 @@ QUESTIONS = 1000  # at most so many of a split are answered again
 
 
 def explain(folder: str | Path, split: str = "test") -> dict:
-    """Examine the model in `folder` on a sample of a split; writes explanation.json there and returns its content.
+    """Examine the model in `folder` on a sample of a split; writes explanation.json there (explanation-<split>.json of
+    another split than test) and returns its content.
 
     Parts that the model does not offer are named under `not_offered` with the reason. Raises AVQAError if the folder
     holds no trained model.
@@ -38,7 +39,7 @@ def explain(folder: str | Path, split: str = "test") -> dict:
                 explanation[name] = part(model, data, split, size)
             except (NotOffered, EncoderError) as error:
                 explanation["not_offered"][name] = str(error)
-    with atomic(folder / "explanation.json") as partial:
+    with atomic(folder / f"explanation{suffix(split)}.json") as partial:
         partial.write_text(json.dumps(explanation, indent=1) + "\n", encoding="utf-8")
     return explanation
 

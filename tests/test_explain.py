@@ -5,6 +5,7 @@ import pytest
 import yaml
 from test_learning import config, folder  # noqa: F401
 
+from pipeline.cli import main
 from pipeline.explain import explain
 from pipeline.train import train
 
@@ -23,3 +24,13 @@ def test_contributions_do_not_depend_on_the_batch_size(config, folder, size):  #
     described["config"]["train"]["batch_size"] = size
     (folder / "x" / "config.yaml").write_text(yaml.safe_dump(described))
     assert explain(folder / "x")["contributions"] == whole
+
+
+def test_another_split_has_a_file_of_its_own(config, folder):  # noqa: F811
+    """The report reads explanation.json, and calls its questions test questions."""
+    train(config, "pooled", 0, folder / "x")
+    explain(folder / "x")
+    before = (folder / "x" / "explanation.json").read_bytes()
+    assert main(["explain", str(folder / "x"), "--split", "val"]) == 0
+    assert (folder / "x" / "explanation.json").read_bytes() == before
+    assert '"split": "val"' in (folder / "x" / "explanation-val.json").read_text()
