@@ -198,13 +198,14 @@ def report(args: argparse.Namespace) -> None:
 
 
 def explain(args: argparse.Namespace) -> None:
+    from pipeline.evaluate import suffix
     from pipeline.explain import explain
 
     claim()
     explanation = explain(args.folder, args.split)
     for name, reason in explanation["not_offered"].items():
         log.info(f"{name}: {reason}")
-    log.info(f"{explanation['questions']} questions: {Path(args.folder) / 'explanation.json'}")
+    log.info(f"{explanation['questions']} questions: {Path(args.folder) / f'explanation{suffix(args.split)}.json'}")
 
 
 def results(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import yaml
 from extractors.base import read_state_dict
 from pipeline.data.dataset import QuestionData
 from pipeline.data.formats.base import TYPES
+from pipeline.data.vocabulary import encode
 from pipeline.errors import AVQAError
 from pipeline.models import entry_settings, fast, model_class, settings_class
 from pipeline.models.base import AVQAModel
@@ -101,12 +102,16 @@ def answer(
         "questions_of_failed_videos": int(table["failed"].sum()),
         "encoders": {n: {k: p[k] for k in ("weights", "pretrained")} for n, p in data.provenance.items()},
     }
-    suffix = "" if split == "test" else f"-{split}"
-    with atomic(out / f"predictions{suffix}.parquet") as partial:
+    with atomic(out / f"predictions{suffix(split)}.parquet") as partial:
         table.to_parquet(partial, index=False)
-    with atomic(out / f"scores{suffix}.json") as partial:
+    with atomic(out / f"scores{suffix(split)}.json") as partial:
         partial.write_text(json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def suffix(split: str) -> str:
+    """Of the files' names: what the workflow and the report read is of the test split."""
+    return "" if split == "test" else f"-{split}"
 
 
 def predictions(data: QuestionData, rows: np.ndarray, scores: np.ndarray, answers: list[str]) -> pd.DataFrame:
@@ -145,7 +150,7 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
 
 def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> QuestionData:
     """Another data set as the model of `config` reads it: its features must be made as those of training were, and are
-    standardized by the statistics of training. Raises AVQAError."""
+    standardized by the statistics of training; its questions have as many word numbers. Raises AVQAError."""
     config = config | {"results": str(folder.parent), "dataset": folder.name}
     plain = config | {"train": config["train"] | {"standardize": False}}
     data = load_data(plain, name, trained.device, trained.vocabulary)
@@ -153,6 +158,9 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
         for attribute in ("weights", "weights_sha256", "config"):
             if provenance[attribute] != data.provenance[encoder][attribute]:
                 raise AVQAError(f"{data.path}: {attribute} of {encoder} differ from what the model was trained with")
+    asked = data.questions.assign(split="test")  # whatever it is there, none is a training question of this model
+    for source, numbers in trained.tokens.items():
+        data.tokens[source] = encode(asked, source, trained.vocabulary or (), numbers.shape[1])
     for kind in ("features", "texts"):
         for feature, values in getattr(data, kind).items():
             values.mean, values.std = getattr(trained, kind)[feature].mean, getattr(trained, kind)[feature].std
@@ -169,7 +177,7 @@ def evaluate_by_second(folder: str | Path, split: str = "test") -> pd.DataFrame:
     with fast.switched(schedule["fast"]):
         accuracies = accuracy_by_second(model, data, split, schedule["batch_size"])
     steps = pd.DataFrame({"second": np.arange(1, len(accuracies) + 1), "accuracy": accuracies})
-    with atomic(folder / ("steps.csv" if split == "test" else f"steps-{split}.csv")) as partial:
+    with atomic(folder / f"steps{suffix(split)}.csv") as partial:
         steps.to_csv(partial, index=False)
     return steps
 
@@ -210,9 +218,18 @@ def score(table: pd.DataFrame) -> dict:
     }
 
 
+def types_of(scores: dict, scenario: str) -> list[str]:
+    """The names under `type` of a scenario's types, scenario/type. Both parts may have a / themselves."""
+
+    def own(name: str) -> str:
+        return max((s for s in scores["scenario"] if name.startswith(f"{s}/")), key=len)
+
+    return [name for name in scores["type"] if own(name) == scenario]
+
+
 def in_all_scenarios(scores: dict) -> dict[str, dict]:
     """Accuracy and count by type, of the types that several scenarios have (AVQA's relations have all eight)."""
-    types = [name.rsplit("/", 1)[1] for name in scores["type"]]
+    types = [name.removeprefix(f"{s}/") for s in scores["scenario"] for name in types_of(scores, s)]
     return {name: entry for name, entry in scores.get("question_type", {}).items() if types.count(name) > 1}
 
 
@@ -220,7 +237,7 @@ def format_scores(scores: dict) -> str:
     """Scores as a table in the papers' order: each scenario's types, its average, types in all scenarios, the whole."""
     lines = [f"{'':36}{'accuracy':>9}{'questions':>11}"]
     for scenario, average in scores["scenario"].items():
-        parts = {k: v for k, v in scores["type"].items() if k.rsplit("/", 1)[0] == scenario}
+        parts = {name: scores["type"][name] for name in types_of(scores, scenario)}
         for name, entry in [*parts.items(), (f"{scenario} average", average)]:
             lines.append(f"{name:36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
     for name, entry in in_all_scenarios(scores).items():

@@ -11,7 +11,7 @@ import torch
 
 from extractors import EncoderError, encoder_class
 from pipeline.data.dataset import QuestionData
-from pipeline.evaluate import accuracy_by_second, load_trained, score
+from pipeline.evaluate import accuracy_by_second, load_trained, score, suffix
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel, NotOffered
 from pipeline.storage.atomic import atomic
@@ -21,7 +21,8 @@ QUESTIONS = 1000  # at most so many of a split are answered again
 
 
 def explain(folder: str | Path, split: str = "test") -> dict:
-    """Examine the model in `folder` on a sample of a split; writes explanation.json there and returns its content.
+    """Examine the model in `folder` on a sample of a split; writes explanation.json there (explanation-<split>.json of
+    another split than test) and returns its content.
 
     Parts that the model does not offer are named under `not_offered` with the reason. Raises AVQAError if the folder
     holds no trained model.
@@ -38,7 +39,7 @@ def explain(folder: str | Path, split: str = "test") -> dict:
                 explanation[name] = part(model, data, split, size)
             except (NotOffered, EncoderError) as error:
                 explanation["not_offered"][name] = str(error)
-    with atomic(folder / "explanation.json") as partial:
+    with atomic(folder / f"explanation{suffix(split)}.json") as partial:
         partial.write_text(json.dumps(explanation, indent=1) + "\n", encoding="utf-8")
     return explanation
 
@@ -50,20 +51,22 @@ def sample_questions(questions: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def contributions(model: AVQAModel, data: QuestionData, split: str, size: int) -> dict[str, dict]:
-    """Scores as trained, and with one feature at a time taken from another video of the batch.
+    """Scores as trained, and with one feature at a time taken from another video of the sample.
 
     What is lost without a feature is what the model gets from it and from nothing else (permutation importance,
     Breiman, 2001)."""
-    changed = {"as trained": None} | {name: name for name in model.Settings.features}
+    changed = {"as trained": None} | {name: name for name in model.settings.features}
     return {label: _scores(model, data, split, size, name) for label, name in changed.items()}
 
 
 def _scores(model: AVQAModel, data: QuestionData, split: str, size: int, swapped: str | None) -> dict:
     rows, correct = [], []
+    videos = np.unique(data.questions_in(split)["video_row"])
     for batch in data.batches(split, size):
         if swapped:
-            features = batch.features | {swapped: batch.features[swapped].roll(1, 0)}
-            batch = replace(batch, features=features)
+            own = np.unique(data.questions.loc[batch.row, "video_row"])  # as the batch has them
+            others = videos[np.searchsorted(videos, own) - 1]  # the one before; of the first, the last
+            batch = replace(batch, features=batch.features | {swapped: data.features[swapped][others]})
         answers = model.scores(model(batch)).argmax(-1)
         rows.append(batch.row)
         correct.append((answers == batch.answer).cpu().numpy())

@@ -251,9 +251,9 @@ def _write_annotations(layout: Layout, questions: pd.DataFrame, features: Featur
         ]
         for path in layout.annotations:
             write_if_changed(out / path.format(split=split), _json(records))
-    if layout.answers:
-        known = questions[questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
-        answers = {answer: n for n, answer in enumerate(known["answer"])}
+    if layout.answers:  # with the numbers that they have here, whether or not videos failed
+        every = features.questions[lambda table: table["answer_id"] >= 0].sort_values("answer_id")
+        answers = dict(zip(every["answer"], every["answer_id"].tolist(), strict=True))
         table = {"ans2ix": answers, "max_que_len": int(features.index.text_lengths.max())}
         write_if_changed(out / layout.answers, _json(table))
 

@@ -55,6 +55,8 @@ def build_manifest(config: dict) -> None:
     questions = questions[~absent].reset_index(drop=True)
     answers = read_answers(config["answers"]) if "answers" in config else None
     questions["answer_id"] = index_answers(questions, answers)
+    if answers:
+        check_answers(questions, config["answers"])
 
     shards = update_shards(collection_dir(config), found, config["shard_size"])
     wanted = {video.video_id for video in found}
@@ -64,7 +66,7 @@ def build_manifest(config: dict) -> None:
     with atomic(out / "absent.tsv") as partial:
         ledger.to_csv(partial, sep="\t", index=False)
     with atomic(out / "manifest.json") as partial:
-        partial.write_text(json.dumps(describe(questions, own), indent=1) + "\n")
+        partial.write_text(json.dumps(describe(questions, own, answers), indent=1) + "\n")
     _summarize(questions, len(found), len(own), len(missing))
 
 
@@ -89,9 +91,10 @@ def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
     return counted.rename("questions").reset_index()
 
 
-def describe(questions: pd.DataFrame, shards: dict[str, list[Video]]) -> dict:
+def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], answers: list[str] | None) -> dict:
     """What manifest.json says. Digests of the questions tell the workflow what a change concerns: those of train and
-    val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
+    val and the numbers of the answers training, those of test evaluation, the texts their encoder. `answers` is a
+    release's list, some of which no question may have."""
     asked = questions.drop(columns=["question_id", "file"])
     trained = set(asked.loc[asked["split"] != "test", "video_id"])
     texts = set(questions["question"]).union(*questions["choices"].dropna(), questions["prompt"].dropna())
@@ -100,9 +103,10 @@ def describe(questions: pd.DataFrame, shards: dict[str, list[Video]]) -> dict:
         "video_ids": _sha256("\n".join(sorted(set(questions["video_id"])))),
         "shards": {name: digest(videos) for name, videos in shards.items()},
         "training_shards": [name for name, videos in shards.items() if any(v.video_id in trained for v in videos)],
-        "training": _sha256(asked[asked["split"] != "test"].to_csv(index=False)),
+        "training": _sha256("\n".join(answers or []) + asked[asked["split"] != "test"].to_csv(index=False)),
         "test": _sha256(asked[asked["split"] == "test"].to_csv(index=False)),
         "texts": _sha256("\n".join(sorted(texts))),
+        **({"answers": answers} if answers else {}),
     }
 
 
@@ -208,6 +212,16 @@ def index_answers(questions: pd.DataFrame, answers: list[str] | None = None) -> 
     training = questions[questions["split"] == "train"]
     known = answers or (questions if training.empty else training)["answer"].unique()
     return questions["answer"].map({answer: n for n, answer in enumerate(known)}).fillna(-1).astype("int64")
+
+
+def check_answers(questions: pd.DataFrame, path: str) -> None:
+    """Raises AVQAError if a release's list lacks an answer of a training question, which no model can then learn."""
+    lacking = questions.loc[(questions["answer_id"] < 0) & (questions["split"] == "train"), "answer"].unique()
+    if len(lacking):
+        raise AVQAError(
+            f"{path}: lacks {len(lacking)} answers of training questions, as {lacking[0]!r}; add them, or remove "
+            "answers: from the configuration"
+        )
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:

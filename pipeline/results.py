@@ -101,7 +101,8 @@ def short_name(column: str) -> str:
     if scenario not in SCENARIOS:
         return column
     word, _, rest = kind.partition(" ")
-    return f"{_SHORT[scenario]}/{_SHORT[word]}{' ' + rest if rest else ''}" if kind else f"{_SHORT[scenario]}-QA"
+    kind = f"{_SHORT.get(word, word)} {rest}".strip()
+    return f"{_SHORT[scenario]}/{kind}" if kind else f"{_SHORT[scenario]}-QA"
 
 
 def format_survey(method: str | None) -> str:

@@ -49,8 +49,8 @@ class Stopwatch:
         self.timing, self.lock = Timing(), Lock()
 
     def started(self) -> None:
-        """The work begins."""
-        self.add(START, time.monotonic() - self.began)
+        """The work begins, or continues after another start: what is in no part yet is `start`."""
+        self.add(START, time.monotonic() - self.began - sum(self.timing.parts.values()))
 
     def add(self, part: str, seconds: float) -> None:
         with self.lock:

@@ -38,25 +38,29 @@ from pipeline.timing import WAITING, Stopwatch
 log = logging.getLogger(__name__)
 
 NAMED_VIDEOS = 5  # at most so many videos of a batch are named in an error
+# Of the table of questions, what texts of a model are made from besides the question.
+COLUMNS_OF_TEXTS = {"prompt": ["prompt"], "keywords": ["keywords"], "type": ["scenario", "type"]}
 
 
 def train(config: dict, model_name: str, seed: int, out: str | Path, timing: str | Path | None = None) -> None:
     """Write checkpoint.safetensors (best epoch), history.csv, config.yaml and TensorBoard logs to `out`.
 
     An interrupted run resumes after its last whole epoch and ends in the same result: each epoch has random numbers
-    of its own. The file `timing` then says how long training waited for data (`pipeline.timing`). Raises AVQAError if
-    the configuration has no such model, the data no training questions, or the loss
-    becomes infinite or not a number.
+    of its own. The file `timing` then says how long training waited for data (`pipeline.timing`), pretraining included.
+    Raises AVQAError if the configuration has no such model, the data no training questions, or the loss becomes
+    infinite or not a number.
     """
-    out = Path(out)
+    out, watch, count = Path(out), Stopwatch(), 0
     config = of_one_model(config, model_name)
     stage, initial = config["train"]["pretrain"], None
     if stage is not None:
         entry = pretraining_entry(config["models"][model_name], stage)
         schedule = config["train"] | {k: v for k, v in stage.items() if k != "settings"} | {"pretrain": None}
         initial = out / "pretrain" / "checkpoint.safetensors"
-        run(config | {"models": {model_name: entry}, "train": schedule}, model_name, seed, initial.parent)
-    run(config, model_name, seed, out, initial, timing)
+        before = config | {"models": {model_name: entry}, "train": schedule}
+        count += run(before, model_name, seed, initial.parent, None, watch)
+    count += run(config, model_name, seed, out, initial, watch)
+    watch.write(timing, count)
 
 
 def of_one_model(config: dict, name: str) -> dict:
@@ -68,26 +72,28 @@ def of_one_model(config: dict, name: str) -> dict:
     return config | {"models": {name: entry}, "train": common | training(config, name)}
 
 
-def run(
-    config: dict,
-    model_name: str,
-    seed: int,
-    out: Path,
-    initial: Path | None = None,
-    timing: str | Path | None = None,
-) -> None:
-    """One training from fresh weights, or from those of the checkpoint `initial`."""
+def run(config: dict, model_name: str, seed: int, out: Path, initial: Path | None, watch: Stopwatch) -> int:
+    """One training from fresh weights, or from those of the checkpoint `initial`; returns the number of questions that
+    it trained on, those of each epoch."""
     out.mkdir(parents=True, exist_ok=True)
     with exclusive(out / ".lock"), fast.switched(config["train"]["fast"]):
-        trainer = Trainer(config, model_name, seed, out, initial)
+        trainer = Trainer(config, model_name, seed, out, initial, watch)
         trainer.run()
-        trainer.watch.write(timing, trainer.count)
+        return trainer.count
 
 
 class Trainer:
     """One run: a model, its optimizer, and the history so far."""
 
-    def __init__(self, config: dict, model_name: str, seed: int, out: Path, initial: Path | None = None):
+    def __init__(
+        self,
+        config: dict,
+        model_name: str,
+        seed: int,
+        out: Path,
+        initial: Path | None = None,
+        watch: Stopwatch | None = None,
+    ):
         self.config, self.name, self.seed, self.out = config, model_name, seed, out
         self.schedule = schedule = config["train"]
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms refuse to run without it
@@ -107,7 +113,7 @@ class Trainer:
         self.kept: dict[str, torch.Tensor] | None = None  # the kept epoch's weights
         self.resume_file, self.key = out / "resume.pt", resume_key(config, model_name, seed, self.data)
         self.waited = 0.0  # seconds of this epoch's training in which no batch was ready
-        self.watch, self.count = Stopwatch(), 0  # questions that this process has trained on
+        self.watch, self.count = watch or Stopwatch(), 0  # questions that this process has trained on
 
     def run(self) -> None:
         """All epochs that are left, then the results; nothing if another process has made them."""
@@ -342,6 +348,8 @@ def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> 
     parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers, data.vocabulary]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
     questions = data.questions[data.questions["split"].isin(["train", "val"])]
-    read = ["split", "question", "video_id", "answer_id", "failed", *(["prompt"] if "prompt" in data.texts else [])]
+    read = ["split", "question", "video_id", "answer_id", "failed"]
+    read += [column for name in (*data.texts, *data.tokens) for column in COLUMNS_OF_TEXTS.get(name, ())]
+    read += ["choices"] if data.choices is not None else []
     digest.update(questions[read].to_csv(index=False).encode())
     return digest.hexdigest()

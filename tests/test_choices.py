@@ -3,11 +3,13 @@
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_learning import config, folder  # noqa: F401
 
 from pipeline.config import check_config
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
+from pipeline.explain import explain
 from pipeline.models.base import Batch, example_batch
 from pipeline.models.choices import MultipleChoice
 from pipeline.models.pooled.config import PooledSettings
@@ -60,22 +62,51 @@ def test_it_learns_which_option_is_right():
     assert (chooser.eval()(given).argmax(-1) == given.answer).all()
 
 
-def test_training_and_scores_of_a_data_set_with_options(config, folder):  # noqa: F811
+TEXTS = ["Is it playing?", "Is it loud?"]
+
+
+@pytest.fixture
+def with_options(config, folder):  # noqa: F811
     """The right option follows from the video; the options' order says nothing."""
     table = pd.read_parquet(folder / "questions.parquet")
-    texts = ["Is it playing?", "Is it loud?"]
-    options = [texts[::-1] if n % 3 else texts for n in range(len(table))]
-    right = [texts[label] for label in table["answer_id"]]
+    options = [TEXTS[::-1] if n % 3 else TEXTS for n in range(len(table))]
+    right = [TEXTS[label] for label in table["answer_id"]]
     table.assign(choices=options, answer=right).to_parquet(folder / "questions.parquet", index=False)
     config["models"] = {"pooled": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "clip_vit_b32/cls"}}
     config["train"] |= {"epochs": 20, "learning_rate": 0.01}
-    config = check_config(config)
-    train(config, "pooled", 0, folder / "x")
+    return check_config(config)
+
+
+def test_training_and_scores_of_a_data_set_with_options(with_options, folder):  # noqa: F811
+    train(with_options, "pooled", 0, folder / "x")
     scores = evaluate(folder / "x")
     answered = pd.read_parquet(folder / "x" / "predictions.parquet")
-    assert set(answered["prediction"]) <= set(texts)
+    assert set(answered["prediction"]) <= set(TEXTS)
     assert (answered["correct"] == (answered["prediction"] == answered["answer"])).all()
     assert scores["overall"]["accuracy"] > 0.8 and set(scores["type"]) == {"Visual/Counting", "Visual/Location"}
+
+
+def test_other_options_train_again_although_the_right_one_has_the_same_number(with_options, folder):  # noqa: F811
+    train(with_options, "pooled", 0, folder / "x")
+    before = load_file(folder / "x" / "checkpoint.safetensors")
+    table = pd.read_parquet(folder / "questions.parquet")
+    numbers = [list(row.choices).index(row.answer) for row in table.itertuples()]
+    table["choices"] = [list(options)[::-1] for options in table["choices"]]
+    table["answer"] = [options[n] for options, n in zip(table["choices"], numbers, strict=True)]
+    table.to_parquet(folder / "questions.parquet", index=False)
+    train(with_options, "pooled", 0, folder / "x")
+    after = load_file(folder / "x" / "checkpoint.safetensors")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_answers_among_options_depend_on(with_options, folder):  # noqa: F811
+    train(with_options, "pooled", 0, folder / "x")
+    found = explain(folder / "x")
+    trained, *swapped = (found["contributions"][name] for name in ("as trained", "audio", "visual"))
+    assert trained == {name: part for name, part in evaluate(folder / "x").items() if name in trained}
+    audio, visual = (scores["overall"]["accuracy"] for scores in swapped)
+    assert visual < audio == trained["overall"]["accuracy"]
+    assert set(found["not_offered"]) == {"by_second", "word_attention", "preference_features"}
 
 
 def test_questions_with_and_without_options_are_refused(config, folder):  # noqa: F811

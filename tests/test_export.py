@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.data.containers import CONTAINERS
 from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError
 from pipeline.export import export, export_ids
+from pipeline.manifest import index_answers
 from pipeline.verify import verify
 
 L14 = "clip_vit_l14_336"
@@ -131,6 +133,21 @@ def test_a_released_loader_reads_an_export(tmp_path, layout, dtype):
             read += 1
     assert read >= 4 * videos
     assert not list(out.rglob("*.partial"))
+
+
+def test_answers_keep_their_numbers_although_the_videos_of_one_failed(tmp_path):
+    """A model's outputs are in the order of the numbers, here as in the release's code."""
+    failed = {("status", "v000"): 1}
+    dataset = make_results(tmp_path, 6, 4, {"vggish": ("embedding",)}, change=failed)
+    table = pd.read_parquet(dataset / "questions.parquet")
+    table.loc[table["video_id"] == "v000", "answer"] = ["rare", "rarer"]
+    table.assign(answer_id=index_answers(table)).to_parquet(dataset / "questions.parquet")
+    layout = replace(LAYOUTS["qa-tiger"], folders=(LAYOUTS["qa-tiger"].folders[0],))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LAYOUTS, "qa-tiger", layout)
+        export(dataset, "qa-tiger", tmp_path / "out", force=True)
+    found = json.loads((tmp_path / "out" / "annots/music_avqa/answer2idx.json").read_text())["ans2ix"]
+    assert found == {"rare": 0, "rarer": 1, "no": 2, "two": 3, "yes": 4}
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,16 @@
 
 import json
 import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
+from models.building import TokenSettings
 from safetensors.torch import load_file, save_file
 from test_learning import FEATURES, config, folder, history, interrupted_after  # noqa: F401
 
@@ -16,8 +20,11 @@ from pipeline.config import check_config
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
+from pipeline.manifest import index_answers
 from pipeline.models import MODELS
+from pipeline.reporting.stages import stage_table
 from pipeline.storage.features import FeatureIndex
+from pipeline.timing import Stopwatch
 from pipeline.train import Trainer, train
 
 NO_MEMORY = type("", (), {"available": 8})
@@ -52,6 +59,45 @@ def test_tokens_reach_the_model_and_the_vocabulary_stays_with_the_run(tokens, fo
     evaluate(folder / "x")
     again = pd.read_parquet(folder / "x" / "predictions.parquet")
     np.testing.assert_array_equal(again["confidence"], predictions["confidence"])
+
+
+def test_another_data_sets_questions_have_the_length_of_the_models_training(tokens, folder, monkeypatch):  # noqa: F811
+    """Questions of three words, with a paper's two: training makes it three, also for a data set without training."""
+    monkeypatch.setattr(TokenSettings, "texts", {"tokens": (2,), "type": (2,)})
+    train(tokens, "tokens", 0, folder / "x")
+    evaluate(folder / "x")
+    other = folder.parent / "other"
+    shutil.copytree(folder, other)
+    table = pd.read_parquet(folder / "questions.parquet")
+    table[table["split"] == "test"].to_parquet(other / "questions.parquet", index=False)
+    evaluate(folder / "x", questions_of=other, out=other)
+    own, others = (pd.read_parquet(path / "predictions.parquet") for path in (folder / "x", other))
+    np.testing.assert_array_equal(own["confidence"], others["confidence"])
+
+
+@pytest.mark.parametrize(("column", "again"), [("type", True), ("keywords", False)])
+def test_annotations_that_a_model_reads_train_it_again(tokens, folder, caplog, column, again):  # noqa: F811
+    """The model of the tests reads each question's type, and no keywords."""
+    caplog.set_level("INFO")
+    train(tokens, "tokens", 0, folder / "x")
+    table = pd.read_parquet(folder / "questions.parquet").assign(keywords="violin")
+    table.loc[23, column] = "Location"  # of a training question: a word that others have, so the vocabulary is the same
+    table.to_parquet(folder / "questions.parquet", index=False)
+    train(tokens, "tokens", 0, folder / "x")
+    assert ("the checkpoint is there" in caplog.text) is not again
+
+
+def test_a_list_of_answers_may_have_some_that_no_question_has(config, folder):  # noqa: F811
+    """As where videos of a rare answer are missing: the numbers of answers, and the model's outputs, are the list's."""
+    listed = ["maybe", "no", "never", "yes", "always"]
+    table = pd.read_parquet(folder / "questions.parquet")
+    table["answer_id"] = index_answers(table, listed)
+    table.to_parquet(folder / "questions.parquet", index=False)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"answers": listed}))
+    train(config, "pooled", 0, folder / "x")
+    assert evaluate(folder / "x")["overall"]["accuracy"] == 1
+    assert len(load_file(folder / "x" / "checkpoint.safetensors")["answers.bias"]) == 5
 
 
 def read_rows(monkeypatch):
@@ -148,6 +194,32 @@ def test_pretraining(tokens, folder):  # noqa: F811
     start = load_file(folder / "x" / "checkpoint.safetensors")
     assert all(torch.allclose(start[name], first[name], atol=1e-6) for name in first)
     assert not torch.equal(second["answers.weight"], first["answers.weight"])
+
+
+def test_run_time_counts_the_pretraining_as_training(tokens, folder):  # noqa: F811
+    tokens["models"]["tokens"]["train"] = {"pretrain": PRETRAIN, "epochs": 2}
+    train(tokens, "tokens", 0, folder / "models" / "tokens" / "seed-0", folder / "times.json")
+    times = json.loads((folder / "times.json").read_text())
+    assert times["items"] == (4 + 2) * 23  # training questions, without that of the failed video
+    assert sum(times["parts"].values()) <= times["wall"]
+    benchmarks = folder / "benchmarks" / "tokens"
+    benchmarks.mkdir(parents=True)
+    (benchmarks / "seed-0.train.tsv").write_text("s\tcpu_time\tmax_rss\n8\t8\t1\n")
+    table = stage_table(tokens, FeatureIndex(folder / "features.h5"), pd.read_parquet(folder / "questions.parquet"))
+    assert table["items"].tolist() == [f"{(4 + 2) * 24} questions"]
+
+
+def test_the_start_of_a_job_is_what_is_in_no_other_part(monkeypatch):
+    """The job's process began 2 s ago; it works for 5 s, then starts again for 1 s."""
+    now = SimpleNamespace(monotonic=lambda: 100.0, time=lambda: psutil.Process().create_time() + 2.0)
+    monkeypatch.setattr("pipeline.timing.time", now)
+    watch = Stopwatch()
+    watch.started()
+    assert watch.timing.parts == {"start": pytest.approx(2)}
+    watch.add("training", 5.0)
+    now.monotonic = lambda: 106.0
+    watch.started()
+    assert watch.timing.parts == {"start": pytest.approx(3), "training": 5.0}
 
 
 @pytest.mark.parametrize("interrupted_in", ["pretrain", "."])

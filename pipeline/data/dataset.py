@@ -1,5 +1,6 @@
 """Features and questions as a model reads them."""
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -69,8 +70,7 @@ class QuestionData:
         self.questions = self._read_questions(folder / "questions.parquet")
         self.vocabulary: list[str] | None = None
         self._number_words({name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
-        known = self.questions[self.questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
-        self.answers = known["answer"].tolist()
+        self.answers = self._read_answers(folder / "manifest.json")
         self.choices = self._read_choices()
         if standardize:
             self._standardize()
@@ -166,6 +166,13 @@ class QuestionData:
             table[column] = table[column].astype(np.int64)
         table["failed"] = self.index.status[table["video_row"]] != DECODED
         return table
+
+    def _read_answers(self, path: Path) -> list[str]:
+        """The answers in the order of their numbers: those of the release's list that the manifest holds, which may be
+        more than the questions have, or else those of the questions."""
+        manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = self.questions[self.questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
+        return manifest.get("answers") or known["answer"].tolist()
 
     def _read_choices(self) -> np.ndarray | None:
         """For multiple choice: which texts are each question's options (N, K, -1 where it has fewer). Answers are then

@@ -12,6 +12,7 @@ from pipeline.reporting.scores import label
 from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
 from pipeline.storage.shard_list import Video
 
+OTHERS = ""  # stands for all other answers: no answer is empty, and one may be "other"
 CONFUSED = 16  # the most frequent answers have a row and a column of their own
 EXAMPLES = 2  # videos with the surest wrong answers, and as many with the surest right ones
 SHEET_WIDTH = 112  # pixels per second
@@ -33,8 +34,8 @@ def confusion(predictions: pd.DataFrame) -> tuple[list[str], list[list[tuple[int
     """The most frequent answers, and for each of them how often the model gave which: count and share of the row.
     The last column has all other answers."""
     names = predictions["answer"].value_counts(sort=True).index[:CONFUSED].tolist()
-    other = predictions["prediction"].where(predictions["prediction"].isin(names), "other")
-    table = pd.crosstab(predictions["answer"], other).reindex(index=names, columns=[*names, "other"], fill_value=0)
+    given = predictions["prediction"].where(predictions["prediction"].isin(names), OTHERS)
+    table = pd.crosstab(predictions["answer"], given).reindex(index=names, columns=[*names, OTHERS], fill_value=0)
     shares = table.div(table.sum(axis=1).clip(lower=1), axis=0)
     pairs = zip(table.to_numpy().tolist(), shares.to_numpy().tolist(), strict=True)
     return names, [list(zip(*row, strict=True)) for row in pairs]

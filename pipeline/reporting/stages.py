@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.config import collection_dir, dataset_dir
-from pipeline.storage.features import FeatureIndex
+from pipeline.config import collection_dir, dataset_dir, training
+from pipeline.storage.features import FeatureIndex, is_text
 from pipeline.timing import NOT_WORK, read_timings
 
 
@@ -30,7 +30,7 @@ def stage_table(config: dict, index: FeatureIndex, questions: pd.DataFrame) -> p
         for stage, split in (("train", "train"), ("evaluate", "test")):
             jobs = {}
             for seed in config["train"]["seeds"]:
-                epochs = _epochs(dataset_dir(config) / "models" / model / f"seed-{seed}") if stage == "train" else 1
+                epochs = _epochs(config, model, seed) if stage == "train" else 1
                 jobs[f"seed-{seed}.{stage}"] = int(splits.get(split, 0)) * epochs
             lines.append(_line(f"{stage}: {model}", of_dataset / model, jobs, "questions"))
     return pd.DataFrame([line for line in lines if line is not None])
@@ -66,14 +66,16 @@ def _part_lines(stage: str, paths: list[Path]) -> list[dict]:
 
 def seconds_by_shard(index: FeatureIndex) -> dict[str, int]:
     """Seconds of video of the data set that each shard holds, by the shard's name."""
-    names = next(([path.stem for path in paths] for name, paths in index.files.items() if name != "text"), [])
+    names = next(([path.stem for path in paths] for name, paths in index.files.items() if not is_text(name)), [])
     sums = np.bincount(index.shard, weights=index.num_segments, minlength=len(names)).astype(int)
     return dict(zip(names, sums.tolist(), strict=True))
 
 
-def _epochs(folder: Path) -> int:
-    history = folder / "history.csv"
-    return len(pd.read_csv(history)) if history.exists() else 0
+def _epochs(config: dict, model: str, seed: int) -> int:
+    """Of a training with its pretraining."""
+    folder = dataset_dir(config) / "models" / model / f"seed-{seed}"
+    folders = [folder, folder / "pretrain"] if training(config, model)["pretrain"] else [folder]
+    return sum(len(pd.read_csv(each / "history.csv")) for each in folders if (each / "history.csv").exists())
 
 
 def _line(stage: str, folder: Path, jobs: dict[str, int], unit: str) -> dict | None:

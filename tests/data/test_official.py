@@ -177,3 +177,12 @@ def test_a_published_list_of_answers_gives_the_numbers(tmp_path):
         build_manifest(check_config(own, sections=("dataset",)))
         table = pd.read_parquet(tmp_path / "results" / "mine" / "questions.parquet")
         assert table["answer_id"].tolist() == numbers
+    described = json.loads((tmp_path / "results" / "mine" / "manifest.json").read_text())
+    assert described["answers"] == ["no", "yes", "two"]
+    (tmp_path / "answers.json").write_text(json.dumps(["no", "yes", "three"]))  # training has neither two nor three
+    build_manifest(check_config(own, sections=("dataset",)))
+    again = json.loads((tmp_path / "results" / "mine" / "manifest.json").read_text())
+    assert again["training"] != described["training"] and again["test"] == described["test"]
+    (tmp_path / "answers.json").write_text(json.dumps(["yes", "two"]))
+    with pytest.raises(AVQAError, match=r"answers\.json: lacks 1 answers of training questions, as 'no'"):
+        build_manifest(check_config(own, sections=("dataset",)))

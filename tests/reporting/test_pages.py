@@ -240,6 +240,13 @@ def test_confusion_counts_answers():
     assert rows[0][1] == (40, 1.0) and rows[0][0] == (0, 0.0) and rows[2][2] == (38, 1.0)
 
 
+def test_an_answer_may_be_called_other():
+    answers = ["other"] * 3 + ["a"] * 2
+    names, rows = confusion(pd.DataFrame({"answer": answers, "prediction": ["other", "b", "a", "other", "b"]}))
+    assert names == ["other", "a"]
+    assert [[count for count, _ in row] for row in rows] == [[1, 1, 1], [1, 0, 1]]
+
+
 def test_an_explanation_agrees_with_the_scores(folder):
     for name in ("av_master", "pooled"):
         run = folder / "models" / name / "seed-0"

@@ -62,6 +62,19 @@ def test_accuracy_by_question_type_and_by_relation():
     assert "Which, all scenarios" not in score_table({"pooled": [scores, earlier]}).index
 
 
+def test_no_type_is_left_out_although_names_have_slashes():
+    kinds = [("Audio", "Who/What"), ("Audio", "When"), ("Audio/Visual", "When"), ("Audio/Visual", "Who/What")]
+    table = predictions(kinds)
+    scores = score_all(table)
+    shown, text = score_table({"pooled": [scores]})["pooled"], format_scores(scores | {"encoders": {}})
+    layout = paper_layout({"pooled": [scores]}).loc["pooled"]
+    for kind, rows in table.groupby(["scenario", "type"]):
+        assert shown["/".join(kind)] == f"{percent(rows):.2f}" and layout["/".join(kind)] == percent(rows)
+        assert f"{'/'.join(kind)} " in text
+    for kind, rows in table.groupby("type"):
+        assert shown[f"{kind}, all scenarios"] == f"{percent(rows):.2f}"
+
+
 def test_scores_without_failed_videos_are_there_for_those_who_lack_others():
     table = predictions(list(TYPES))
     scores = score_all(table)
