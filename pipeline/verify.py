@@ -184,6 +184,11 @@ def _index_rows(result: Verification, index: FeatureIndex) -> None:
             names = [report.names[row] if row < len(report.names) else "" for row in rows] if report else []
             if report and report.names and names != list(index.video_id[at]):
                 result.add("index", index.path, f"its rows for {path.name} of {encoder} are of other videos")
+            made_from = index.made_as[path].get("source")
+            if not report or any(f.check == "shard" and f.file == str(report.path) for f in result.findings):
+                continue  # its shard list already says so
+            if made_from is not None and report.provenance.get("source", made_from) != made_from:
+                result.add("index", index.path, f"was made before {path.name} of {encoder} was made from other files")
 
 
 def _verify_collection(result: Verification, collection: Path, wanted: dict[str, list[Path]] | None) -> None:
