@@ -344,4 +344,8 @@ def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> 
     questions = data.questions[data.questions["split"].isin(["train", "val"])]
     read = ["split", "question", "video_id", "answer_id", "failed", *(["prompt"] if "prompt" in data.texts else [])]
     digest.update(questions[read].to_csv(index=False).encode())
+    for name in sorted(data.tokens.keys() - {"tokens"}):  # of type and keywords; the question is there already
+        digest.update(data.tokens[name][questions.index].tobytes())
+    if data.choices is not None:
+        digest.update(json.dumps([list(options) for options in questions["choices"]]).encode())
     return digest.hexdigest()

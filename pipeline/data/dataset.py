@@ -181,7 +181,7 @@ class QuestionData:
             list(options).index(answer)
             for options, answer in zip(self.questions["choices"], self.questions["answer"], strict=True)
         ]
-        self.answers = [f"option {n + 1}" for n in range(most)]
+        self.answers = option_names(most)
         self.options = Features(self.index, f"{self.text}/sentence", self.device)
         return np.array([options + [-1] * (most - len(options)) for options in choices])
 
@@ -198,6 +198,11 @@ class QuestionData:
         for name, features in self.texts.items():
             if features.shape:  # but for the number of tokens
                 features.standardize(text_rows(training, name).unique())
+
+
+def option_names(count: int) -> list[str]:
+    """What stands for the answers where each question has its own."""
+    return [f"option {n + 1}" for n in range(count)]
 
 
 def text_rows(questions: pd.DataFrame, name: str) -> pd.Series:
