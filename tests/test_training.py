@@ -241,12 +241,10 @@ def test_a_model_reads_the_text_encoder_that_its_entry_names(config, folder):  #
 
 def test_other_types_of_training_questions_are_another_run(tokens, folder):  # noqa: F811
     """For a model that reads them. No word is new, and all questions and answers stay as they are."""
-    tokens["train"]["epochs"] = 2
-    train(tokens, "tokens", 0, folder / "x")
-    before = (folder / "x" / "history.csv").read_bytes()
-    table = pd.read_parquet(folder / "questions.parquet")
-    table.loc[2:, "type"] = table.loc[2:, "type"].map({"Counting": "Location", "Location": "Counting"})
-    table.to_parquet(folder / "questions.parquet", index=False)
-    for name in ("x", "y"):
-        train(tokens, "tokens", 0, folder / name)
-    assert (folder / "x" / "history.csv").read_bytes() == (folder / "y" / "history.csv").read_bytes() != before
+    table, keys = pd.read_parquet(folder / "questions.parquet"), []
+    for _ in range(2):
+        train(tokens, "tokens", 0, folder / "x")
+        keys.append(yaml.safe_load((folder / "x" / "config.yaml").read_text())["key"])
+        table.loc[2:23, "type"] = table.loc[2:23, "type"].map({"Counting": "Location", "Location": "Counting"})
+        table.to_parquet(folder / "questions.parquet", index=False)
+    assert keys[0] != keys[1]

@@ -56,11 +56,8 @@ class FeatureIndex:
 
     def _add(self, group: h5py.Group) -> None:
         name = group.name.lstrip("/")
-        attributes = {
-            k: v.item() if isinstance(v, np.generic) else v
-            for k, v in group.attrs.items()
-            if k not in ("files", "sources")
-        }
+        own = {k: v for k, v in group.attrs.items() if k not in ("files", "sources")}
+        attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in own.items()}
         self.provenance[name] = attributes
         self.files[name] = [self.path.parent / str(file) for file in group.attrs["files"]]
         made_as = {key: attributes[key] for key in PROVENANCE if key in attributes}

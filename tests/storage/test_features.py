@@ -238,7 +238,7 @@ def test_texts_that_were_encoded_again_in_another_order_are_not_read_for_the_old
     index = FeatureIndex(dataset / "features.h5")
     (dataset / "text" / "clip_vit_b32.h5").unlink()
     write_text(dataset, list(index.texts[::-1]))
-    with pytest.raises(AVQAError, match="clip_vit_b32.h5: was made again since .*: texts differ; run the workflow"):
+    with pytest.raises(AVQAError, match=r"clip_vit_b32.h5: was made again since .*: texts differ; run the workflow"):
         index.read("text/sentence", [0])
     (dataset / "text" / "clip_vit_b32.h5").unlink()
     write_text(dataset, list(index.texts))
