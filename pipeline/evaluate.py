@@ -218,9 +218,18 @@ def score(table: pd.DataFrame) -> dict:
     }
 
 
+def types_of(scores: dict, scenario: str) -> list[str]:
+    """The names of a scenario's types, scenario/type. Both may have a / themselves (Yes/No)."""
+
+    def scenario_of(name: str) -> str:
+        return max((s for s in scores["scenario"] if name.startswith(f"{s}/")), key=len)
+
+    return [name for name in scores["type"] if scenario_of(name) == scenario]
+
+
 def in_all_scenarios(scores: dict) -> dict[str, dict]:
     """Accuracy and count by type, of the types that several scenarios have (AVQA's relations have all eight)."""
-    types = [name.rsplit("/", 1)[1] for name in scores["type"]]
+    types = [name.removeprefix(f"{s}/") for s in scores["scenario"] for name in types_of(scores, s)]
     return {name: entry for name, entry in scores.get("question_type", {}).items() if types.count(name) > 1}
 
 
@@ -228,7 +237,7 @@ def format_scores(scores: dict) -> str:
     """Scores as a table in the papers' order: each scenario's types, its average, types in all scenarios, the whole."""
     lines = [f"{'':36}{'accuracy':>9}{'questions':>11}"]
     for scenario, average in scores["scenario"].items():
-        parts = {k: v for k, v in scores["type"].items() if k.rsplit("/", 1)[0] == scenario}
+        parts = {name: scores["type"][name] for name in types_of(scores, scenario)}
         for name, entry in [*parts.items(), (f"{scenario} average", average)]:
             lines.append(f"{name:36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
     for name, entry in in_all_scenarios(scores).items():

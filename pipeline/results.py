@@ -101,7 +101,9 @@ def short_name(column: str) -> str:
     if scenario not in SCENARIOS:
         return column
     word, _, rest = kind.partition(" ")
-    return f"{_SHORT[scenario]}/{_SHORT[word]}{' ' + rest if rest else ''}" if kind else f"{_SHORT[scenario]}-QA"
+    return (
+        f"{_SHORT[scenario]}/{_SHORT.get(word, word)}{' ' + rest if rest else ''}" if kind else f"{_SHORT[scenario]}-QA"
+    )
 
 
 def format_survey(method: str | None) -> str:

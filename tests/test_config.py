@@ -164,9 +164,7 @@ def test_data_sets_that_contradict_each_other_are_refused(own, named):
 
 def test_encoders_that_the_first_data_set_lacks_are_compared_too():
     own = [{"encoders": {"resnet18": {"weights": "random", "seed": seed}}} for seed in (0, 1)]
-    with pytest.raises(
-        AVQAError, match=r"three.encoders.resnet18: differs from that of two, whose collection is c too"
-    ):
+    with pytest.raises(AVQAError, match=r"three.encoders.resnet18: differs from that of two, whose"):
         check_configs(SEVERAL | {"datasets": {"one": {}, "two": own[0], "three": own[1]}})
     check_configs(SEVERAL | {"datasets": {"one": {}, "two": own[0], "three": own[0]}})
     elsewhere = own[1] | {"videos": {"collection": "d"}}

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.cards import read_card
 from pipeline.config import scores_dir
 from pipeline.errors import AVQAError
-from pipeline.evaluate import in_all_scenarios
+from pipeline.evaluate import in_all_scenarios, types_of
 from pipeline.reporting.page import legend, new_figure, svg
 from pipeline.results import KEYS, SCENARIOS, own_results, published, short_name, wide
 
@@ -34,7 +34,7 @@ def score_table(scores: dict[str, list[dict]]) -> pd.DataFrame:
     """Test accuracy in %, mean ± standard deviation over the seeds, of each type and scenario, of types that several
     scenarios have, and overall; one column per model."""
     first = next(iter(scores.values()))[0]
-    rows = [("scenario", s, kind) for s in first["scenario"] for kind in (*_types_of(first, s), s)]
+    rows = [("scenario", s, kind) for s in first["scenario"] for kind in (*types_of(first, s), s)]
     lines = {}
     for _, scenario, name in rows:
         part = "scenario" if name == scenario else "type"
@@ -55,7 +55,7 @@ def paper_layout(scores: dict[str, list[dict]]) -> pd.DataFrame:
     """One row per model, one column per question type and average, as the benchmarks' papers have it; where the split
     has parts, a column for each part as in Table III of MUSIC-AVQA-R. Mean accuracy in % over the seeds."""
     first = next(iter(scores.values()))[0]
-    columns = [("type", name) for s in first["scenario"] for name in _types_of(first, s)]
+    columns = [("type", name) for s in first["scenario"] for name in types_of(first, s)]
     columns += [("scenario", scenario) for scenario in first["scenario"]]
     rows: dict[str, dict[str, float]] = {model: {} for model in scores}
     for model, runs in scores.items():
@@ -93,10 +93,6 @@ def _accuracy(score: dict, kind: str, name: str | None = None) -> float:
     """Accuracy in %, or not a number where a part has no such question."""
     entry = score[kind].get(name, {"accuracy": np.nan}) if name else score[kind]
     return 100 * entry["accuracy"]
-
-
-def _types_of(score: dict, scenario: str) -> list[str]:
-    return [name for name in score["type"] if name.rsplit("/", 1)[0] == scenario]
 
 
 def _cells(scores: dict[str, list[dict]], pick) -> dict[str, str]:
