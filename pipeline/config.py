@@ -36,6 +36,14 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
     """
     if str(source).startswith("{"):
         return check_config(json.loads(str(source)), "--config", sections)
+    configs = load_configs(source, *sections)
+    if dataset is not None and dataset not in configs:
+        raise AVQAError(f"{source}: has no data set {dataset}; it has {', '.join(configs)}")
+    return configs[dataset or next(iter(configs))]
+
+
+def load_configs(source: str | Path, *sections: str) -> dict[str, dict]:
+    """The configurations of all data sets of a file, by name. Raises AVQAError naming the file and the field."""
     try:
         config = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -46,10 +54,7 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
         raise AVQAError(f"{source}: is a folder; give the configuration file in it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AVQAError(f"{source}: not YAML: {error}") from error
-    configs = check_configs(config, source, sections)
-    if dataset is not None and dataset not in configs:
-        raise AVQAError(f"{source}: has no data set {dataset}; it has {', '.join(configs)}")
-    return configs[dataset or next(iter(configs))]
+    return check_configs(config, source, sections)
 
 
 def check_configs(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:

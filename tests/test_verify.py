@@ -259,6 +259,23 @@ def test_results_of_a_configuration(dataset, tmp_path):
         assert main(["verify", str(path)]) == 0
 
 
+def test_all_data_sets_of_a_configuration_are_checked(dataset, tmp_path, capsys):
+    second = dataset.parent / "second"
+    shutil.copytree(dataset, second)
+    path = tmp_path / "c.yaml"
+    common = f"results: {dataset.parent}\nvideos: {{collection: small_videos, folder: {tmp_path}}}\n"
+    path.write_text(f"{common}datasets: {{small: {{}}, second: {{}}, not_begun: {{}}}}\n")
+    assert main(["verify", str(path)]) == 0
+    assert main(["verify", str(dataset)]) == 0
+    both, one = (sum(r.kind == "features" for r in verify(p).files) for p in (path, dataset))
+    assert both == one, "what two data sets share is read once"
+    (second / "text" / "clip_vit_b32.h5").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert "second/text/clip_vit_b32.h5: " in printed and "of not_begun there are no results" in printed
+
+
 def test_segments_are_checked_too(tmp_path, capsys):
     path = tmp_path / "segments.h5"
     specs = {"audio/16000": DatasetSpec((2, 16000), "float32")}
