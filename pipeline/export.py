@@ -253,7 +253,7 @@ def _write_annotations(layout: Layout, questions: pd.DataFrame, features: Featur
             write_if_changed(out / path.format(split=split), _json(records))
     if layout.answers:
         known = questions[questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
-        answers = {answer: n for n, answer in enumerate(known["answer"])}
+        answers = dict(zip(known["answer"], known["answer_id"].tolist(), strict=True))
         table = {"ans2ix": answers, "max_que_len": int(features.index.text_lengths.max())}
         write_if_changed(out / layout.answers, _json(table))
 

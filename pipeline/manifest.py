@@ -54,6 +54,11 @@ def build_manifest(config: dict) -> None:
     ledger = count_questions(questions[absent], "missing")
     questions = questions[~absent].reset_index(drop=True)
     answers = read_answers(config["answers"]) if "answers" in config else None
+    if answers and len(lacking := set(questions.loc[questions["split"] == "train", "answer"]) - set(answers)):
+        raise AVQAError(
+            f"{config['answers']}: lacks {len(lacking)} answers of training, as {min(lacking)!r}; give the "
+            "list of the release that the annotations are from, or leave `answers` out"
+        )
     questions["answer_id"] = index_answers(questions, answers)
 
     shards = update_shards(collection_dir(config), found, config["shard_size"])
@@ -64,7 +69,7 @@ def build_manifest(config: dict) -> None:
     with atomic(out / "absent.tsv") as partial:
         ledger.to_csv(partial, sep="\t", index=False)
     with atomic(out / "manifest.json") as partial:
-        partial.write_text(json.dumps(describe(questions, own), indent=1) + "\n")
+        partial.write_text(json.dumps(describe(questions, own, answers), indent=1) + "\n")
     _summarize(questions, len(found), len(own), len(missing))
 
 
@@ -89,18 +94,21 @@ def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
     return counted.rename("questions").reset_index()
 
 
-def describe(questions: pd.DataFrame, shards: dict[str, list[Video]]) -> dict:
+def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], answers: list[str] | None = None) -> dict:
     """What manifest.json says. Digests of the questions tell the workflow what a change concerns: those of train and
-    val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
+    val and the answers with their numbers training, those of test evaluation, the texts their encoder."""
     asked = questions.drop(columns=["question_id", "file"])
     trained = set(asked.loc[asked["split"] != "test", "video_id"])
     texts = set(questions["question"]).union(*questions["choices"].dropna(), questions["prompt"].dropna())
+    training = asked[asked["split"] != "test"].to_csv(index=False)
+    listed = {"answers": answers} if answers else {}  # some of which no question may have
     return {
+        **listed,
         "videos": int(questions["video_id"].nunique()),
         "video_ids": _sha256("\n".join(sorted(set(questions["video_id"])))),
         "shards": {name: digest(videos) for name, videos in shards.items()},
         "training_shards": [name for name, videos in shards.items() if any(v.video_id in trained for v in videos)],
-        "training": _sha256(asked[asked["split"] != "test"].to_csv(index=False)),
+        "training": _sha256(training + (json.dumps(answers) if answers else "")),
         "test": _sha256(asked[asked["split"] == "test"].to_csv(index=False)),
         "texts": _sha256("\n".join(sorted(texts))),
     }

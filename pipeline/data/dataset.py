@@ -11,6 +11,7 @@ import torch
 from pipeline.data.features import Features
 from pipeline.data.vocabulary import build_vocabulary, encode
 from pipeline.errors import AVQAError
+from pipeline.manifest import read_manifest
 from pipeline.models.base import Batch
 from pipeline.models.settings import TOKENS
 from pipeline.storage.contract import DECODED
@@ -70,7 +71,7 @@ class QuestionData:
         self.vocabulary: list[str] | None = None
         self._number_words({name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
         known = self.questions[self.questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
-        self.answers = known["answer"].tolist()
+        self.answers = read_manifest(folder).get("answers") or known["answer"].tolist()
         self.choices = self._read_choices()
         if standardize:
             self._standardize()

@@ -4,6 +4,8 @@
 
 def annotations(wildcards):
     files = dict.fromkeys(path for _, _, path in annotation_files(CONFIGS[wildcards.dataset]))
+    if "answers" in CONFIGS[wildcards.dataset]:
+        files[CONFIGS[wildcards.dataset]["answers"]] = None
     if CONFIGS[wildcards.dataset]["format"] == "music_avqa":
         files[f"{workflow.basedir}/manifests/prompts.csv"] = None
     return list(files)

@@ -12,7 +12,7 @@ from pipeline.cards import card_names, compare, read_card
 from pipeline.config import check_config
 from pipeline.data.formats import FORMATS, read_annotations
 from pipeline.errors import AVQAError
-from pipeline.manifest import build_manifest, find_videos, read_questions
+from pipeline.manifest import build_manifest, find_videos, read_manifest, read_questions
 
 RELEASED = [  # card, split, file, and how many counts of the card it has to fit
     ("music_avqa", "test", "music_avqa_test", 11),
@@ -177,3 +177,11 @@ def test_a_published_list_of_answers_gives_the_numbers(tmp_path):
         build_manifest(check_config(own, sections=("dataset",)))
         table = pd.read_parquet(tmp_path / "results" / "mine" / "questions.parquet")
         assert table["answer_id"].tolist() == numbers
+    assert read_manifest(tmp_path / "results" / "mine")["answers"] == ["no", "yes", "two"]
+    (tmp_path / "answers.json").write_text(json.dumps(["no", "two"]))
+    with pytest.raises(AVQAError, match=r"answers\.json: lacks 1 answers of training, as 'yes'"):
+        build_manifest(check_config(own, sections=("dataset",)))
+    (tmp_path / "answers.txt").write_text("no \nyes\n")
+    build_manifest(check_config(own | {"answers": str(tmp_path / "answers.txt")}, sections=("dataset",)))
+    table = pd.read_parquet(tmp_path / "results" / "mine" / "questions.parquet")
+    assert table["answer_id"].tolist() == [1, 0]
