@@ -76,6 +76,14 @@ def test_csv_whose_fields_are_not_those_of_its_header_is_refused(tmp_path, text,
         read_annotations(tmp_path / "a.csv", "train", "plain")
 
 
+def test_a_record_of_another_split_than_its_file_is_named(tmp_path):
+    """As where one file that names its splits is given for each of them: the test would be trained on."""
+    (tmp_path / "a.csv").write_text("video_id,question,answer,split\nv0,Who?,yes,train\nv1,Who?,no,test\n")
+    assert read_annotations(tmp_path / "a.csv", None, "plain")["split"].tolist() == ["train", "test"]
+    with pytest.raises(AVQAError, match=r"a\.csv: record 1: field split is test, and .* annotations\.train"):
+        read_annotations(tmp_path / "a.csv", "train", "plain")
+
+
 def test_csv_with_an_index_quotes_and_rows_without_their_last_fields(tmp_path):
     (tmp_path / "a.csv").write_text(
         ',video_id,question,answer,type\n0,0012,"Who, ""A""?",nan\n\n1,1e5,Who?,null,Which\n'

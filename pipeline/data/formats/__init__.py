@@ -39,6 +39,11 @@ def read_annotations(
     records = [Record(value, f"{path}: record {n}") for n, value in enumerate(_load(path, split))]
     rows = [parse(record)._asdict() for record in records]
     for row, record in zip(rows, records, strict=True):
+        if split and row["split"] in SPLITS and row["split"] != split:
+            raise record.error(
+                f"field split is {row['split']}, and the file is given as annotations.{split}; give a file that names "
+                "its splits as annotations itself, or leave the column out"
+            )
         row["split"], row["part"] = split or row["split"], part or row["part"]
         if row["split"] not in SPLITS:
             raise record.error(f"field split must be one of {', '.join(SPLITS)}, not {row['split']!r}")
