@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -221,7 +222,8 @@ def index_answers(questions: pd.DataFrame, answers: list[str] | None = None) -> 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     """Write a table in one step, and only if it differs from what is there, so that nothing is due in vain."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    if path.exists() and pq.read_table(path).equals(table):
-        return
+    with suppress(OSError, pa.ArrowInvalid):  # not there, or damaged: written again
+        if pq.read_table(path).equals(table):
+            return
     with atomic(path) as partial:
         pq.write_table(table, partial)
