@@ -19,7 +19,7 @@ FORMATS = {
     "plain": "pipeline.data.formats.plain",
 }
 SPLITS = ("train", "val", "test")
-EXCESS = object()  # key of the fields of a CSV row that are beyond its header
+EXCESS = "\0"  # key of the fields of a CSV row that are beyond its header
 COLUMNS = ["split", "part", "video_id", "question", "answer", "scenario", "type", "question_id", "choices", "keywords",
            "prompt"]  # fmt: skip
 
