@@ -91,6 +91,7 @@ def read_answers(path: str | Path) -> list[str]:
         raise AVQAError(f"{path}: not JSON ({error})") from error
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
         raise AVQAError(f"{path}: must hold a list of answers, each a text")
+    answers = [answer.strip() for answer in answers]  # as those of the annotations
     if len(set(answers)) < len(answers):
         raise AVQAError(f"{path}: names an answer twice")
     return answers

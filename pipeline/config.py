@@ -36,6 +36,14 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
     """
     if str(source).startswith("{"):
         return check_config(json.loads(str(source)), "--config", sections)
+    configs = load_configs(source, *sections)
+    if dataset is not None and dataset not in configs:
+        raise AVQAError(f"{source}: has no data set {dataset}; it has {', '.join(configs)}")
+    return configs[dataset or next(iter(configs))]
+
+
+def load_configs(source: str | Path, *sections: str) -> dict[str, dict]:
+    """The configurations of all data sets of a file, by name. Raises AVQAError naming the file and the field."""
     try:
         config = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -46,10 +54,7 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
         raise AVQAError(f"{source}: is a folder; give the configuration file in it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AVQAError(f"{source}: not YAML: {error}") from error
-    configs = check_configs(config, source, sections)
-    if dataset is not None and dataset not in configs:
-        raise AVQAError(f"{source}: has no data set {dataset}; it has {', '.join(configs)}")
-    return configs[dataset or next(iter(configs))]
+    return check_configs(config, source, sections)
 
 
 def check_configs(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
@@ -86,6 +91,7 @@ def merge(common: object, own: object) -> object:
 def _conflicts(configs: dict[str, dict]) -> Iterator[str]:
     """What data sets contradict each other about; each line begins with the data set."""
     first: dict[str, str] = {}
+    encoders: dict[tuple[str, str], tuple[str, dict]] = {}  # by collection and name: the first data set's settings
     for name, config in configs.items():
         if "videos" not in config:  # only some sections
             continue
@@ -97,7 +103,8 @@ def _conflicts(configs: dict[str, dict]) -> Iterator[str]:
             if _as_results(config, section) != _as_results(configs[other], section):
                 yield f"{name}.{section}: differs from that of {other}, whose collection is {collection} too"
         for encoder, entry in config.get("encoders", {}).items():
-            if configs[other].get("encoders", {}).get(encoder, entry) != entry:
+            other, theirs = encoders.setdefault((collection, encoder), (name, entry))
+            if theirs != entry:
                 yield f"{name}.encoders.{encoder}: differs from that of {other}, whose collection is {collection} too"
         if config["results"] != configs[next(iter(configs))]["results"]:
             yield f"{name}.results: must be the same for all data sets"
@@ -193,6 +200,8 @@ def _contradictions(config: dict) -> Iterator[str]:
             if output not in ENCODERS[name].outputs:
                 yield f"encoders.{name}.outputs: has no {output}; it has {', '.join(ENCODERS[name].outputs)}"
     texts = text_encoders(config)
+    if (name := config.get("text", {}).get("encoder")) in config.get("text", {}).get("others", {}):
+        yield f"text.others.{name}: is text.encoder too; give its settings in one place"
     for name in texts:
         if not ENCODERS[name].text_outputs:
             yield f"text: {name} reads no text; use one of {known_text_encoders()}"

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from extractors.base import read_state_dict
-from pipeline.data.dataset import QuestionData
+from pipeline.data.dataset import QuestionData, option_names
 from pipeline.data.formats.base import TYPES
 from pipeline.data.vocabulary import encode
 from pipeline.errors import AVQAError
@@ -141,7 +141,9 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
     config = trained["config"] = of_one_model(trained["config"], name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(config, name, device, trained.get("vocabulary"))
-    if data.answers != trained["answers"]:
+    answers = trained["answers"]
+    same = answers == (data.answers if data.choices is None else option_names(len(answers)))
+    if not same:  # how many options the test's questions have is no matter: each is scored by its text
         raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)
@@ -154,6 +156,12 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
     config = config | {"results": str(folder.parent), "dataset": folder.name}
     plain = config | {"train": config["train"] | {"standardize": False}}
     data = load_data(plain, name, trained.device, trained.vocabulary)
+    if (trained.choices is None) != (data.choices is None):
+        theirs, ours = ("with" if which.choices is not None else "without" for which in (trained, data))
+        raise AVQAError(
+            f"{folder / 'questions.parquet'}: has questions {ours} options, and the model was trained on questions "
+            f"{theirs}; train a model on this data set"
+        )
     for encoder, provenance in trained.provenance.items():
         for attribute in ("weights", "weights_sha256", "config"):
             if provenance[attribute] != data.provenance[encoder][attribute]:

@@ -117,6 +117,7 @@ def _link(index: h5py.File, encoder: str, files: list[Path], places: _Places, da
                     values[mine_rows] = shard[name][their_rows]
     group.attrs.update({k: v for k, v in first.items() if v is not None and k != "outputs"}, source=sources.hexdigest())
     group.attrs["files"] = [os.path.relpath(path, dataset) for path in files]
+    group.attrs["sources"] = places.sources  # a file that is made again from other videos is not read for these
     for name, layout in layouts.items():
         # A shard that is lost must not read as zeros, which are features too.
         group.create_virtual_dataset(name, layout, fillvalue=np.nan)

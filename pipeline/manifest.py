@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -98,12 +99,13 @@ def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], answers: l
     asked = questions.drop(columns=["question_id", "file"])
     trained = set(asked.loc[asked["split"] != "test", "video_id"])
     texts = set(questions["question"]).union(*questions["choices"].dropna(), questions["prompt"].dropna())
+    training = asked[asked["split"] != "test"].to_csv(index=False)
     return {
         "videos": int(questions["video_id"].nunique()),
         "video_ids": _sha256("\n".join(sorted(set(questions["video_id"])))),
         "shards": {name: digest(videos) for name, videos in shards.items()},
         "training_shards": [name for name, videos in shards.items() if any(v.video_id in trained for v in videos)],
-        "training": _sha256("\n".join(answers or []) + asked[asked["split"] != "test"].to_csv(index=False)),
+        "training": _sha256("\n".join(answers or []) + training),
         "test": _sha256(asked[asked["split"] == "test"].to_csv(index=False)),
         "texts": _sha256("\n".join(sorted(texts))),
         **({"answers": answers} if answers else {}),
@@ -227,7 +229,8 @@ def check_answers(questions: pd.DataFrame, path: str) -> None:
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     """Write a table in one step, and only if it differs from what is there, so that nothing is due in vain."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    if path.exists() and pq.read_table(path).equals(table):
-        return
+    with suppress(OSError, pa.ArrowInvalid):  # not there, or damaged: written again
+        if pq.read_table(path).equals(table):
+            return
     with atomic(path) as partial:
         pq.write_table(table, partial)

@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline import __version__
-from pipeline.config import collection_dir, dataset_dir, load_config
+from pipeline.config import collection_dir, dataset_dir, load_configs
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.checks import LOOK, FileReport, Finding, check_file
@@ -88,15 +88,19 @@ def _line(finding: Finding) -> str:
 
 
 def verify(path: str | Path) -> Verification:
-    """Check an HDF5 file, a folder of them, a collection, a data set, or the results of a configuration (.yaml).
+    """Check an HDF5 file, a folder of them, a collection, a data set, or all data sets of a configuration (.yaml).
 
     A data set's collection is checked with it. Raises AVQAError if there is nothing to check.
     """
     path = Path(path)
     result = Verification(path)
     if path.suffix in (".yaml", ".yml"):
-        config = load_config(path, "dataset", "videos")
-        _verify_dataset(result, dataset_dir(config), collection_dir(config))
+        configs = load_configs(path, "dataset", "videos")
+        begun = {name: each for name, each in configs.items() if (dataset_dir(each) / "questions.parquet").exists()}
+        for config in (begun or configs).values():
+            _verify_dataset(result, dataset_dir(config), collection_dir(config))
+        if begun and (others := configs.keys() - begun.keys()):
+            log.warning(f"{path}: of {', '.join(sorted(others))} there are no results yet")
     elif path.is_file():
         _verify_file(result, path)
     elif (path / "questions.parquet").exists():
@@ -108,6 +112,7 @@ def verify(path: str | Path) -> Verification:
         _duplicates(result, result.files, {})
     else:
         raise AVQAError(f"{path}: has no features; give a file, a folder of results, or a configuration")
+    result.findings = list(dict.fromkeys(result.findings))
     return result
 
 
@@ -129,12 +134,15 @@ def _kind(path: Path) -> str:
 
 
 def _check(result: Verification, files: Iterable[Path]) -> list[FileReport]:
-    reports = []
+    reports, known = [], {report.path: report for report in result.files}
     for file in tqdm(list(files), desc="verify", unit="file", mininterval=2, disable=None):
+        if file in known:  # of another data set with the same collection
+            reports.append(known[file])
+            continue
         kind = _kind(file)
         reports.append(check_file(file, kind if kind in ("text", "segments") else "features"))
         result.findings += reports[-1].findings
-    result.files += reports
+    result.files += [report for report in reports if report.path not in known]
     return reports
 
 
@@ -184,6 +192,11 @@ def _index_rows(result: Verification, index: FeatureIndex) -> None:
             names = [report.names[row] if row < len(report.names) else "" for row in rows] if report else []
             if report and report.names and names != list(index.video_id[at]):
                 result.add("index", index.path, f"its rows for {path.name} of {encoder} are of other videos")
+            made_from = index.made_as[path].get("source")
+            if not report or any(f.check == "shard" and f.file == str(report.path) for f in result.findings):
+                continue  # its shard list already says so
+            if made_from is not None and report.provenance.get("source", made_from) != made_from:
+                result.add("index", index.path, f"was made before {path.name} of {encoder} was made from other files")
 
 
 def _verify_collection(result: Verification, collection: Path, wanted: dict[str, list[Path]] | None) -> None:

@@ -188,6 +188,17 @@ def test_a_removed_video_leaves_a_hole(place):
     assert ledger["questions"].sum() == sum(record["video_id"] == lost for record in records)
 
 
+def test_annotations_that_are_replaced_by_an_older_file_are_detected(place):
+    path = place / "data" / "train.json"
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text)[1:]))
+    os.utime(path, (1e9, 1e9))
+    assert due(place)["manifest"] == 1
+    path.write_text(text)
+    os.utime(path, (1e9, 1e9))
+    assert due(place) == {}
+
+
 def test_other_test_questions_need_no_training(place):
     records = json.loads((place / "data" / "test.json").read_text())
     (place / "data" / "test.json").write_text(json.dumps(records[1:]))

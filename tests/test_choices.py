@@ -1,5 +1,7 @@
 """Multiple choice: a question's own options, scored by their text features."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import torch
@@ -115,3 +117,61 @@ def test_questions_with_and_without_options_are_refused(config, folder):  # noqa
     table.assign(choices=options, answer="Is it loud?").to_parquet(folder / "questions.parquet", index=False)
     with pytest.raises(AVQAError, match="has questions with options and without"):
         train(config, "av_master", 0, folder / "x")
+
+
+def with_options(folder, swapped=False):  # noqa: F811
+    """Questions with two options; `swapped` exchanges all their texts, so that right answers have the same places."""
+    table = pd.read_parquet(folder / "questions.parquet")
+    texts = ["Is it loud?", "Is it playing?"] if swapped else ["Is it playing?", "Is it loud?"]
+    options = [texts[::-1] if n % 3 else texts for n in range(len(table))]
+    right = [texts[label] for label in table["answer_id"]]
+    return table.assign(choices=options, answer=right)
+
+
+@pytest.fixture
+def chooser(config):  # noqa: F811
+    config["models"] = {"pooled": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "clip_vit_b32/cls"}}
+    config["train"] |= {"epochs": 2}
+    return check_config(config)
+
+
+def test_other_options_are_another_run(chooser, folder):  # noqa: F811
+    first, second = with_options(folder), with_options(folder, swapped=True)
+    first.to_parquet(folder / "questions.parquet", index=False)
+    train(chooser, "pooled", 0, folder / "x")
+    before = (folder / "x" / "history.csv").read_text()
+    second.to_parquet(folder / "questions.parquet", index=False)
+    for name in ("x", "y"):
+        train(chooser, "pooled", 0, folder / name)
+    assert (folder / "x" / "history.csv").read_text() == (folder / "y" / "history.csv").read_text() != before
+
+
+def test_a_test_question_with_more_options_needs_no_training(chooser, folder):  # noqa: F811
+    table = with_options(folder)
+    table.to_parquet(folder / "questions.parquet", index=False)
+    train(chooser, "pooled", 0, folder / "x")
+    evaluate(folder / "x")
+    before = pd.read_parquet(folder / "x" / "predictions.parquet")
+    table.at[39, "choices"] = [*table.at[39, "choices"], "Is it playing?"]
+    table.to_parquet(folder / "questions.parquet", index=False)
+    evaluate(folder / "x")
+    after = pd.read_parquet(folder / "x" / "predictions.parquet")
+    assert (after["prediction"] == before["prediction"]).all()
+    table.drop(columns="choices").to_parquet(folder / "questions.parquet", index=False)
+    with pytest.raises(AVQAError, match="was trained on other answers than there are now"):
+        evaluate(folder / "x")
+
+
+@pytest.mark.parametrize("trained_with", [True, False])
+def test_a_model_for_options_does_not_answer_questions_without_and_the_reverse(
+    chooser,
+    folder,  # noqa: F811
+    tmp_path,
+    trained_with,
+):
+    shutil.copytree(folder, tmp_path / "other")
+    with_options(folder).to_parquet((folder if trained_with else tmp_path / "other") / "questions.parquet", index=False)
+    train(chooser, "pooled", 0, folder / "x")
+    words = ("without", "with") if trained_with else ("with", "without")
+    with pytest.raises(AVQAError, match="has questions {} options, and the model was trained on .* {};".format(*words)):
+        evaluate(folder / "x", questions_of=tmp_path / "other", out=tmp_path)

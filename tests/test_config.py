@@ -162,6 +162,21 @@ def test_data_sets_that_contradict_each_other_are_refused(own, named):
         check_configs(SEVERAL | {"datasets": {"one": {}, "two": own}})
 
 
+def test_encoders_that_the_first_data_set_lacks_are_compared_too():
+    own = [{"encoders": {"resnet18": {"weights": "random", "seed": seed}}} for seed in (0, 1)]
+    with pytest.raises(AVQAError, match=r"three.encoders.resnet18: differs from that of two, whose"):
+        check_configs(SEVERAL | {"datasets": {"one": {}, "two": own[0], "three": own[1]}})
+    check_configs(SEVERAL | {"datasets": {"one": {}, "two": own[0], "three": own[0]}})
+    elsewhere = own[1] | {"videos": {"collection": "d"}}
+    check_configs(SEVERAL | {"datasets": {"one": {}, "two": own[0], "three": elsewhere}})
+
+
+def test_a_text_encoder_has_its_settings_in_one_place():
+    text = SEVERAL["text"] | {"others": {"clip_vit_b32": {"weights": "random", "sentence": "mean"}}}
+    with pytest.raises(AVQAError, match=r"text.others.clip_vit_b32: is text.encoder too"):
+        check_configs(SEVERAL | {"text": text})
+
+
 def test_workers_and_encoders_of_their_own_are_no_contradiction():
     own = {"decode": {"workers": 2}, "encoders": {"resnet18": {"weights": "random"}}}
     assert check_configs(SEVERAL | {"datasets": {"one": {}, "two": own}})["two"]["decode"]["workers"] == 2

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -262,3 +263,15 @@ def test_links_out_of_the_folder_and_special_files_are_refused(data, tmp_path):
     os.mkfifo(tmp_path / "videos" / "v1.mp4")
     with pytest.raises(AVQAError, match=r"v1\.mp4.*not a regular file"):
         build_manifest(data)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b""])
+def test_damaged_tables_are_written_again(data, damage):
+    build_manifest(data)
+    tables = [os.path.join(data["results"], name) for name in ("tiny/questions.parquet", "clips/videos.parquet")]
+    whole = [pd.read_parquet(path) for path in tables]
+    for path in map(Path, tables):
+        path.write_bytes(damage(path.read_bytes()))
+    build_manifest(data)
+    for path, table in zip(tables, whole, strict=True):
+        pd.testing.assert_frame_equal(pd.read_parquet(path), table)

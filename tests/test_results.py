@@ -157,6 +157,12 @@ def test_our_scores_stand_beside_the_papers(tmp_path, capsys):
     assert first.split() == ["pooled", "(ours)", "vggish", "mean", "of", "2", "seed(s)", "90.00", "85.00"]
 
 
+@pytest.mark.parametrize("name", ["Multiple choice", "Multiple choice (head)", "Yes/No"])
+def test_types_that_the_papers_do_not_have_keep_their_names(name):
+    """Multiple choice is Valor32k-AVQA's where a record names none."""
+    assert short_name(f"Audio-Visual/{name}") == f"AV/{name}"
+
+
 def test_short_names_are_all_different():
     names = [*COLUMNS, "Audio/Counting (head)", "Audio/Counting (tail)", "FLOPs (G)"]
     names += ["Audio-Visual/Multiple choice", "Audio/All"]  # of other data sets

@@ -309,3 +309,31 @@ def test_a_model_reads_the_text_encoder_that_its_entry_names(config, folder):  #
         check_config(config)
     config["text"]["others"] = {"clip_vit_l14": {"weights": "random"}}
     check_config(config)
+
+
+def test_other_types_of_training_questions_are_another_run(tokens, folder):  # noqa: F811
+    """For a model that reads them. No word is new, and all questions and answers stay as they are."""
+    table, keys = pd.read_parquet(folder / "questions.parquet"), []
+    for _ in range(2):
+        train(tokens, "tokens", 0, folder / "x")
+        keys.append(yaml.safe_load((folder / "x" / "config.yaml").read_text())["key"])
+        table.loc[2:23, "type"] = table.loc[2:23, "type"].map({"Counting": "Location", "Location": "Counting"})
+        table.to_parquet(folder / "questions.parquet", index=False)
+    assert keys[0] != keys[1]
+
+
+def test_published_answers_that_no_question_has_keep_their_numbers(config, folder):  # noqa: F811
+    """Of three answers the second is of no question: a part of the videos, or of the release's questions."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"answers": ["no", "two", "yes"]}))
+    table = pd.read_parquet(folder / "questions.parquet")
+    table["answer_id"] = table["answer"].map({"no": 0, "yes": 2})
+    table.to_parquet(folder / "questions.parquet", index=False)
+    train(config, "pooled", 0, folder / "x")
+    assert evaluate(folder / "x")["overall"]["accuracy"] == 1
+    assert load_file(folder / "x" / "checkpoint.safetensors")["answers.weight"].shape[0] == 3
+    answered = pd.read_parquet(folder / "x" / "predictions.parquet")
+    assert set(answered["prediction"]) == {"yes", "no"}
+    table.loc[39, ["answer", "answer_id"]] = "two", 1  # a test question; training is as it was
+    table.to_parquet(folder / "questions.parquet", index=False)
+    assert evaluate(folder / "x")["overall"]["accuracy"] == 7 / 8

@@ -14,6 +14,7 @@ from pipeline.cli import main
 from pipeline.index import build_index
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
+from pipeline.storage.shard_list import digest, read_shard_list, write_shard_list
 from pipeline.verify import verify
 
 VIDEOS = [f"v{n:03d}" for n in range(12)]
@@ -221,6 +222,11 @@ def test_equal_features_in_all_modalities_are_an_error_unless_the_files_may_be_c
         (collection / "features" / encoder / "00001.h5").unlink()
         change = {(f"{encoder}/{o}", "v005"): feature(f"{encoder}/{o}", "v002") for o in outputs}
         write_shard(collection, encoder, "00001", shard, change)
+    if copied:
+        manifest = json.loads((dataset / "manifest.json").read_text())
+        manifest["shards"]["00001"] = digest(shard)
+        (dataset / "manifest.json").write_text(json.dumps(manifest))
+        build_index(dataset, collection, list(OUTPUTS), "clip_vit_b32")
     level = "warning" if copied else "error"
     assert found(dataset) == {(level, "duplicate", encoder, "00001.h5", "v005") for encoder in OUTPUTS}
     assert len(verify(dataset).findings) == 3  # one per output
@@ -253,6 +259,23 @@ def test_results_of_a_configuration(dataset, tmp_path):
         assert main(["verify", str(path)]) == 0
 
 
+def test_all_data_sets_of_a_configuration_are_checked(dataset, tmp_path, capsys):
+    second = dataset.parent / "second"
+    shutil.copytree(dataset, second)
+    path = tmp_path / "c.yaml"
+    common = f"results: {dataset.parent}\nvideos: {{collection: small_videos, folder: {tmp_path}}}\n"
+    path.write_text(f"{common}datasets: {{small: {{}}, second: {{}}, not_begun: {{}}}}\n")
+    assert main(["verify", str(path)]) == 0
+    assert main(["verify", str(dataset)]) == 0
+    both, one = (sum(r.kind == "features" for r in verify(p).files) for p in (path, dataset))
+    assert both == one, "what two data sets share is read once"
+    (second / "text" / "clip_vit_b32.h5").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert main(["verify", str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert "second/text/clip_vit_b32.h5: " in printed and "of not_begun there are no results" in printed
+
+
 def test_segments_are_checked_too(tmp_path, capsys):
     path = tmp_path / "segments.h5"
     specs = {"audio/16000": DatasetSpec((2, 16000), "float32")}
@@ -267,3 +290,18 @@ def test_segments_are_checked_too(tmp_path, capsys):
                 writer.write(n, {"audio/16000": audio, "num_segments": 2, "has_audio": True, "status": 0})
         assert main(["verify", str(path)]) == bad
     assert "error finite" in capsys.readouterr().out
+
+
+def test_an_index_that_is_older_than_a_shard_of_other_files_is_found(tmp_path):
+    """As after another configuration with the same collection and another folder of videos."""
+    dataset = make_results(tmp_path)
+    collection = dataset.parent / "small_videos"
+    moved = [v._replace(path=f"/other/{v.video_id}.mp4") for v in read_shard_list(collection / "shards" / "00001.tsv")]
+    write_shard_list(collection / "shards" / "00001.tsv", moved)
+    for encoder in ("clip_vit_b32", "vggish"):
+        write_shard(collection, encoder, "00001", moved)
+    found = verify(dataset)
+    assert {(f.check, f.message) for f in found.findings} == {
+        ("index", f"was made before 00001.h5 of {encoder} was made from other files")
+        for encoder in ("clip_vit_b32", "vggish")
+    }

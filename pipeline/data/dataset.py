@@ -1,6 +1,5 @@
 """Features and questions as a model reads them."""
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from pipeline.data.features import Features
 from pipeline.data.vocabulary import build_vocabulary, encode
 from pipeline.errors import AVQAError
+from pipeline.manifest import read_manifest
 from pipeline.models.base import Batch
 from pipeline.models.settings import TOKENS
 from pipeline.storage.contract import DECODED
@@ -70,7 +70,8 @@ class QuestionData:
         self.questions = self._read_questions(folder / "questions.parquet")
         self.vocabulary: list[str] | None = None
         self._number_words({name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
-        self.answers = self._read_answers(folder / "manifest.json")
+        known = self.questions[self.questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
+        self.answers = read_manifest(folder).get("answers") or known["answer"].tolist()
         self.choices = self._read_choices()
         if standardize:
             self._standardize()
@@ -167,13 +168,6 @@ class QuestionData:
         table["failed"] = self.index.status[table["video_row"]] != DECODED
         return table
 
-    def _read_answers(self, path: Path) -> list[str]:
-        """The answers in the order of their numbers: those of the release's list that the manifest holds, which may be
-        more than the questions have, or else those of the questions."""
-        manifest = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        known = self.questions[self.questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
-        return manifest.get("answers") or known["answer"].tolist()
-
     def _read_choices(self) -> np.ndarray | None:
         """For multiple choice: which texts are each question's options (N, K, -1 where it has fewer). Answers are then
         numbered among a question's own options. None where questions have no options."""
@@ -188,7 +182,7 @@ class QuestionData:
             list(options).index(answer)
             for options, answer in zip(self.questions["choices"], self.questions["answer"], strict=True)
         ]
-        self.answers = [f"option {n + 1}" for n in range(most)]
+        self.answers = option_names(most)
         self.options = Features(self.index, f"{self.text}/sentence", self.device)
         return np.array([options + [-1] * (most - len(options)) for options in choices])
 
@@ -205,6 +199,11 @@ class QuestionData:
         for name, features in self.texts.items():
             if features.shape:  # but for the number of tokens
                 features.standardize(text_rows(training, name).unique())
+
+
+def option_names(count: int) -> list[str]:
+    """What stands for the answers where each question has its own."""
+    return [f"option {n + 1}" for n in range(count)]
 
 
 def text_rows(questions: pd.DataFrame, name: str) -> pd.Series:

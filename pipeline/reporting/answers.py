@@ -59,8 +59,8 @@ def questions_about(sheet: Sheet, predictions: dict[str, pd.DataFrame]) -> pd.Da
     for model, answers in predictions.items():
         own = answers[answers["video_id"] == sheet.video_id].reset_index(drop=True)
         table = own[keys].copy() if table is None else table
-        marks = own["correct"].map({True: "✓", False: "✗"})
-        table[model] = marks + " " + own["prediction"] + own["confidence"].map(" {:.0%}".format)
+        cells = zip(own["correct"], own["prediction"], own["confidence"], strict=True)
+        table[model] = [f"{'✓' if right else '✗'} {answer} {sure:.0%}" for right, answer, sure in cells]
     table["type"] = table.pop("scenario") + "/" + table["type"]
     return table
 

@@ -1,6 +1,7 @@
 # The configuration as every rule uses it, and how rules call the pipeline's commands.
 
 import functools
+import hashlib
 import json
 import os
 import re

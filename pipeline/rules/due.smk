@@ -4,9 +4,28 @@
 
 def annotations(wildcards):
     files = dict.fromkeys(path for _, _, path in annotation_files(CONFIGS[wildcards.dataset]))
+    if "answers" in CONFIGS[wildcards.dataset]:
+        files[CONFIGS[wildcards.dataset]["answers"]] = None
     if CONFIGS[wildcards.dataset]["format"] == "music_avqa":
         files[f"{workflow.basedir}/manifests/prompts.csv"] = None
     return list(files)
+
+
+@functools.cache
+def sha256_of(path):
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""  # Snakemake names the missing file
+
+
+def state_of_annotations(wildcards):
+    """What makes the manifest due when an annotation file is replaced, by an older one as well, which Snakemake does not
+    detect by its time."""
+    if SYNTHESIZE:
+        return "synthesized"
+    return " ".join(map(sha256_of, annotations(wildcards)))
 
 
 @functools.cache
@@ -54,7 +73,7 @@ def made_in_this_run(collection):
 def manifest_before(wildcards):
     """The manifest of the data set before this one with the same collection, if this run makes both: in the
     configuration's order, so that the shards of a collection are the same in every run."""
-    params = [state_of_videos(wildcards), manifest_settings(wildcards)]
+    params = [state_of_annotations(wildcards), state_of_videos(wildcards), manifest_settings(wildcards)]
     names = made_in_this_run(collection_of(wildcards))
     made = f"{RESULTS}/{wildcards.dataset}/manifest.json"
     if not workflow.is_main_process or wildcards.dataset not in names[1:]:

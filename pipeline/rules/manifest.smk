@@ -40,6 +40,7 @@ checkpoint manifest:
     conda:
         "../../envs/manifest.yaml"
     params:
+        annotations=state_of_annotations,
         videos=state_of_videos,
         settings=manifest_settings,
     shell:

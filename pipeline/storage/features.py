@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import AVQAError
-from pipeline.storage.contract import PER_VIDEO
+from pipeline.storage.contract import PER_VIDEO, PROVENANCE
 from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import REMEDY, open_hdf5
 
@@ -38,6 +38,7 @@ class FeatureIndex:
         self.dtypes: dict[str, np.dtype] = {}
         self.provenance: dict[str, dict] = {}  # encoder (or "text") -> the attributes of its files
         self.files: dict[str, list[Path]] = {}
+        self.made_as: dict[Path, dict] = {}  # file -> those of its attributes that it had when the index was made
         with open_hdf5(self.path, "index") as file:
             self.collection = str(file.attrs["collection"])
             self.video_id = file["video_id"].asstr()[:]
@@ -55,9 +56,14 @@ class FeatureIndex:
 
     def _add(self, group: h5py.Group) -> None:
         name = group.name.lstrip("/")
-        attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.attrs.items() if k != "files"}
+        own = {k: v for k, v in group.attrs.items() if k not in ("files", "sources")}
+        attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in own.items()}
         self.provenance[name] = attributes
         self.files[name] = [self.path.parent / str(file) for file in group.attrs["files"]]
+        made_as = {key: attributes[key] for key in PROVENANCE if key in attributes}
+        sources = group.attrs.get("sources", [None] * len(self.files[name]))  # an earlier version had none
+        for file, source in zip(self.files[name], sources, strict=True):
+            self.made_as[file] = made_as | ({} if source is None else {"source": str(source)})
         numbers = {f"{name}/{k}": item for k, item in group.items() if item.dtype.kind in "fi"}
         self.names |= {k: item.shape for k, item in numbers.items()}
         self.dtypes |= {k: item.dtype for k, item in numbers.items()}
@@ -121,9 +127,22 @@ class FeatureIndex:
         if path not in self._open:
             while len(self._open) >= OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-            self._open[path] = _OpenFile(path)
+            self._open[path] = self._unchanged(path)
         self._open.move_to_end(path)
         return self._open[path]
+
+    def _unchanged(self, path: Path) -> "_OpenFile":
+        """A file that is still the one that the index was made from."""
+        opened = _OpenFile(path)
+        differing = [name for name, value in self.made_as[path].items() if opened.file.attrs.get(name) != value]
+        if "text" in opened.file and not np.array_equal(opened.file["text"].asstr()[:], self.texts):
+            differing.append("texts")
+        if differing:
+            opened.close()
+            raise AVQAError(
+                f"{path}: was made again since {self.path}: {', '.join(differing)} differ; run the workflow again"
+            )
+        return opened
 
     def close(self) -> None:
         """Close all files."""

@@ -56,6 +56,45 @@ def test_csv_with_the_same_columns_reads_the_same(tmp_path):
     )
 
 
+PLAIN_CSV = "video_id,question,answer\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (PLAIN_CSV + "v0,Who plays, and where?,yes\nv1,Who sings, and where?,no\n", "record 0 has 1 fields more"),
+        (PLAIN_CSV + "v0,Who?,yes\nv1,Who sings, and where?,no\n", "record 1 has 1 fields more"),
+        (PLAIN_CSV + "v0,Who?,yes,\nv1,Who?,no,\n", "record 0 has 1 fields more"),
+        ("video_id,question,answer,answer\nv0,Who?,yes,no\n", "has several columns of one name"),
+        (PLAIN_CSV + 'v0,"Who?,yes\nv1,Who?,no\n', "not JSON, CSV or Parquet"),
+        (PLAIN_CSV + "v0,Who?\n", "record 0: field answer must be"),
+    ],
+)
+def test_csv_whose_fields_are_not_those_of_its_header_is_refused(tmp_path, text, named):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(AVQAError, match=r"a\.csv: " + named):
+        read_annotations(tmp_path / "a.csv", "train", "plain")
+
+
+def test_a_record_of_another_split_than_its_file_is_named(tmp_path):
+    """As where one file that names its splits is given for each of them: the test would be trained on."""
+    (tmp_path / "a.csv").write_text("video_id,question,answer,split\nv0,Who?,yes,train\nv1,Who?,no,test\n")
+    assert read_annotations(tmp_path / "a.csv", None, "plain")["split"].tolist() == ["train", "test"]
+    with pytest.raises(AVQAError, match=r"a\.csv: record 1: field split is test, and .* annotations\.train"):
+        read_annotations(tmp_path / "a.csv", "train", "plain")
+
+
+def test_csv_with_an_index_quotes_and_rows_without_their_last_fields(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        ',video_id,question,answer,type\n0,0012,"Who, ""A""?",nan\n\n1,1e5,Who?,null,Which\n'
+    )
+    table = read_annotations(tmp_path / "a.csv", "train", "plain")
+    assert table[["video_id", "question", "answer", "type"]].to_numpy().tolist() == [
+        ["0012", 'Who, "A"?', "nan", "All"],
+        ["1e5", "Who?", "null", "Which"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -276,5 +276,8 @@ def test_look_at_a_video_of_a_data_set(config, folder, tmp_path, capsys):
     assert page.count("<figcaption>") == 3 and "av_master" in page
     assert main(["look", "v32", "--config", str(tmp_path / "c.yaml"), "--out", str(out)]) == 0
     assert "cannot be read" in out.read_text()
+    assert main(["look", "v20", "--config", str(tmp_path / "c.yaml"), "--out", str(out)]) == 0, "a training video"
+    page = out.read_text()
+    assert ("Is it playing?" in page or "Is it loud?" in page) and "✓" not in page and "✗" not in page
     assert main(["look", "nosuch", "--config", str(tmp_path / "c.yaml")]) == 1
     assert "nosuch" in capsys.readouterr().err

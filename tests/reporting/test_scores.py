@@ -148,3 +148,18 @@ def test_no_table_of_pairs_where_one_data_set_is_trained_on(tmp_path):
     assert cross_table(config).empty
     others = configuration(tmp_path, "other", ["music_avqa", "more"])
     assert cross_table(others).empty
+
+
+@pytest.mark.parametrize("scenario", ["Audio", "Audio/Visual"])
+def test_names_with_a_slash_have_their_rows(scenario):
+    """Yes/No is the usual name of a type of visual question answering."""
+    table = predictions([("Audio", "Counting"), (scenario, "Yes/No"), ("Visual", "Yes/No")])
+    scores = score_all(table) | {"encoders": {}}
+    shown = score_table({"pooled": [scores]})["pooled"]
+    for (where, kind), rows in table.groupby(["scenario", "type"]):
+        assert shown[f"{where}/{kind}"] == f"{percent(rows):.2f}"
+        line = next(line for line in format_scores(scores).splitlines() if line.startswith(f"{where}/{kind} "))
+        assert line.split()[-1] == str(len(rows))
+        assert paper_layout({"pooled": [scores]}).loc["pooled", f"{where}/{kind}"] == pytest.approx(percent(rows))
+    assert shown["Yes/No, all scenarios"] == f"{percent(table[table['type'] == 'Yes/No']):.2f}"
+    assert len(format_scores(scores).splitlines()) == 1 + 3 + table["scenario"].nunique() + 1 + 1

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from made_results import make_results, text_feature, write_text
 
 from pipeline.errors import AVQAError
 from pipeline.index import build_index, gather_failures
@@ -216,3 +217,30 @@ def test_an_index_over_features_of_another_version_of_a_video_is_refused(tmp_pat
     write_shard_list(collection / "shards" / "00001.tsv", [listed[0]._replace(size=7), *listed[1:]])
     with pytest.raises(AVQAError, match=r"00001\.h5: was made from other files than its shard list says"):
         build_index(dataset, collection, ["enc"], "enc")
+
+
+@pytest.mark.parametrize("changed", [{"source": "of other videos"}, {"weights": "other"}, {"config": "{}"}])
+def test_a_shard_that_was_made_again_is_not_read_for_the_old_one(tmp_path, changed):
+    dataset = make_results(tmp_path)
+    path = dataset.parent / "small_videos" / "features" / "vggish" / "00001.h5"
+    with h5py.File(path, "r+") as file:
+        file.attrs.update(changed)
+    index = FeatureIndex(dataset / "features.h5")
+    assert index.read("vggish/embedding", [0]).shape[0] == 1, "of another shard"
+    assert index.read("clip_vit_b32/cls", [4]).shape[0] == 1, "of another encoder"
+    with pytest.raises(AVQAError, match=rf"00001.h5: was made again since .*: {next(iter(changed))} differ; run the"):
+        index.read("vggish/embedding", [4])
+    index.close()
+
+
+def test_texts_that_were_encoded_again_in_another_order_are_not_read_for_the_old_ones(tmp_path):
+    dataset = make_results(tmp_path)
+    index = FeatureIndex(dataset / "features.h5")
+    (dataset / "text" / "clip_vit_b32.h5").unlink()
+    write_text(dataset, list(index.texts[::-1]))
+    with pytest.raises(AVQAError, match=r"clip_vit_b32.h5: was made again since .*: texts differ; run the workflow"):
+        index.read("text/sentence", [0])
+    (dataset / "text" / "clip_vit_b32.h5").unlink()
+    write_text(dataset, list(index.texts))
+    np.testing.assert_array_equal(index.read("text/sentence", [0])[0], text_feature("sentence", index.texts[0]))
+    index.close()
