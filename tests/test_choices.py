@@ -65,18 +65,20 @@ def test_it_learns_which_option_is_right():
 
 
 TEXTS = ["Is it playing?", "Is it loud?"]
+POOLED = {"pooled": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "clip_vit_b32/cls"}}
+
+
+def questions_with_options(folder):  # noqa: F811
+    """The right option follows from the video; the options' order says nothing."""
+    table = pd.read_parquet(folder / "questions.parquet")
+    options = [TEXTS[::-1] if n % 3 else TEXTS for n in range(len(table))]
+    return table.assign(choices=options, answer=[TEXTS[label] for label in table["answer_id"]])
 
 
 @pytest.fixture
 def with_options(config, folder):  # noqa: F811
-    """The right option follows from the video; the options' order says nothing."""
-    table = pd.read_parquet(folder / "questions.parquet")
-    options = [TEXTS[::-1] if n % 3 else TEXTS for n in range(len(table))]
-    right = [TEXTS[label] for label in table["answer_id"]]
-    table.assign(choices=options, answer=right).to_parquet(folder / "questions.parquet", index=False)
-    config["models"] = {"pooled": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "clip_vit_b32/cls"}}
-    config["train"] |= {"epochs": 20, "learning_rate": 0.01}
-    return check_config(config)
+    questions_with_options(folder).to_parquet(folder / "questions.parquet", index=False)
+    return check_config(config | {"models": POOLED, "train": config["train"] | {"epochs": 20, "learning_rate": 0.01}})
 
 
 def test_training_and_scores_of_a_data_set_with_options(with_options, folder):  # noqa: F811
@@ -119,35 +121,13 @@ def test_questions_with_and_without_options_are_refused(config, folder):  # noqa
         train(config, "av_master", 0, folder / "x")
 
 
-def with_options(folder, swapped=False):  # noqa: F811
-    """Questions with two options; `swapped` exchanges all their texts, so that right answers have the same places."""
-    table = pd.read_parquet(folder / "questions.parquet")
-    texts = ["Is it loud?", "Is it playing?"] if swapped else ["Is it playing?", "Is it loud?"]
-    options = [texts[::-1] if n % 3 else texts for n in range(len(table))]
-    right = [texts[label] for label in table["answer_id"]]
-    return table.assign(choices=options, answer=right)
-
-
 @pytest.fixture
 def chooser(config):  # noqa: F811
-    config["models"] = {"pooled": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "clip_vit_b32/cls"}}
-    config["train"] |= {"epochs": 2}
-    return check_config(config)
-
-
-def test_other_options_are_another_run(chooser, folder):  # noqa: F811
-    first, second = with_options(folder), with_options(folder, swapped=True)
-    first.to_parquet(folder / "questions.parquet", index=False)
-    train(chooser, "pooled", 0, folder / "x")
-    before = (folder / "x" / "history.csv").read_text()
-    second.to_parquet(folder / "questions.parquet", index=False)
-    for name in ("x", "y"):
-        train(chooser, "pooled", 0, folder / name)
-    assert (folder / "x" / "history.csv").read_text() == (folder / "y" / "history.csv").read_text() != before
+    return check_config(config | {"models": POOLED, "train": config["train"] | {"epochs": 2}})
 
 
 def test_a_test_question_with_more_options_needs_no_training(chooser, folder):  # noqa: F811
-    table = with_options(folder)
+    table = questions_with_options(folder)
     table.to_parquet(folder / "questions.parquet", index=False)
     train(chooser, "pooled", 0, folder / "x")
     evaluate(folder / "x")
@@ -170,7 +150,8 @@ def test_a_model_for_options_does_not_answer_questions_without_and_the_reverse(
     trained_with,
 ):
     shutil.copytree(folder, tmp_path / "other")
-    with_options(folder).to_parquet((folder if trained_with else tmp_path / "other") / "questions.parquet", index=False)
+    place = folder if trained_with else tmp_path / "other"
+    questions_with_options(folder).to_parquet(place / "questions.parquet", index=False)
     train(chooser, "pooled", 0, folder / "x")
     words = ("without", "with") if trained_with else ("with", "without")
     with pytest.raises(AVQAError, match="has questions {} options, and the model was trained on .* {};".format(*words)):

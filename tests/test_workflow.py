@@ -252,15 +252,19 @@ def test_what_is_not_the_runs_own_is_left_alone(place):
         (collection / ".kept_segments").unlink(missing_ok=True)
 
 
-def test_kill_9_at_any_stage_changes_no_result(place):
-    moments = {
-        "decoding": "clips/segments/*/.*parts/*.npz",
-        "extracting": "clips/features/clip_vit_b32/.*parts/*.npz",
-        "training": "tiny/models/av_master/seed-0/resume.pt",
-    }
-    results = place / "again"
-    arguments = command(place, "--config", f"results={place / 'again'}")
-    for stage, sign in moments.items():
+SIGNS = {
+    "decoding": "clips/segments/*/.*parts/*.npz",
+    "extracting": "clips/features/clip_vit_b32/.*parts/*.npz",
+    "training": "tiny/models/av_master/seed-0/resume.pt",
+}
+
+
+@pytest.mark.parametrize("stages", [["extracting"], pytest.param(list(SIGNS), marks=pytest.mark.slow)])
+def test_kill_9_changes_no_result(place, stages):
+    results = place / f"again-{len(stages)}"
+    arguments = command(place, "--config", f"results={results}")
+    for stage in stages:
+        sign = SIGNS[stage]
         process = subprocess.Popen(
             arguments, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -272,7 +276,7 @@ def test_kill_9_at_any_stage_changes_no_result(place):
         else:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    last = snakemake(place, "--config", f"results={place / 'again'}")
+    last = snakemake(place, "--config", f"results={results}")
     assert last.returncode == 0, last.stdout
     assert_same(content(place / "results"), content(results))
 
@@ -291,6 +295,7 @@ def test_a_damaged_shard_is_named_and_only_that_one_is_made_again(place):
     assert_same(before, content(results))
 
 
+@pytest.mark.slow
 def test_a_table_of_the_paper_in_a_reduced_grid(place):
     shorter = {"ablations": {"tables": ["fig_5"]}, "train": CONFIG["train"] | {"epochs": 1, "seeds": [0, 1]}}
     (place / "grid.yaml").write_text(yaml.safe_dump(CONFIG | shorter))
