@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -119,6 +120,8 @@ def _conflicts_with_trained(name: str, configs: dict[str, dict]) -> Iterator[str
             yield f"{name}.trained_on: {trained} is not trained on itself, so there are no models"
         elif differing := [part for part in OF_A_RUN if configs[name].get(part) != configs[trained].get(part)]:
             yield f"{name}.trained_on: {', '.join(differing)} must be as in {trained}; make them common settings"
+        elif _as_results(configs[name], "decode") != _as_results(configs[trained], "decode"):
+            yield f"{name}.decode: must be as in {trained}, whose models are tested here; make it a common setting"
 
 
 def _as_results(config: dict, section: str) -> object:
@@ -199,6 +202,10 @@ def _contradictions(config: dict) -> Iterator[str]:
         for output in entry.get("outputs", ()):
             if output not in ENCODERS[name].outputs:
                 yield f"encoders.{name}.outputs: has no {output}; it has {', '.join(ENCODERS[name].outputs)}"
+    try:
+        re.compile(config.get("video_ids", ""))
+    except re.error as error:
+        yield f"video_ids: {config['video_ids']!r} is no regular expression ({error})"
     texts = text_encoders(config)
     if (name := config.get("text", {}).get("encoder")) in config.get("text", {}).get("others", {}):
         yield f"text.others.{name}: is text.encoder too; give its settings in one place"

@@ -22,6 +22,7 @@ from pipeline.storage.contract import DECODED, FAILED, PER_VIDEO, DatasetSpec
 from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import Video, digest, read_shard_list
+from pipeline.storage.tables import read_table
 from pipeline.text import read_texts
 
 UNKNOWN = {"weights": "unknown", "weights_sha256": "", "pretrained": True, "libraries": "{}"}
@@ -47,7 +48,7 @@ def import_features(root: str | Path, layout: str, config: dict) -> None:
         videos = read_shard_list(collection / "shards" / f"{shard}.tsv")
         for encoder in encoders:
             _write_shard(source, encoder, collection, shard, videos)
-    known = set(pd.read_parquet(dataset / "questions.parquet", columns=["video_id"])["video_id"])
+    known = set(read_table(dataset / "questions.parquet", ["video_id"])["video_id"])
     if lacking := sorted(known - source.complete):
         log.warning(f"{len(lacking)} videos lack an array in one of the folders and count as failed, as {lacking[0]}")
     if not source.text_encoder:
@@ -99,7 +100,7 @@ class _Source:
             known.update(folder.features)
         self.video_folders = [folder for folder in self.folders if folder.per == "video"]
         self.text_encoder = self.made.get("text", {}).get("encoder", layout.text_encoder)
-        videos, ids = (pd.read_csv(p, dtype=str) if p.exists() else None for p in (root / VIDEOS, root / IDS))
+        videos, ids = (_read_csv(root / name) for name in (VIDEOS, IDS))
         self.ids = ids
         self.known_videos = {} if videos is None else videos.set_index("video_id").to_dict("index")
 
@@ -221,12 +222,17 @@ def _write_text(source: _Source, dataset: Path) -> None:
             writer.write(n, row | {"length": len(row["words"]) if "words" in row else 0})
 
 
+def _read_csv(path: Path) -> pd.DataFrame | None:
+    """A table of texts, in which "null" and "nan" are texts like others; None where there is no file."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else None
+
+
 def _question_keys(source: _Source, dataset: Path, names: set[str]) -> dict[str, str]:
     """Text -> the name of its arrays."""
     if source.ids is not None:
         table = source.ids[["question", "export_id"]]
     else:
-        table = pd.read_parquet(dataset / "questions.parquet", columns=["question", "question_id"]).dropna()
+        table = read_table(dataset / "questions.parquet", ["question", "question_id"]).dropna()
     table.columns = ["question", "key"]
     there = table[table["key"].isin(names)].drop_duplicates("question")
     return dict(zip(there["question"], there["key"], strict=True))

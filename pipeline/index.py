@@ -18,6 +18,7 @@ from pipeline.storage.atomic import atomic
 from pipeline.storage.contract import DECODED, FAILURE_FIELDS, PER_VIDEO, PROVENANCE, SCHEMA_VERSION
 from pipeline.storage.hdf5 import open_hdf5
 from pipeline.storage.shard_list import digest, read_shard_list
+from pipeline.storage.tables import read_table
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def build_index(dataset: str | Path, collection: str | Path, encoders: Sequence[
     dataset, collection = Path(dataset), Path(collection)
     manifest = read_manifest(dataset)
     shards = list(manifest["shards"])
-    wanted = set(pd.read_parquet(dataset / "questions.parquet", columns=["video_id"])["video_id"])
+    wanted = set(read_table(dataset / "questions.parquet", ["video_id"])["video_id"])
     places = _Places(collection / "shards", manifest["shards"], wanted)
     if len(wanted) != manifest["videos"]:
         raise AVQAError(
@@ -159,7 +160,7 @@ def gather_failures(dataset: str | Path, collection: str | Path, max_failed_frac
         writer = csv.DictWriter(file, FAILURE_FIELDS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    questions = pd.read_parquet(dataset / "questions.parquet")
+    questions = read_table(dataset / "questions.parquet")
     lost = count_questions(questions[questions["video_id"].isin(failed)], "failed")
     absent = pd.read_csv(dataset / "absent.tsv", sep="\t", dtype=str, keep_default_na=False)
     with atomic(dataset / "missing.tsv") as partial:

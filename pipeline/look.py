@@ -11,6 +11,7 @@ from pipeline.reporting.page import render
 from pipeline.reporting.sheet import DECODING, Sheet, frame_input, listed_videos, read_sheets
 from pipeline.storage.atomic import atomic
 from pipeline.storage.shard_list import Video
+from pipeline.storage.tables import read_table
 
 WIDTH = 160  # pixels per second
 
@@ -64,7 +65,7 @@ def _questions(sheet: Sheet, config: dict) -> pd.DataFrame:
     """All questions about the video, and what models answered to those of the test split."""
     folder = dataset_dir(config)
     predictions = read_predictions(config, config["train"]["seeds"][0])
-    table = pd.read_parquet(folder / "questions.parquet")
+    table = read_table(folder / "questions.parquet")
     table = table.loc[table["video_id"] == sheet.video_id, ["split", "question", "answer"]].drop_duplicates()
     answered = questions_about(sheet, predictions) if predictions else pd.DataFrame()
     if answered.empty:

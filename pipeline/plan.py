@@ -15,6 +15,7 @@ from pipeline.decode import decode_shard
 from pipeline.errors import AVQAError
 from pipeline.manifest import read_questions
 from pipeline.storage.shard_list import Video, read_shard_list
+from pipeline.storage.tables import read_table
 from pipeline.timing import Timing, read_timings
 
 BATCH = 8  # windows of the calibration
@@ -50,9 +51,7 @@ def plan(config: dict, calibrate: bool = True) -> str:
 def count_videos(config: dict) -> tuple[int, str]:
     """How many videos a data set has, and what says so."""
     if (dataset_dir(config) / "questions.parquet").exists():
-        import pandas as pd
-
-        table = pd.read_parquet(dataset_dir(config) / "questions.parquet", columns=["video_id"])
+        table = read_table(dataset_dir(config) / "questions.parquet", ["video_id"])
         return int(table["video_id"].nunique()), "manifest"
     if all(Path(path).exists() for _, _, path in annotation_files(config)):
         return int(read_questions(config)["video_id"].nunique()), "annotations"

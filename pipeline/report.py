@@ -14,6 +14,7 @@ from pipeline.reporting.page import render
 from pipeline.reporting.sheet import listed_videos
 from pipeline.storage.atomic import atomic
 from pipeline.storage.features import FeatureIndex
+from pipeline.storage.tables import read_table
 
 FAILURES = 200  # at most so many are listed
 
@@ -40,7 +41,7 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
     """What the template shows, section by section."""
     seed = config["train"]["seeds"][0]
     index = FeatureIndex(folder / "features.h5")
-    questions = pd.read_parquet(folder / "questions.parquet")
+    questions = read_table(folder / "questions.parquet")
     videos = listed_videos(collection_dir(config))
     predictions = answers.read_predictions(config, seed)
     explanations = answers.read_explanations(config, seed)

@@ -151,6 +151,10 @@ def test_several_data_sets_share_settings_and_override_them(tmp_path):
     [
         ({"trained_on": ["three"]}, "there is no data set three"),
         ({"trained_on": ["one"], "train": {"epochs": 1}}, "train must be as in one"),
+        (
+            {"trained_on": ["one"], "videos": {"collection": "d"}, "decode": {"pad": "zero"}},
+            "two.decode: must be as in one, whose models are tested here",
+        ),
         ({"decode": {"segments": 5}}, "two.decode: differs from that of one"),
         ({"encoders": {"vggish": {"seed": 3}}}, "two.encoders.vggish: differs"),
         ({"videos": {"collection": "one"}}, "one is a data set's name"),
@@ -160,6 +164,11 @@ def test_several_data_sets_share_settings_and_override_them(tmp_path):
 def test_data_sets_that_contradict_each_other_are_refused(own, named):
     with pytest.raises(AVQAError, match=re.escape(named)):
         check_configs(SEVERAL | {"datasets": {"one": {}, "two": own}})
+
+
+def test_a_pattern_of_ids_that_is_no_regular_expression_is_named():
+    with pytest.raises(AVQAError, match=r"video_ids: '\[0-9' is no regular expression \("):
+        check_configs(SEVERAL | {"video_ids": "[0-9"})
 
 
 def test_encoders_that_the_first_data_set_lacks_are_compared_too():

@@ -11,6 +11,7 @@ import pytest
 from pipeline.config import videos_fingerprint
 from pipeline.errors import AVQAError
 from pipeline.manifest import build_manifest, read_manifest
+from pipeline.plan import count_videos
 from pipeline.storage.shard_list import digest, read_shard_list
 
 
@@ -272,6 +273,8 @@ def test_damaged_tables_are_written_again(data, damage):
     whole = [pd.read_parquet(path) for path in tables]
     for path in map(Path, tables):
         path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(AVQAError, match=r"questions\.parquet: cannot be read .*`avqa manifest` writes it again"):
+        count_videos(data)
     build_manifest(data)
     for path, table in zip(tables, whole, strict=True):
         pd.testing.assert_frame_equal(pd.read_parquet(path), table)

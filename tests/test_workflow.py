@@ -414,6 +414,19 @@ def test_cluster_profiles_plan(place, name):
     assert planned.returncode == 0, planned.stdout
 
 
+def test_a_run_that_makes_the_features_of_other_data_sets_again_says_so(place, tmp_path):
+    shutil.copytree(place / "data", tmp_path / "data")
+    mine = {name: value for name, value in CONFIG.items() if name != "synthesize"}
+    runs = [{}, {"dataset": "more"}, {"dataset": "zeros", "decode": {"segments": 4, "pad": "zero"}}]
+    for n, changes in enumerate(runs):
+        (tmp_path / f"{n}.yaml").write_text(yaml.safe_dump(mine | changes))
+        done = snakemake(tmp_path, f"results/{(mine | changes)['dataset']}/manifest.json", config=f"{n}.yaml")
+        assert done.returncode == 0, done.stdout
+        for name in ("more", "tiny"):
+            warning = f"results/{name} has the collection clips too, with other settings of decode"
+            assert (warning in done.stdout) == (n == 2)
+
+
 def test_too_many_failed_videos_stop_the_run_before_training(place, tmp_path):
     """Two of 16 videos are no videos: more than 1 %."""
     shutil.copytree(place / "data", tmp_path / "data")

@@ -17,6 +17,7 @@ from pipeline.models.settings import TOKENS
 from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
 from pipeline.storage.read_ahead import read_ahead
+from pipeline.storage.tables import read_table
 
 
 class QuestionData:
@@ -150,7 +151,7 @@ class QuestionData:
         self.tokens = {name: encode(self.questions, name, self.vocabulary, n) for name, n in lengths.items()}
 
     def _read_questions(self, path: Path) -> pd.DataFrame:
-        table = pd.read_parquet(path)
+        table = read_table(path)
         texts = self.index.texts
         columns = [("video_row", "video_id", self.index.video_id), ("text_row", "question", texts)]
         if "prompt" in self.texts:  # the question stands in for a prompt that it does not have

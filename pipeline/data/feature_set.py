@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.errors import AVQAError
 from pipeline.storage.features import FeatureIndex, is_text
+from pipeline.storage.tables import read_table
 
 if TYPE_CHECKING:
     from pipeline.data.torch_dataset import QuestionDataset
@@ -68,7 +69,7 @@ class FeatureSet:
     @property
     def questions(self) -> pd.DataFrame:
         """questions.parquet: split, question_id, video_id, question, answer, answer_id and more."""
-        return pd.read_parquet(self.folder / "questions.parquet")
+        return read_table(self.folder / "questions.parquet")
 
     def torch_dataset(self, *names: str, split: str | None = None) -> QuestionDataset:
         """A torch.utils.data.Dataset of the split's questions (default: all) with these features of each."""

@@ -8,15 +8,14 @@ from pathlib import Path
 import librosa
 import matplotlib
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from extractors import ENCODERS, AudioInput, FrameInput
-from pipeline.errors import AVQAError
 from pipeline.media.segments import MachineError
 from pipeline.media.worker import Limits, Worker, WorkerFailure
 from pipeline.reporting.page import webp
 from pipeline.storage.shard_list import Video
+from pipeline.storage.tables import read_table
 
 AUDIO = AudioInput(16000)
 # VGGish's log-mel setting (Hershey et al., 2017): 25 ms windows every 10 ms, 64 bands from 125 to 7,500 Hz.
@@ -49,10 +48,7 @@ def frame_input(encoders: Iterable[str]) -> FrameInput:
 
 def listed_videos(collection: Path) -> dict[str, Video]:
     """The videos of a collection by id. Raises AVQAError if it has no videos.parquet."""
-    path = collection / "videos.parquet"
-    if not path.exists():
-        raise AVQAError(f"{path}: no such file; `avqa manifest` makes it")
-    table = pd.read_parquet(path)
+    table = read_table(collection / "videos.parquet")
     rows = table[[name for name in Video._fields if name in table]].to_dict("records")
     return {row["video_id"]: Video(**row) for row in rows}
 

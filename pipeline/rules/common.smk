@@ -297,12 +297,30 @@ def start_run():
         workflow.register_resource("gpu", GPUS)
     for name in CONFIGS:
         write_if_changed(f"{RESULTS}/{name}/config.yaml", effective_config(name))
+    for line in replaced_for_others():
+        print(f"WARNING: {line}", file=sys.stderr)
     for collection in ENCODERS_OF:
         folder = SEGMENTS.format(collection=collection)
         asked = [name for name in workflow.dag_settings.targets if name.startswith(f"{folder}/")]
         if asked:
             with open(f"{RESULTS}/{collection}/{KEPT}", "a") as file:
                 file.writelines(f"{name}\n" for name in asked)
+
+
+def replaced_for_others():
+    """Sentences about data sets of other configurations, with the same results and collection, whose features this run
+    makes again because its videos or their decoding are others."""
+    for path in sorted(Path(RESULTS).glob("*/config.yaml")):
+        if path.parent.name in CONFIGS:
+            continue
+        theirs = yaml.safe_load(path.read_text())
+        own = SETTINGS_OF.get(theirs["videos"]["collection"])
+        differing = [name for name in ("videos", "decode") if own and own[name] != theirs[name]]
+        if differing:
+            yield (
+                f"{path.parent} has the collection {own['videos']['collection']} too, with other settings of "
+                f"{' and '.join(differing)}: its features become this run's. For other videos, name another collection"
+            )
 
 
 def effective_config(name):

@@ -35,6 +35,14 @@ def test_ids_that_could_leave_the_folder_are_refused(tmp_path, video_id):
         read_annotations(path, "train")
 
 
+@pytest.mark.parametrize(("video_id", "said"), [(93, "93"), (None, "null"), (["1"], r'\["1"\]')])
+def test_an_id_that_is_no_text_is_refused_in_these_words(tmp_path, video_id, said):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps([record(video_id)]))
+    with pytest.raises(AVQAError, match=rf"record 0: video_id must be a text, in quotes, not {said}"):
+        read_annotations(path, "train")
+
+
 @given(st.text(min_size=1, max_size=12))
 def test_no_id_leads_out_of_the_folder(tmp_path_factory, video_id):
     path = tmp_path_factory.getbasetemp() / "any.json"

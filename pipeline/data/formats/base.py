@@ -70,7 +70,9 @@ class Record:
     def video_id(self, name: str) -> str:
         """A text that is one plain file name, to the letter."""
         value = self.get(name)
-        if not isinstance(value, str) or not VIDEO_ID.fullmatch(value):
+        if not isinstance(value, str):
+            raise self.error(f"{name} must be a text, in quotes, not {json.dumps(value)}")
+        if not VIDEO_ID.fullmatch(value):
             raise self.error(f"{name} {value!r} could leave the video folder; it must be a plain file name")
         return value
 
