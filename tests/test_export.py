@@ -19,7 +19,7 @@ from pipeline.cli import EXPORTS, main
 from pipeline.data.containers import CONTAINERS
 from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError
-from pipeline.export import export, export_ids
+from pipeline.export import IDS, export, export_ids
 from pipeline.manifest import index_answers
 from pipeline.verify import verify
 
@@ -277,6 +277,18 @@ def test_export_then_import_then_export_gives_the_same_bytes(small, tmp_path, dt
     assert verify(tmp_path / "back" / "back").findings == []
     export(tmp_path / "back" / "back", "pstp-net", tmp_path / "again", dtype=dtype, force=True)
     assert files(tmp_path / "again") == files(out)
+
+
+def test_a_question_that_looks_like_a_missing_value_is_imported(small, tmp_path):
+    out = tmp_path / "out"
+    export(small, "pstp-net", out, force=True)
+    with pipeline.open_features(small) as features:
+        question, expected = features.texts[0], features["text/sentence", features.texts[0]]
+    for path in (*out.rglob("*.json"), out / IDS):
+        path.write_text(path.read_text().replace(question, "null"))
+    assert main(["import", str(out), "--layout", "pstp-net", "--config", config(tmp_path, out)]) == 0
+    back = pipeline.open_features(tmp_path / "back" / "back")
+    np.testing.assert_array_equal(back["text/sentence", "null"], expected)
 
 
 def test_published_folders_of_other_lengths_with_videos_missing(tmp_path):
