@@ -417,7 +417,11 @@ def test_cluster_profiles_plan(place, name):
 def test_a_run_that_makes_the_features_of_other_data_sets_again_says_so(place, tmp_path):
     shutil.copytree(place / "data", tmp_path / "data")
     mine = {name: value for name, value in CONFIG.items() if name != "synthesize"}
-    runs = [{}, {"dataset": "more"}, {"dataset": "zeros", "decode": {"segments": 4, "pad": "zero"}}]
+    runs = [
+        {},
+        {"dataset": "more", "decode": {"segments": 4, "workers": 2}},
+        {"dataset": "zeros", "decode": {"segments": 4, "pad": "zero"}},
+    ]
     for n, changes in enumerate(runs):
         (tmp_path / f"{n}.yaml").write_text(yaml.safe_dump(mine | changes))
         done = snakemake(tmp_path, f"results/{(mine | changes)['dataset']}/manifest.json", config=f"{n}.yaml")

@@ -152,7 +152,7 @@ def encoders_read(entry):
 # What jobs request of a cluster, in MB and minutes. Memory as measured (bench/RESULTS.md, Memory of jobs): decode 1,200
 # with 8 workers, and up to 4,000 per worker for a video that is hard to decode; ViT-L/14 at 224 and 336 px 3,500, its
 # texts 3,100; evaluation 2,600; 400 more for Snakemake itself. Host memory beside a GPU was not measured. A job that
-# fails for want of memory or time requests more, and training goes on where it was.
+# fails for want of memory or time requests more, and training resumes.
 REQUESTS = {
     "decode": {"mem_mb": 8000, "runtime": 240},
     "extract": {"mem_mb": 8000, "runtime": 240},
@@ -314,13 +314,18 @@ def replaced_for_others():
         if path.parent.name in CONFIGS:
             continue
         theirs = yaml.safe_load(path.read_text())
-        own = SETTINGS_OF.get(theirs["videos"]["collection"])
-        differing = [name for name in ("videos", "decode") if own and own[name] != theirs[name]]
+        own = SETTINGS_OF.get(theirs.get("videos", {}).get("collection"))
+        differing = [name for name in ("videos", "decode") if own and deciding(own[name]) != deciding(theirs[name])]
         if differing:
             yield (
                 f"{path.parent} has the collection {own['videos']['collection']} too, with other settings of "
                 f"{' and '.join(differing)}: its features become this run's. For other videos, name another collection"
             )
+
+
+def deciding(section):
+    """What in a section decides a segment."""
+    return {name: value for name, value in section.items() if name not in ("workers", "ahead")}
 
 
 def effective_config(name):

@@ -90,9 +90,7 @@ def inputs_of(collection):
 
 
 def decode_settings(collection):
-    """What decides a segment."""
-    own = SETTINGS_OF[collection]["decode"]
-    return {name: value for name, value in own.items() if name not in ("workers", "ahead")}
+    return deciding(SETTINGS_OF[collection]["decode"])
 
 
 def features_file(wildcards, encoder, shard):
