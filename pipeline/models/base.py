@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -92,15 +93,16 @@ class AVQAModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Any:
-        """Whatever `loss` and `scores` need."""
+        """The scores, or whatever `loss` and `scores` need."""
 
-    @abstractmethod
     def loss(self, output: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The number to minimise, and its parts by name for the history."""
+        assert batch.answer is not None
+        return F.cross_entropy(self.scores(output), batch.answer), {}
 
-    @abstractmethod
     def scores(self, output: Any) -> Tensor:
         """B, num_answers; the answer is the largest."""
+        return output
 
     @property
     def needs_negatives(self) -> bool:

@@ -6,7 +6,6 @@ al., 2021, Section 2.3) scores texts for an image, with a learned scale s.
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +34,3 @@ class MultipleChoice(AVQAModel):
         options = F.normalize(batch.choices.float(), dim=-1)
         scores = self.log_scale.exp() * torch.einsum("bd,bkd->bk", query, options)
         return scores.masked_fill((batch.choices == 0).all(-1), -math.inf)
-
-    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return F.cross_entropy(output, batch.answer), {}
-
-    def scores(self, output: Any) -> Tensor:
-        return output

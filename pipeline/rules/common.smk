@@ -158,7 +158,7 @@ REQUESTS = {
     "extract": {"mem_mb": 8000, "runtime": 240},
     "text": {"mem_mb": 8000, "runtime": 120},
     "train": {"mem_mb": 2500, "runtime": 1200},  # and what a batch takes
-    "ablation": {"mem_mb": 2500, "runtime": 1320},  # likewise
+    "ablation": {"runtime": 1320},  # memory as for train
     "evaluate": {"mem_mb": 6000, "runtime": 120},
     "explain": {"mem_mb": 6000, "runtime": 120},
     "score": {"mem_mb": 6000, "runtime": 120},

@@ -28,9 +28,3 @@ class Pooled(AVQAModel):
         means = [batch.per_question(batch.features[name].to(dtype).mean(1)) for name in ("audio", "visual")]
         x = torch.cat([*means, batch.texts["sentence"].to(dtype)], dim=-1)
         return self.answers(self.dropout(F.relu(self.hidden(x))))
-
-    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return F.cross_entropy(output, batch.answer), {}
-
-    def scores(self, output: Tensor) -> Tensor:
-        return output

@@ -229,12 +229,6 @@ class PSTPNet(AVQAModel):
         x = F.relu(x) if self.fuse is None else self.fuse(x, copies)
         return x.mean(1) if copies is None else (copies[:, None] @ x)[:, 0] / copies.sum(1, keepdim=True)
 
-    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return F.cross_entropy(output, batch.answer), {}
-
-    def scores(self, output: Tensor) -> Tensor:
-        return output
-
     @classmethod
     def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> PSTPNet:
         """A model with the weights of a released checkpoint, in the released variant, K, k and m unless `settings` says

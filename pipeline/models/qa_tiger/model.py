@@ -193,12 +193,6 @@ class QATiger(AVQAModel):
         fused = self.reasoning(query, *of_visual)
         return self.answers(F.relu(self.reasoning(query, fused, of_audio)))
 
-    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return F.cross_entropy(output, batch.answer), {}
-
-    def scores(self, output: Tensor) -> Tensor:
-        return output
-
     @classmethod
     def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> QATiger:
         """A model with the weights of a released checkpoint, in the released variant unless `settings` says otherwise.

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models import counts, released
@@ -86,12 +85,6 @@ class TSPM(AVQAModel):
         """audio B,k,D of some seconds attends to the patches B,k,P,… of as many frames: B,k,D"""
         tokens = self.tokens(self.fc_patch(patch).flatten(0, 1))
         return self.spatial(audio.flatten(0, 1)[:, None], tokens)[:, 0].view_as(audio)
-
-    def loss(self, output: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return F.cross_entropy(output, batch.answer), {}
-
-    def scores(self, output: Tensor) -> Tensor:
-        return output
 
     @classmethod
     def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> TSPM:
