@@ -42,8 +42,9 @@ def build_index(dataset: str | Path, collection: str | Path, encoders: Sequence[
             "run the workflow again"
         )
     out = dataset / "features.h5"
-    # In memory first: the file is small, and HDF5 may crash when its disk is full.
-    with h5py.File(out, "w", libver="latest", driver="core", backing_store=False) as index:
+    # In memory first: the file is small, and HDF5 may crash when its disk is full. In the oldest file version that has
+    # what is needed: in later ones, HDF5 cannot read more than 2 MB of strings back (seen with 2.0).
+    with h5py.File(out, "w", driver="core", backing_store=False) as index:
         index.attrs.update(schema_version=SCHEMA_VERSION, kind="index", created_by=f"avqa-pipeline {__version__}")
         index.attrs.update(dataset=dataset.name, collection=collection.name)
         index["video_id"], index["shard"], index["row"] = places.video_id, places.shard, places.row

@@ -32,12 +32,12 @@ def write_features(path, shard, ids, outputs=("cls",), row=value, **changes):
     source = digest([Video(name, f"{name}.mp4", 1, 1) for name in ids])
     attributes = {"kind": "features", "shard": f"{shard:05d}", "source": source} | PROVENANCE | changes
     with ShardWriter(path, len(ids), datasets, attributes, {"video_id": ids}) as writer:
-        for n in range(len(ids)):
-            numbers = {f"enc/{name}": row(shard, n) for name in outputs}
-            writer.write(n, numbers | {"num_segments": 3, "has_audio": True, "status": 0})
+        per_video = {"num_segments": np.full(len(ids), 3), "has_audio": np.ones(len(ids)), "status": np.zeros(len(ids))}
+        numbers = np.stack([row(shard, n) for n in range(len(ids))])
+        writer.write(slice(0, len(ids)), {f"enc/{name}": numbers for name in outputs} | per_video)
 
 
-def make(tmp_path, shards, wanted=None, per_shard=3):
+def make(tmp_path, shards, wanted=None, per_shard=3, texts=TEXTS):
     """A collection of so many shards, and a data set about the `wanted` videos (default: all)."""
     dataset, collection = tmp_path / "dataset", tmp_path / "collection"
     ids = {s: [f"v{s}-{n}" for n in range(per_shard)] for s in range(shards)}
@@ -60,9 +60,10 @@ def make(tmp_path, shards, wanted=None, per_shard=3):
     specs = {"words": DatasetSpec((5, 4), "float16"), "sentence": DatasetSpec((4,), "float16")}
     specs["length"] = DatasetSpec((), "int32")
     attributes = {"kind": "text", "shard": ""} | PROVENANCE
-    with ShardWriter(dataset / "text" / "enc.h5", len(TEXTS), specs, attributes, {"text": TEXTS}) as writer:
-        for n in range(len(TEXTS)):
-            writer.write(n, {"words": np.full((5, 4), n), "sentence": np.full(4, n), "length": 2})
+    with ShardWriter(dataset / "text" / "enc.h5", len(texts), specs, attributes, {"text": texts}) as writer:
+        numbers = np.arange(len(texts)) % 2048  # exact in float16
+        rows = {"words": numbers[:, None, None].repeat(20, 1), "sentence": numbers[:, None].repeat(4, 1)}
+        writer.write(slice(0, len(texts)), rows | {"length": np.full(len(texts), 2)})
     return dataset, collection
 
 
@@ -91,6 +92,19 @@ def test_more_shards_than_files_may_be_open(tmp_path):
         np.testing.assert_array_equal(index.read("enc/cls", rows), expected(index, rows))
         index.close()
     assert len(os.listdir("/proc/self/fd")) == already
+
+
+def test_as_many_videos_and_texts_as_the_largest_data_sets_have(tmp_path):
+    texts = [
+        f"{n}: which of the two instruments makes the sound first, and how long does it last?" for n in range(60_000)
+    ]
+    dataset, collection = make(tmp_path, shards=2, per_shard=30_000, texts=texts)
+    build_index(dataset, collection, ["enc"], "enc")
+    index = FeatureIndex(dataset / "features.h5")
+    assert list(index.texts) == texts
+    assert len(index.video_id) == 60_000 and index.video_id[-1] == "v1-29999"
+    np.testing.assert_array_equal(index.read("enc/cls", [59_999]), expected(index, [59_999]))
+    assert (index.read("text/sentence", [2047]) == 2047).all()
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_and_not_a_number(tmp_path):
