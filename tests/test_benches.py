@@ -44,6 +44,12 @@ def test_gpu(tmp_path):
 
 
 @pytest.mark.slow
+def test_largest():
+    printed = bench("largest.py", "--part", 0.001)
+    assert printed.count("\n| evaluate | ") == 2 and "AVQA's size, four options" in printed
+
+
+@pytest.mark.slow
 def test_extract():
     printed = bench("extract.py", "--seconds", 2, "--frames", 2, "--rounds", 1)
     assert printed.count("\n| ") == 3 and "| encoder alone, frames in memory, per processor second | " in printed
