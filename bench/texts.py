@@ -16,7 +16,16 @@ from extractors import encoder_spec
 from pipeline.data.formats import read_annotations
 from pipeline.text import encode_texts
 
-SAMPLE = 128
+SAMPLE = 256
+
+
+def encode(texts: list[str], out: Path, encoder: str) -> float:
+    """Seconds of CPU, the start of the encoder included."""
+    lines = out.with_suffix(".txt")
+    lines.write_text("\n".join(texts))
+    start = time.process_time()
+    encode_texts(lines, out, encoder=encoder, weights="random")
+    return time.process_time() - start
 
 
 def main() -> None:
@@ -27,11 +36,9 @@ def main() -> None:
     table = pd.concat([read_annotations(path, "test") for path in args.annotations])
     texts, shapes = table["question"].unique(), encoder_spec(args.encoder).text_outputs
     with tempfile.TemporaryDirectory() as name:
-        out, sample = Path(name, "text.h5"), Path(name, "sample.txt")
-        sample.write_text("\n".join(texts[:SAMPLE]))
-        start = time.process_time()
-        encode_texts(sample, out, encoder=args.encoder, weights="random")
-        seconds, size = (time.process_time() - start) / SAMPLE, os.stat(out).st_size / SAMPLE
+        encode(texts[:2], Path(name, "first.h5"), args.encoder)  # imports
+        seconds = [encode(texts[:count], Path(name, f"{count}.h5"), args.encoder) for count in (SAMPLE, 2 * SAMPLE)]
+        seconds, size = (seconds[1] - seconds[0]) / SAMPLE, os.stat(Path(name, f"{SAMPLE}.h5")).st_size / SAMPLE
         one = Path(name, "one.npz")
         np.savez(one, **{key: np.zeros(shape, "float16") for key, shape in shapes.items()})
         alone = os.stat(one).st_size

@@ -32,6 +32,8 @@ class CLIP(Encoder):
         for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
             assert isinstance(block.mlp.gelu, QuickGELU)
             block.mlp.gelu = nn.SiLU()
+        for block in model.transformer.resblocks:
+            block.attn = MaskedAttention(block.attn)
         return model
 
     def fetch(self, tag: str) -> Path:
@@ -71,6 +73,23 @@ class CLIP(Encoder):
         words = (x @ model.text_projection).float()
         pooled = sentence_of(words, length, sentence, end=length - 1)
         return {"words": words, "words_unprojected": x.float(), "sentence": pooled, "length": length}
+
+
+class MaskedAttention(nn.Module):
+    """The same numbers as the MultiheadAttention that it takes over, in a third of the time on a CPU: with a mask,
+    torch's copies its weights for every text (2.15)."""
+
+    def __init__(self, attention: nn.MultiheadAttention):
+        super().__init__()
+        self.heads, self.in_proj_weight = attention.num_heads, attention.in_proj_weight
+        self.in_proj_bias, self.out_proj = attention.in_proj_bias, attention.out_proj
+
+    def forward(self, x: torch.Tensor, *_: torch.Tensor, attn_mask: torch.Tensor, **__: bool) -> tuple[torch.Tensor]:
+        """x B, L, D and what is added to the scores, L, L -> B, L, D"""
+        projected = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each B, heads, L, D / heads
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask.to(q.dtype))
+        return (self.out_proj(attended.transpose(1, 2).flatten(2)),)
 
 
 def build_open_clip(model: str) -> nn.Module:

@@ -13,7 +13,7 @@ from pipeline.cards import published_videos, read_card
 from pipeline.config import annotation_files, collection_dir, dataset_dir, is_trained
 from pipeline.decode import decode_shard
 from pipeline.errors import AVQAError
-from pipeline.manifest import read_questions
+from pipeline.manifest import read_manifest, read_questions
 from pipeline.storage.shard_list import Video, read_shard_list
 from pipeline.storage.tables import read_table
 from pipeline.timing import Timing, read_timings
@@ -29,7 +29,8 @@ def plan(config: dict, calibrate: bool = True) -> str:
     Raises AVQAError if neither a manifest nor annotations nor a card say how many videos there are."""
     videos, source = count_videos(config)
     seconds, encoders = config["decode"]["segments"], config["encoders"]
-    shards = -(-videos // config["shard_size"])
+    made = source == "manifest"  # then other data sets of the collection may have filled the shards as well
+    shards = len(read_manifest(dataset_dir(config))["shards"]) if made else -(-videos // config["shard_size"])
     inputs = {item.key: item for name in encoders for item in ENCODERS[name].inputs}
     at_once = min(videos, config["decode"]["ahead"] * config["shard_size"]) * seconds
     models = len(config["models"]) * len(config["train"]["seeds"]) if is_trained(config) else 0

@@ -386,11 +386,31 @@ def table_settings(wildcards):
     return settings("results", "dataset", "encoders", models=models, train={"seeds": own["train"]["seeds"]})(wildcards)
 
 
+@functools.cache
+def warn_if_records_are_lost(name):
+    """Without Snakemake's records, no change of settings makes anything due."""
+    made, of_last_run = f"{RESULTS}/{name}/manifest.json", Path(RESULTS, name, "config.yaml")
+    known = not os.path.exists(made) or workflow.persistence.params(IOFile(made)) is not None
+    if known or not workflow.is_main_process or not of_last_run.exists() or workflow.dag_settings.forcerun:
+        return
+    before, now = yaml.safe_load(of_last_run.read_text()), CONFIGS[name]
+    differing = [section for section in sorted({*before, *now}) if before.get(section) != now.get(section)]
+    if differing:
+        print(
+            f"WARNING: {RESULTS}/{name} was made with other settings of {', '.join(differing)}, and Snakemake's records "
+            "of it (.snakemake, in the folder where it ran) are gone, so that it is not made again for them. Move the "
+            "records back, or name the first rule that the settings concern, as in --forcerun decode: manifest, decode, "
+            "extract, text or train",
+            file=sys.stderr,
+        )
+
+
 def features(name):
     """All files of features of a data set. They are requested by name: else Snakemake would not detect that one was
     removed once features.h5 is there."""
 
     def files(wildcards):
+        warn_if_records_are_lost(name)
         of = Wildcards(fromdict={"dataset": name, "use": "all"})
         folder = f"{RESULTS}/{collection_of(of)}/features"
         return expand(f"{folder}/{{encoder}}/{{shard}}.h5", encoder=CONFIGS[name]["encoders"], shard=shards(of))
