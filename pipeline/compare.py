@@ -32,7 +32,13 @@ class ShardSource:
         for path in files:
             try:
                 self._list(path, output)
-            except (KeyError, TypeError, ValueError, IndexError) as error:  # h5py's for what nobody expects
+            except (
+                AttributeError,
+                KeyError,
+                TypeError,
+                ValueError,
+                IndexError,
+            ) as error:  # h5py's for what nobody expects
                 raise AVQAError(
                     f"{path}: is not laid out as a features file ({error}); `avqa verify` checks it"
                 ) from error
