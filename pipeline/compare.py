@@ -38,7 +38,7 @@ class ShardSource:
                 TypeError,
                 ValueError,
                 IndexError,
-            ) as error:  # h5py's for what nobody expects
+            ) as error:  # h5py's
                 raise AVQAError(
                     f"{path}: is not laid out as a features file ({error}); `avqa verify` checks it"
                 ) from error
