@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
-from pipeline.config import check_config, collection_dir, dataset_dir, load_config, text_encoders
+from pipeline.config import check_config, collection_dir, dataset_dir, load_config, load_configs, text_encoders
 from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError, out_of_memory, out_of_space
 from pipeline.gpu import claim
@@ -274,7 +274,7 @@ def plan(args: argparse.Namespace) -> None:
 def doctor(args: argparse.Namespace) -> None:
     from pipeline.doctor import examine, format_findings
 
-    findings = examine(_config(args, "dataset", "videos", "encoders", "text"))
+    findings = examine(list(load_configs(args.config, "dataset", "videos", "encoders", "text").values()))
     print(format_findings(findings))
     if missing := [item.name for item in findings if not item.well]:
         raise AVQAError(f"missing: {', '.join(missing)}")
@@ -433,7 +433,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--calibrate", action=argparse.BooleanOptionalAction, default=True, help="measure the rates here")
 
     sub = command(doctor, "What this machine lacks for a configuration, and the command that mends it.")
-    add_config(sub)
+    sub.add_argument("--config", required=True)
 
     sub = command(weights, "Download the weights of an encoder, where they are not in the cache yet.")
     sub.add_argument("--encoder", required=True, choices=list(ENCODERS))

@@ -33,14 +33,14 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def examine(config: dict) -> list[Finding]:
-    """All findings, for the configuration of a data set."""
+def examine(configs: list[dict]) -> list[Finding]:
+    """All findings, for the configurations of data sets, which have the same folder of results."""
     return [
         *_python(),
         _gpu(),
         _ffmpeg(),
-        *_weights(config),
-        *_storage(Path(config["results"])),
+        *_weights(configs),
+        *_storage(Path(configs[0]["results"])),
         _open_files(),
         _slurm(),
     ]
@@ -95,15 +95,21 @@ def _ffmpeg() -> Finding:
     return Finding("ffmpeg", not lacking, found, FFMPEG)
 
 
-def _weights(config: dict) -> Iterator[Finding]:
-    for name, entry in {**config["encoders"], **text_encoders(config)}.items():
-        title, weights = f"weights of {name}", entry["weights"]
-        if weights == "random":
-            yield Finding(title, True, "random numbers, not pretrained")
-        elif is_hub_tag(weights):
-            yield _hub_weights(title, Path(config["results"], "weights", name, weights), weights)
-        else:
-            yield _weights_file(title, Path(weights), entry.get("sha256"))
+def _weights(configs: list[dict]) -> Iterator[Finding]:
+    seen = []
+    for config in configs:
+        for name, entry in {**config["encoders"], **text_encoders(config)}.items():
+            title, weights = f"weights of {name}", entry["weights"]
+            asked = (name, weights, entry.get("sha256"))
+            if asked in seen:
+                continue
+            seen.append(asked)
+            if weights == "random":
+                yield Finding(title, True, "random numbers, not pretrained")
+            elif is_hub_tag(weights):
+                yield _hub_weights(title, Path(config["results"], "weights", name, weights), weights)
+            else:
+                yield _weights_file(title, Path(weights), entry.get("sha256"))
 
 
 def _hub_weights(title: str, marker: Path, tag: str) -> Finding:

@@ -12,6 +12,7 @@ from pipeline.config import check_config
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
 from pipeline.explain import explain
+from pipeline.models import MODELS, model_class
 from pipeline.models.base import Batch, example_batch
 from pipeline.models.choices import MultipleChoice
 from pipeline.models.pooled.config import PooledSettings
@@ -38,19 +39,20 @@ def batch(size=6):
 
 def test_the_best_option_is_the_one_that_the_models_output_agrees_with_most():
     two_parts, given = model().eval(), batch()
-    output = two_parts(given).detach()
+    scores = two_parts.scores(two_parts(given)).detach()
     query = two_parts.model.scores(two_parts.model(given)).detach()
     for b in range(6):
         similar = [torch.cosine_similarity(query[b], option, dim=0) for option in given.choices[b] if option.any()]
-        assert two_parts.scores(output)[b].argmax() == max(range(len(similar)), key=lambda n: float(similar[n]))
-    assert torch.isneginf(output[0, 2:]).all() and torch.isfinite(output[1:]).all()
+        assert scores[b].argmax() == max(range(len(similar)), key=lambda n: float(similar[n]))
+    assert torch.isneginf(scores[0, 2:]).all() and torch.isfinite(scores[1:]).all()
 
 
 def test_the_order_of_options_moves_their_scores_and_nothing_else():
     given, order = batch(), torch.tensor([2, 0, 3, 1])
-    whole = model().eval()(given)
+    chooser = model().eval()
+    whole = chooser.scores(chooser(given))
     given.choices = given.choices[:, order]
-    torch.testing.assert_close(model().eval()(given), whole[:, order])
+    torch.testing.assert_close(chooser.scores(chooser(given)), whole[:, order])
 
 
 def test_it_learns_which_option_is_right():
@@ -61,7 +63,33 @@ def test_it_learns_which_option_is_right():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert (chooser.eval()(given).argmax(-1) == given.answer).all()
+    assert (chooser.scores(chooser.eval()(given)).argmax(-1) == given.answer).all()
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_trains_on_options_with_its_own_loss(name):
+    """What a model's loss compares beside the answers has the same value as with a fixed list of answers."""
+    torch.manual_seed(0)
+    inner = model_class(name).in_paper_setting(seconds=20, num_answers=16)
+    chooser = MultipleChoice(inner, 4).train()
+    given = example_batch(inner, 4)
+    given.features = {name: torch.randn_like(x) for name, x in given.features.items()}
+    given.texts = {name: torch.randn_like(x) if x.is_floating_point() else x + 1 for name, x in given.texts.items()}
+    given.choices, given.answer = torch.randn(4, 4, 16), torch.tensor([0, 1, 1, 0])
+    given.choices[0, 2:] = 0
+    if chooser.needs_negatives:
+        given.negatives = {name: x.flip(0) for name, x in given.features.items()}
+    torch.manual_seed(1)
+    loss, terms = chooser.loss(chooser(given), given)
+    torch.manual_seed(1)  # the same dropout
+    _, expected = inner.loss(inner(given), given)
+    assert terms.keys() == expected.keys()
+    for term in terms.keys() - {"answer", "fused", "audio", "visual"}:
+        torch.testing.assert_close(terms[term], expected[term])
+    loss.backward()
+    assert torch.isfinite(loss) and all(p.grad is None or p.grad.isfinite().all() for p in chooser.parameters())
+    scores = chooser.scores(chooser.eval()(given))
+    assert scores.shape == (4, 4) and torch.isneginf(scores[0, 2:]).all() and torch.isfinite(scores[1:]).all()
 
 
 TEXTS = ["Is it playing?", "Is it loud?"]

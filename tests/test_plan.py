@@ -95,6 +95,16 @@ def test_the_doctor_examines_a_machine_without_ffmpeg(tmp_path, monkeypatch, cap
     )
 
 
+def test_the_doctor_looks_at_the_weights_of_all_data_sets(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = {name: value for name, value in CONFIG.items() if name != "dataset"}
+    own = {"videos": {"collection": "other"}, "encoders": {"vggish": {"weights": "lost/vggish.pt"}}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(common | {"datasets": {"first": {}, "second": own}}))
+    assert main(["doctor", "--config", "c.yaml"]) == 1
+    said = capsys.readouterr().out
+    assert "MISSING weights of vggish: lost/vggish.pt" in said and said.count("weights of clip_vit_l14") == 1
+
+
 def test_the_doctor_compares_checksums_and_knows_what_is_downloaded(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("vggish.pt").write_bytes(b"numbers")

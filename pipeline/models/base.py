@@ -63,9 +63,12 @@ class AVQAModel(nn.Module, ABC):
 
     settings: an instance of the class's Settings. shapes: the shape of one sample of each feature and text, such as
     {"audio": (60, 128), "sentence": (768,)}. num_answers: how many answers there are to choose from. num_tokens: the
-    size of the vocabulary, padding included; given to a model that reads TOKENS, and to no other."""
+    size of the vocabulary, padding included; given to a model that reads TOKENS, and to no other.
+
+    `score_fields` names the scores B, num_answers among what `forward` returns, where that is a named tuple."""
 
     Settings: ClassVar[type[ModelSettings]]
+    score_fields: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class AVMaster(AVQAModel):
     """
 
     Settings = AVMasterSettings
+    score_fields = ("fused", "audio", "visual")
     settings: AVMasterSettings
 
     def __init__(self, settings: AVMasterSettings, shapes: dict[str, tuple[int, ...]], num_answers: int):

@@ -106,6 +106,7 @@ class AVAFNet(AVQAModel):
     """Audio, CLS and patch rows of frames, words and the sentence to an answer."""
 
     Settings = AVAFNetSettings
+    score_fields = ("logits",)
     settings: AVAFNetSettings
 
     def __init__(self, settings: AVAFNetSettings, shapes: dict[str, tuple[int, ...]], num_answers: int):

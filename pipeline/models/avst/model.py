@@ -49,6 +49,7 @@ class AVST(AVQAModel):
     """Equals the released model without the ResNet that it holds and never calls. Its width D is the map's channels."""
 
     Settings = AVSTSettings
+    score_fields = ("answers",)
     settings: AVSTSettings
 
     def __init__(

@@ -240,6 +240,7 @@ class MCD(AVQAModel):
     """Audio, visual features and the numbers of the question's words to an answer."""
 
     Settings = MCDSettings
+    score_fields = ("logits",)
     settings: MCDSettings
 
     def __init__(
