@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import DECODED
+from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import open_hdf5
 
 SHIFTS = np.round(np.arange(-3, 3.05, 0.1), 1)  # seconds
@@ -29,15 +30,30 @@ class ShardSource:
         self.name = ""
         self._file: h5py.File | None = None
         for path in files:
-            with open_hdf5(path, "features") as file:
-                names = list(file[str(file.attrs["encoder"])])
-                if (output or names[0]) not in names or (output is None and len(names) > 1):
-                    raise AVQAError(f"{path}: holds {', '.join(names)}; choose one of these with --output")
-                self.name = f"{file.attrs['encoder']}/{output or names[0]}"
-                decoded = file["status"][:] == DECODED
-                for n, video_id in enumerate(file["video_id"].asstr()[:]):
-                    if decoded[n]:
-                        self.places[video_id] = (path, n, int(file["num_segments"][n]))
+            try:
+                self._list(path, output)
+            except (
+                AttributeError,
+                KeyError,
+                TypeError,
+                ValueError,
+                IndexError,
+            ) as error:  # h5py's
+                raise AVQAError(
+                    f"{path}: is not laid out as a features file ({error}); `avqa verify` checks it"
+                ) from error
+
+    def _list(self, path: Path, output: str | None) -> None:
+        with open_hdf5(path, "features") as file:
+            names = list(file[str(file.attrs["encoder"])])
+            if (output or names[0]) not in names or (output is None and len(names) > 1):
+                raise AVQAError(f"{path}: holds {', '.join(names)}; choose one of these with --output")
+            self.name = f"{file.attrs['encoder']}/{output or names[0]}"
+            _check_numbers(path, file[self.name])
+            decoded, seconds = file["status"][:] == DECODED, file["num_segments"][:]
+            for n, video_id in enumerate(file["video_id"].asstr()[:]):
+                if decoded[n]:
+                    self.places[video_id] = (path, n, int(seconds[n]))
 
     def read(self, video_id: str) -> np.ndarray:
         """T, … of the true seconds. Videos of one file after another are fastest."""
@@ -45,7 +61,7 @@ class ShardSource:
         if self._file is None or self._file.filename != str(path):
             self.close()
             self._file = h5py.File(path)
-        return self._file[self.name][row, :seconds]
+        return _check_finite(f"{path}: {video_id}", self._file[self.name][row, :seconds])
 
     def close(self) -> None:
         """Close the file that is open."""
@@ -62,13 +78,29 @@ class ArraySource:
 
     def read(self, video_id: str) -> np.ndarray:
         """T, … as the file has it."""
+        path = self.places[video_id]
         try:
-            return np.load(self.places[video_id], allow_pickle=False)
+            values = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise AVQAError(f"{self.places[video_id]}: cannot be read as an array ({error}); get it again") from error
+            raise AVQAError(f"{path}: cannot be read as an array ({error}); get it again") from error
+        _check_numbers(path, values)
+        return _check_finite(path, values)
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _check_numbers(path: Path, values: np.ndarray | h5py.Dataset) -> None:
+    if values.ndim < 2 or values.dtype.kind not in "fiu":
+        raise AVQAError(f"{path}: holds {values.dtype} {values.shape}, expected a vector of numbers or more per second")
+
+
+def _check_finite(name: str | Path, values: np.ndarray) -> np.ndarray:
+    """The values themselves. Raises AVQAError where nothing could be said of them."""
+    if not values.size or not all_finite(values):
+        what = "numbers that are not finite" if values.size else "no seconds"
+        raise AVQAError(f"{name}: holds {what}; get or make it again")
+    return values
 
 
 def open_source(path: str | Path, output: str | None = None) -> ShardSource | ArraySource:

@@ -25,6 +25,7 @@ from pipeline.storage.shard_list import Video, digest
 from pipeline.timing import Stopwatch
 
 UNLIMITED = 2**60  # bytes
+AUDIO_CHUNK = 60  # seconds; each batch of an encoder reads whole chunks
 
 
 def decode_shard(
@@ -107,12 +108,12 @@ def _libraries(videos: Sequence[Video], backend: str) -> tuple[str, ...]:
 
 
 def _datasets(inputs: Sequence[Input], segments: int) -> dict[str, DatasetSpec]:
-    """The datasets of a segments file. Frames are read one by one, so each is a chunk."""
+    """The datasets of a segments file. Frames are read one by one, so each is a chunk; audio by the batch."""
     datasets = {}
     for item in inputs:
         shape = (segments, *item.shape)
         frame = (*[1] * (len(shape) - 3), *shape[-3:]) if isinstance(item, FrameInput) else None
-        datasets[item.key] = DatasetSpec(shape, item.dtype, frame)
+        datasets[item.key] = DatasetSpec(shape, item.dtype, frame or (min(segments, AUDIO_CHUNK), *item.shape))
     return datasets | {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
 
 

@@ -20,6 +20,7 @@ from pipeline.storage.lock import lock_file
 DECODERS = ("h264", "hevc", "vp9", "libdav1d", "mpeg4", "aac", "opus", "mp3")
 OPEN_FILES = 1024
 FREE_GB = 20
+FFMPEG = "pip install --force-reinstall imageio-ffmpeg, or let IMAGEIO_FFMPEG_EXE name an ffmpeg program"
 CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 
 
@@ -83,12 +84,15 @@ def _gpu() -> Finding:
 def _ffmpeg() -> Finding:
     import imageio_ffmpeg
 
-    program = imageio_ffmpeg.get_ffmpeg_exe()
-    listed = subprocess.run([program, "-hide_banner", "-decoders"], capture_output=True, text=True).stdout
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+        listed = subprocess.run([program, "-hide_banner", "-decoders"], capture_output=True, text=True).stdout
+    except (OSError, RuntimeError) as error:  # imageio-ffmpeg raises RuntimeError if it finds no program
+        return Finding("ffmpeg", False, f"cannot be run ({error})", FFMPEG)
     known = {line.split()[1] for line in listed.splitlines() if len(line.split()) > 1}
     lacking = [name for name in DECODERS if name not in known]
     found = f"{program}, no decoder for {', '.join(lacking)}" if lacking else program
-    return Finding("ffmpeg", not lacking, found, "pip install --force-reinstall imageio-ffmpeg")
+    return Finding("ffmpeg", not lacking, found, FFMPEG)
 
 
 def _weights(configs: list[dict]) -> Iterator[Finding]:

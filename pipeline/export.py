@@ -21,7 +21,7 @@ from pipeline.data.feature_set import FeatureSet, is_text
 from pipeline.data.formats.base import VIDEO_ID
 from pipeline.data.layouts import LAYOUTS, Folder, Layout, T
 from pipeline.errors import AVQAError
-from pipeline.storage.atomic import write_if_changed
+from pipeline.storage.atomic import partial_path, write_if_changed
 from pipeline.storage.contract import DECODED
 
 RECORD = "export.json"  # what an export was made from; says when it is complete
@@ -213,7 +213,7 @@ def _write_folder(
 
 def _save(path: Path, array: np.ndarray) -> None:
     """One .npy file, which appears when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         with open(partial, "wb") as file:
             np.save(file, array, allow_pickle=False)
@@ -229,7 +229,7 @@ def _link(source: Path, path: Path) -> None:
     try:
         os.link(source, path)
     except OSError:
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial = partial_path(path)
         shutil.copyfile(source, partial)
         os.replace(partial, path)
 
@@ -290,7 +290,7 @@ def _write_containers(features: FeatureSet, videos: list[str], layout: str, dtyp
             if path.exists():
                 continue
             path.parent.mkdir(exist_ok=True)
-            partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            partial = partial_path(path)
             records = _records(features, table, names, kind, range(begin, min(begin + step, len(keys))), keys, dtype)
             try:
                 CONTAINERS[layout].write(partial, records)

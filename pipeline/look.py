@@ -1,5 +1,6 @@
 """One page with what the pipeline reads of a video, and what is asked and answered about it."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ from pipeline.errors import AVQAError
 from pipeline.reporting.answers import questions_about, read_predictions
 from pipeline.reporting.page import render
 from pipeline.reporting.sheet import DECODING, Sheet, frame_input, listed_videos, read_sheets
-from pipeline.storage.atomic import atomic
+from pipeline.storage.atomic import LONGEST, atomic
 from pipeline.storage.shard_list import Video
 from pipeline.storage.tables import read_table
 
@@ -33,6 +34,8 @@ def look(video: str, config: dict | None = None, out: str | Path | None = None) 
         ]
     questions = _questions(sheet, config) if config else None
     out = Path(out or f"{found.video_id}.html")
+    if len(os.fsencode(out.name)) > LONGEST:
+        raise AVQAError(f"{out.name}: is too long for a file name; give another one with --out")
     with atomic(out) as partial:
         page = render("look.html", title=found.video_id, note="", sheet=sheet, described=described, questions=questions)
         partial.write_text(page, encoding="utf-8")

@@ -20,6 +20,13 @@ def provenance(path: str | Path) -> str:
         return _export(path)
     if not path.is_file() or not h5py.is_hdf5(path):
         raise AVQAError(f"{path}: is no HDF5 file and no export; give a features, text, segments or index file")
+    try:
+        return _file(path)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # for attributes that nobody expects
+        raise AVQAError(f"{path}: its attributes are not those of a file of this pipeline ({error})") from error
+
+
+def _file(path: Path) -> str:
     with h5py.File(path) as file:
         attributes = _plain(file.attrs)
         groups = {name: _plain(item.attrs) for name, item in file.items() if isinstance(item, h5py.Group)}
@@ -35,8 +42,8 @@ def provenance(path: str | Path) -> str:
     if attributes["kind"] == "index":
         for name, group in groups.items():
             lines += [f"{name}:", *(f"  {line}" for line in _lines(group))]
-    collection = path.absolute().parents[1 if attributes["kind"] == "segments" else 2]
-    tsv = collection / "shards" / f"{attributes.get('shard')}.tsv"
+    folders = [*path.absolute().parents, *[Path("/")] * 2]  # a copy may be anywhere
+    tsv = folders[1 if attributes["kind"] == "segments" else 2] / "shards" / f"{attributes.get('shard')}.tsv"
     lines += _sources(tsv, attributes.get("source"))
     return "\n".join([*lines, "to make it again:", *(f"  {line}" for line in _commands(path, attributes, tsv))])
 

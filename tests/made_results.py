@@ -115,10 +115,11 @@ def make_results(
     outputs: dict[str, tuple[str, ...]] = OUTPUTS,
     text: str = TEXT,
     change: dict | None = None,
+    ids: list[str] | None = None,
     **attributes,
 ) -> Path:
     """<folder>/results/{small, small_videos}; returns the folder of the data set."""
-    ids = [f"v{n:03d}" for n in range(videos)]
+    ids = ids or [f"v{n:03d}" for n in range(videos)]
     dataset, collection = folder / "results" / "small", folder / "results" / "small_videos"
     shards = shard_lists(ids, per_shard)
     for shard, files in shards.items():

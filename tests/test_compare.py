@@ -101,3 +101,18 @@ def test_shards_against_arrays(tmp_path):
     assert "(512,) against (128,)" in compare(folder, shards / "vggish" / "00000.h5").verdict()
     with pytest.raises(AVQAError, match=r"has no \.h5 and no \.npy files"):
         compare(tmp_path, folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.full((8, DIM), np.nan), "numbers that are not finite"),
+        (np.zeros((0, DIM)), "no seconds"),
+        (np.zeros(DIM), "expected a vector of numbers or more per second"),
+    ],
+)
+def test_arrays_of_which_nothing_can_be_said_are_errors_that_name_the_file(a, tmp_path, values, reason):
+    b = write(tmp_path / "b", lambda v: values if v == "v003" else np.load(a / f"{v}.npy"))
+    for pair in ((a, b), (b, a)):
+        with pytest.raises(AVQAError, match=rf"v003\.npy: holds .*{reason}"):
+            compare(*pair)

@@ -134,6 +134,15 @@ def test_good_and_bad_files(videos, tmp_path):
     assert all("earlier run" in failure["reason"] for failure in lost.values())
 
 
+def test_the_audio_of_many_seconds_is_read_in_parts(videos, tmp_path):
+    """HDF5 reads whole chunks, and none of 4 GiB: a chunk must not grow with the number of seconds."""
+    rows, _ = decode(videos, ["good.mp4"], tmp_path / "s.h5", segments=130)
+    want = read_segments(videos / "good.mp4", **OPTIONS | {"segments": 130})
+    assert all(np.array_equal(rows[key][0], want.data[key]) for key in want.data)
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file["audio/16000"].shape == (1, 130, 16000) and file["audio/16000"].chunks == (1, 60, 16000)
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_audio_files(videos, tmp_path, alone):
     """In place of the videos' own audio, or without any video; a bad one is a failure like any other."""

@@ -174,6 +174,12 @@ def test_ids_that_are_missing_or_repeat_get_stable_ones_and_a_table(small, tmp_p
     assert {Path(name).stem for name in files(tmp_path / "out" / "clip_qst")} == set(table["export_id"])
 
 
+def test_a_video_whose_id_is_as_long_as_a_file_name_may_be(tmp_path):
+    dataset = make_results(tmp_path, ids=[*(f"v{n:03d}" for n in range(11)), "v" + "0" * 249 + "7"])
+    export(dataset, "av-master", tmp_path / "out", force=True)
+    assert len(list((tmp_path / "out" / "vggish_audio").glob("v*.npy"))) == 12
+
+
 def test_ids_that_are_no_file_names_are_replaced():
     table = questions(["v000", "v001"]).assign(question_id=["../../x", ".hidden", "a/b", "007"])
     ids = export_ids(table)

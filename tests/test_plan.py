@@ -83,6 +83,18 @@ def test_the_doctor_names_what_is_missing_and_what_mends_it(tmp_path, monkeypatc
     assert not list(tmp_path.glob(".avqa-doctor*")), "nothing is left behind"
 
 
+def test_the_doctor_examines_a_machine_without_ffmpeg(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    assert main(["doctor", "--config", "c.yaml"]) == 1
+    said = capsys.readouterr().out
+    assert (
+        re.search(r"MISSING ffmpeg: cannot be run .*none.*\n +pip install", said)
+        and "ok      weights of vggish" in said
+    )
+
+
 def test_the_doctor_looks_at_the_weights_of_all_data_sets(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     common = {name: value for name, value in CONFIG.items() if name != "dataset"}

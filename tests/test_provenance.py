@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import tempfile
 
 import h5py
 import numpy as np
@@ -72,3 +74,17 @@ def test_changed_source_files_are_named(tmp_path, capsys, change):
         tsv.write_text(tsv.read_text().replace("\t1001\t", "\t1\t"))
     text = printed(dataset.parent / "small_videos" / "features" / "vggish" / "00000.h5", capsys)
     assert ("changed since this file was made" in text) == (change == "size")
+
+
+def test_a_copy_in_the_top_folder_and_foreign_attributes(tmp_path, capsys):
+    features = make_results(tmp_path).parent / "small_videos" / "features" / "vggish" / "00000.h5"
+    for change in ({"config": "[1]"}, {"config": "{"}, {"encoder": 3}, {"libraries": h5py.Empty("f")}):
+        path = tmp_path / "foreign.h5"
+        shutil.copy(features, path)
+        with h5py.File(path, "a") as file:
+            file.attrs.update(change)
+        assert main(["provenance", str(path)]) == 1
+        assert "foreign.h5: its attributes are not those" in capsys.readouterr().err
+    with tempfile.NamedTemporaryFile(dir="/tmp", suffix=".h5") as top:
+        shutil.copy(features, top.name)
+        assert "to make it again:" in printed(top.name, capsys)

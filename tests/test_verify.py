@@ -179,6 +179,48 @@ def test_other_shapes_are_found(dataset):
     assert {check for _, check, *_ in found(dataset)} == {"provenance", "seconds"}
 
 
+FOREIGN = {
+    "numbers as ids": ("video_id", np.arange(4)),
+    "one id": ("video_id", "v004"),
+    "text as a length": ("num_segments", [b"a"] * 4),
+    "a table of lengths": ("num_segments", np.ones((4, 3), "int32")),
+    "fractions as lengths": ("num_segments", np.full(4, 1.5)),
+    "whole numbers as features": ("vggish/embedding", np.ones((4, 8, 128), "int64")),
+    "text as features": ("vggish/embedding", np.full((4, 8, 128), b"a")),
+    "a broken link": ("vggish/embedding", h5py.SoftLink("/nowhere")),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_that_is_laid_out_otherwise_is_a_finding_and_the_others_are_checked(dataset, name, capsys):
+    path = dataset.parent / "small_videos" / "features" / "vggish" / "00001.h5"
+    again(dataset, "vggish", with_rows(AUDIO, (2, 7), np.inf))
+    shutil.copy(path, path.with_name("00002.h5"))
+    place, value = FOREIGN[name]
+    with h5py.File(path, "a") as file:
+        del file[place]
+        file[place] = value
+    result = verify(path.parent)
+    assert {Path(f.file).name for f in result.findings if f.check == "schema"} == {"00001.h5"}
+    assert {Path(f.file).name for f in result.findings if f.check == "finite"} == {"00002.h5"}
+    if main(["compare", str(path), str(path.with_name("00000.h5"))]):
+        assert "00001.h5" in capsys.readouterr().err
+
+
+def test_a_decoded_video_without_seconds_is_found(dataset):
+    path = again(dataset, "vggish")
+    with h5py.File(path, "a") as file:
+        file["num_segments"][1] = -1
+    assert {(f.level, f.check, f.name) for f in verify(path).findings} == {("error", "seconds", "v005")}
+
+
+def test_attributes_that_are_lists_are_found(dataset):
+    path = again(dataset, "vggish")
+    with h5py.File(path, "a") as file:
+        file.attrs["schema_version"] = [2, 2]
+    assert ("error", "schema", "vggish", "00001.h5", "") in found(dataset)
+
+
 def test_a_truncated_and_a_missing_file_are_found(dataset):
     path = dataset.parent / "small_videos" / "features" / "vggish" / "00001.h5"
     path.write_bytes(path.read_bytes()[:1000])

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
@@ -114,8 +114,18 @@ class SparseDecoder:
         self.times = [number * unit for number in pts]
         self.start = self.times[0]
         last = self.packets[self.presented[-1]]
+        self.allowed = self._allowed()
         step = pts[-1] - pts[-2] if len(pts) > 1 else 0
         self.end = (last.pts + frame_duration(last.duration, step, usual_duration(self.stream))) * unit
+
+    def _allowed(self) -> Sequence[int]:
+        """The numbers of the frames that `frame_selection` allows; all where it allows none."""
+        numbers = range(len(self.presented))
+        if self.frame_selection == "exact":
+            return numbers
+        keyframe = self.frame_selection == "keyframe"
+        units = [self.packets[n].unit for n in self.presented]
+        return [n for n in numbers if (units[n].intra if keyframe else units[n].referenced)] or numbers
 
     def _check_order(self, in_decoding_order: list[int], pts: list[int]) -> None:
         """Raises UnreliableTimestamps if the decoder will output frames in another order than that of their times."""
@@ -154,12 +164,11 @@ class SparseDecoder:
 
     def frame_number_at(self, moment: Fraction) -> int:
         """The number of the frame that is presented at a moment, or of the nearest that `frame_selection` allows."""
+        at = bisect_right(self.allowed, moment, key=self.times.__getitem__)  # the first allowed frame after the moment
         if self.frame_selection == "exact":
-            return max(0, bisect_right(self.times, moment) - 1)
-        units = [self.packets[n].unit for n in self.presented]
-        keyframe = self.frame_selection == "keyframe"
-        allowed = [n for n, unit in enumerate(units) if (unit.intra if keyframe else unit.referenced)]
-        return min(allowed or range(len(units)), key=lambda number: abs(self.times[number] - moment))
+            return max(0, at - 1)
+        around = self.allowed[max(0, at - 1) : at + 1]
+        return min(around, key=lambda number: abs(self.times[number] - moment))
 
     def plan(self, wanted: list[int]) -> tuple[list[bool], list[bool]]:
         """For each packet, whether these frames need it, and whether the decoder must be flushed before it."""

@@ -1,5 +1,6 @@
 """Files that appear under their name only when they are complete."""
 
+import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+LONGEST = 255  # bytes of a file name
 
 
 def write_if_changed(path: str | Path, text: str) -> None:
@@ -21,12 +24,21 @@ def write_if_changed(path: str | Path, text: str) -> None:
 os.umask(_UMASK := os.umask(0o077))  # it cannot be read without being set
 
 
+def partial_path(path: Path) -> Path:
+    """The name, beside `path`, of its content while this process writes it."""
+    ending = f".{socket.gethostname()}.{os.getpid()}.partial"
+    name = path.name
+    if len(os.fsencode(f".{name}{ending}")) > LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}{ending}")
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`: renamed to it when the block ends well, removed when it does not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         yield partial
         publish(partial, path)

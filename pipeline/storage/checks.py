@@ -61,6 +61,8 @@ def check_file(path: str | Path, kind: str) -> FileReport:
             {"features": _check_features, "text": _check_text, "segments": _check_segments}[kind](report, file)
     except (AVQAError, OSError) as error:
         report.add("schema", str(error).removeprefix(f"{path}: ").removesuffix(f"; {REMEDY}"))
+    except Exception as error:  # of h5py and NumPy, which raise many kinds for types and shapes that nobody expects
+        report.add("schema", f"is not laid out as a file of kind {kind} ({type(error).__name__}: {error})")
     return report
 
 
@@ -74,7 +76,8 @@ def _check_features(report: FileReport, file: h5py.File) -> None:
         return report.add("schema", f"has no features of its encoder, {encoder!r}")
     report.names = list(file["video_id"].asstr()[:])
     report.per_video = {name: file[name][:] for name in PER_VIDEO}
-    lengths = np.where(report.per_video["status"] == DECODED, report.per_video["num_segments"], 0)
+    decoded = report.per_video["status"] == DECODED
+    lengths = np.where(decoded, report.per_video["num_segments"], 0)
     silent = ~report.per_video["has_audio"] if _reads_only_audio(spec) else np.zeros(len(lengths), bool)
     for output, values in file[encoder].items():
         expected = spec.outputs.get(output) if spec and not file.attrs.get("imported") else values.shape[2:]
@@ -82,8 +85,8 @@ def _check_features(report: FileReport, file: h5py.File) -> None:
             report.add("shape", f"{encoder}/{output} is {values.shape}, expected N, T, {expected}")
             continue
         report.shapes[output] = values.shape[1:]
-        if (lengths > values.shape[1]).any():
-            row = int(np.argmax(lengths))
+        if (wrong := decoded & ((lengths < 1) | (lengths > values.shape[1]))).any():
+            row = int(np.argmax(wrong))
             report.add("seconds", f"num_segments is {lengths[row]} of {values.shape[1]} seconds", row=row)
             continue
         report.digests[output] = {}

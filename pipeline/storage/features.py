@@ -56,12 +56,14 @@ class FeatureIndex:
 
     def _add(self, group: h5py.Group) -> None:
         name = group.name.lstrip("/")
+        # An earlier version had the lists as attributes, a still earlier one had no sources.
+        listed = dict(group.attrs.items()) | {k: group[k].asstr()[:] for k in ("files", "sources") if k in group}
         own = {k: v for k, v in group.attrs.items() if k not in ("files", "sources")}
         attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in own.items()}
         self.provenance[name] = attributes
-        self.files[name] = [self.path.parent / str(file) for file in group.attrs["files"]]
+        self.files[name] = [self.path.parent / str(file) for file in listed["files"]]
         made_as = {key: attributes[key] for key in PROVENANCE if key in attributes}
-        sources = group.attrs.get("sources", [None] * len(self.files[name]))  # an earlier version had none
+        sources = listed.get("sources", [None] * len(self.files[name]))
         for file, source in zip(self.files[name], sources, strict=True):
             self.made_as[file] = made_as | ({} if source is None else {"source": str(source)})
         numbers = {f"{name}/{k}": item for k, item in group.items() if item.dtype.kind in "fi"}

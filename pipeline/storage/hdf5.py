@@ -211,9 +211,9 @@ def open_hdf5(path: str | Path, kind: str) -> Iterator[h5py.File]:
         raise AVQAError(f"{path}: damaged ({error}); {REMEDY}") from error
     with file:
         version, found = file.attrs.get("schema_version"), file.attrs.get("kind")
-        if found != kind:
+        if not np.array_equal(found, kind):  # an attribute of others may be a list
             raise AVQAError(f"{path}: attribute kind is {found!r}, expected {kind!r}")
-        if version != SCHEMA_VERSION:
+        if not np.array_equal(version, SCHEMA_VERSION):
             raise AVQAError(f"{path}: attribute schema_version is {version!r}, expected {SCHEMA_VERSION}; {REMEDY}")
         try:
             yield file

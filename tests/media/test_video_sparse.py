@@ -159,3 +159,27 @@ def test_clips_cut_by_stream_copy_and_longer_than_requested(tmp_path, start, end
     want = truth(path)
     for segments in (6, 12, 20):
         assert_same_frames(path, want, segments, SMALL)
+
+
+class Counted(list):
+    """A list that counts how often its items are read."""
+
+    reads = 0
+
+    def __getitem__(self, n):
+        self.reads += 1
+        return super().__getitem__(n)
+
+
+@pytest.mark.parametrize("selection", ["reference", "keyframe"])
+def test_the_nearest_allowed_frame_is_found_without_a_look_at_all_frames(tmp_path, selection):
+    path = clip(tmp_path / "clip.mp4", *NOISY, "-c:v", "libx264", "-g", 7, "-bf", 3)
+    decoder = SparseDecoder(MediaFile.check(path), SECONDS, selection)
+    units = [decoder.packets[n].unit for n in decoder.presented]
+    allowed = [n for n, unit in enumerate(units) if (unit.intra if selection == "keyframe" else unit.referenced)]
+    assert 10 < len(allowed) < len(units)
+    moments = [Fraction(n, 40) for n in range(-5, 45 * SECONDS)]  # some of them between two frames exactly
+    nearest = [min(allowed, key=lambda n: abs(decoder.times[n] - moment)) for moment in moments]
+    decoder.times = Counted(decoder.times)
+    assert [decoder.frame_number_at(moment) for moment in moments] == nearest
+    assert decoder.times.reads < 20 * len(moments)

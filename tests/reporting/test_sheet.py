@@ -102,6 +102,14 @@ def test_look_at_a_file(tmp_path, capsys):
     assert "http" not in re.sub(r"data:[^\"]*", "", page)
 
 
+def test_look_at_a_file_with_the_longest_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = clip(tmp_path / f"{'v' * 251}.mkv", "-f", "lavfi", "-i", RED_THEN_BLUE, *CODECS[:4])
+    assert main(["look", str(path)]) == 1
+    assert "give another one with --out" in capsys.readouterr().err
+    assert main(["look", str(path), "--out", "x.html"]) == 0
+
+
 def test_look_names_what_is_missing(tmp_path, capsys):
     assert main(["look", str(tmp_path / "00000093")]) == 1
     assert "--config" in capsys.readouterr().err

@@ -33,3 +33,11 @@ def test_a_file_that_is_not_finished_does_not_replace_the_one_before(tmp_path):
         partial.write_text("half")
         raise ZeroDivisionError
     assert path.read_text() == "whole" and [p.name for p in tmp_path.iterdir()] == ["table.csv"]
+
+
+@pytest.mark.parametrize("name", ["v" * 255, "é" * 127, "v" * 230])
+def test_a_name_as_long_as_the_file_system_allows(tmp_path, name):
+    with atomic(tmp_path / name) as partial:
+        partial.write_text("whole")
+        assert partial.name.startswith(".") and partial.name.endswith(".partial")
+    assert (tmp_path / name).read_text() == "whole"

@@ -20,6 +20,7 @@ from pipeline.storage.shard_list import Video, digest, read_shard_list, write_sh
 
 PROVENANCE = {"encoder": "enc", "weights": "w", "weights_sha256": "0", "pretrained": False, "config": {}}
 TEXTS = ["How many?", "Where?"]
+TEXT_OUTPUTS = ("words", "sentence", "length")
 
 
 def value(shard, row):
@@ -105,6 +106,16 @@ def test_as_many_videos_and_texts_as_the_largest_data_sets_have(tmp_path):
     assert len(index.video_id) == 60_000 and index.video_id[-1] == "v1-29999"
     np.testing.assert_array_equal(index.read("enc/cls", [59_999]), expected(index, [59_999]))
     assert (index.read("text/sentence", [2047]) == 2047).all()
+
+
+@pytest.mark.slow
+def test_more_shards_than_an_attribute_may_list(tmp_path):
+    dataset, collection = make(tmp_path, 4097, per_shard=1)  # HDF5 allows 64 KiB in an attribute, 16 bytes per text
+    build_index(dataset, collection, ["enc"], "enc")
+    index = FeatureIndex(dataset / "features.h5")
+    assert index.video_id[4096] == "v4096-0" and index.files["enc"][4096].name == "04096.h5"
+    np.testing.assert_array_equal(index.read("enc/cls", [600, 0]), expected(index, [600, 0]))  # finite in float16
+    assert index.names.keys() == {"enc/cls", *(f"{group}/{n}" for group in ("text", "text_enc") for n in TEXT_OUTPUTS)}
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_and_not_a_number(tmp_path):
