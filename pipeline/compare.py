@@ -32,13 +32,7 @@ class ShardSource:
         for path in files:
             try:
                 self._list(path, output)
-            except (
-                AttributeError,
-                KeyError,
-                TypeError,
-                ValueError,
-                IndexError,
-            ) as error:  # h5py's
+            except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:  # h5py's
                 raise AVQAError(
                     f"{path}: is not laid out as a features file ({error}); `avqa verify` checks it"
                 ) from error
