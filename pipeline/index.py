@@ -118,8 +118,9 @@ def _link(index: h5py.File, encoder: str, files: list[Path], places: _Places, da
                 for mine_rows, their_rows in places.runs(n):
                     values[mine_rows] = shard[name][their_rows]
     group.attrs.update({k: v for k, v in first.items() if v is not None and k != "outputs"}, source=sources.hexdigest())
-    group.attrs["files"] = [os.path.relpath(path, dataset) for path in files]
-    group.attrs["sources"] = places.sources  # a file that is made again from other videos is not read for these
+    # Datasets, since an attribute holds 4,000 texts at most.
+    group["files"] = [os.path.relpath(path, dataset) for path in files]
+    group["sources"] = places.sources  # a file that is made again from other videos is not read for these
     for name, layout in layouts.items():
         # A shard that is lost must not read as zeros, which are features too.
         group.create_virtual_dataset(name, layout, fillvalue=np.nan)
@@ -134,7 +135,8 @@ def _link_text(index: h5py.File, name: str, path: Path) -> None:
             (index["text/text"] if "text/text" in index else text["text"]).asstr()[:]
         ):
             raise AVQAError(f"{path}: has other questions than the first text encoder's; run the workflow again")
-        group.attrs.update({name: text.attrs[name] for name in PROVENANCE if name in text.attrs}, files=[relative])
+        group.attrs.update({name: text.attrs[name] for name in PROVENANCE if name in text.attrs})
+        group["files"] = [relative]
         for name, values in text.items():
             if values.ndim == 1:  # text and length: small enough to be copied
                 group[name] = values[:]
