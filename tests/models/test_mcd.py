@@ -327,6 +327,16 @@ def test_a_video_of_one_second_keeps_its_frame():
     torch.testing.assert_close(found[0], 1 + model.aggregator.value(low).relu()[0, :, 0])
 
 
+def test_a_batch_of_one_question_about_one_second_can_be_trained_on():
+    model = small(seconds=1).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    batch = filled_batch(model, 1)
+    trained = model(batch).logits
+    model.loss(model(batch), batch)[0].backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    torch.testing.assert_close(trained, model.eval()(batch).logits)
+
+
 def test_sampled_frames_are_evenly_spaced_in_evaluation_and_random_in_training():
     model = small(10, frames=4)
     frames = torch.arange(10.0).view(1, 1, 10, 1).expand(2, 4, 10, 3)
