@@ -86,7 +86,12 @@ class QuestionData:
     def questions_in(self, split: str) -> pd.DataFrame:
         """The split's questions; those of training without failed videos. Raises AVQAError if there are none."""
         part = self.questions[self.questions["split"] == split]
-        if split == "train":
+        if split == "train" and len(part):
+            if part["failed"].all():
+                raise AVQAError(
+                    f"{self.path}: all {len(part)} questions of split train are about videos that could not be decoded; "
+                    "mend the files that failures.tsv lists"
+                )
             part = part[~part["failed"]]
         if part.empty:
             raise AVQAError(f"questions.parquet: has no questions of split {split}; add it under annotations:")
