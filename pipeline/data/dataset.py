@@ -89,8 +89,8 @@ class QuestionData:
         if split == "train" and len(part):
             if part["failed"].all():
                 raise AVQAError(
-                    f"{self.path}: all {len(part)} questions of split train are about videos that could not be decoded; "
-                    "mend the files that failures.tsv lists"
+                    f"{self.path}: all {len(part)} questions of split train are about videos that could not be "
+                    "decoded; mend the files that failures.tsv lists"
                 )
             part = part[~part["failed"]]
         if part.empty:
