@@ -61,9 +61,9 @@ class FeatureIndex:
         self.provenance[name] = attributes
         self.files[name] = [self.path.parent / file for file in _listed(group, "files")]
         made_as = {key: attributes[key] for key in PROVENANCE if key in attributes}
-        sources = _listed(group, "sources") or [None] * len(self.files[name])  # an earlier version had none
+        sources = _listed(group, "sources") or [""] * len(self.files[name])  # texts and an earlier version have none
         for file, source in zip(self.files[name], sources, strict=True):
-            self.made_as[file] = made_as | ({} if source is None else {"source": source})
+            self.made_as[file] = made_as | ({"source": source} if source else {})
         numbers = {f"{name}/{k}": item for k, item in group.items() if item.dtype.kind in "fi"}
         self.names |= {k: item.shape for k, item in numbers.items()}
         self.dtypes |= {k: item.dtype for k, item in numbers.items()}
