@@ -7,6 +7,7 @@ import pandas as pd
 import yaml
 
 from pipeline.data.formats import SPLITS
+from pipeline.data.formats.base import is_storable
 from pipeline.errors import AVQAError
 
 MANIFESTS = Path(__file__).parent.parent / "manifests"
@@ -92,6 +93,8 @@ def read_answers(path: str | Path) -> list[str]:
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
         raise AVQAError(f"{path}: must hold a list of answers, each a text")
     answers = [answer.strip() for answer in answers]  # as those of the annotations
+    if unusable := [answer for answer in answers if not is_storable(answer)]:
+        raise AVQAError(f"{path}: {unusable[0]!r} has NUL or half of a surrogate pair; write the character whole")
     if len(set(answers)) < len(answers):
         raise AVQAError(f"{path}: names an answer twice")
     return answers

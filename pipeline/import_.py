@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.data.layouts import LAYOUTS, Folder, Layout
 from pipeline.errors import AVQAError
 from pipeline.export import IDS, RECORD, VIDEOS
 from pipeline.index import build_index
-from pipeline.manifest import build_manifest, read_manifest
+from pipeline.manifest import build_manifest, read_manifest, read_questions
 from pipeline.storage.contract import DECODED, FAILED, PER_VIDEO, DatasetSpec
 from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import ShardWriter
@@ -34,17 +35,21 @@ def import_features(root: str | Path, layout: str, config: dict) -> None:
     """Write features, text features and index of a data set from the folders of a layout (a row of LAYOUTS).
 
     The configuration says which annotations the features belong to, and the names of data set and collection; where the
-    data set has no shards yet, those videos make them that have an array. Arrays of more than `decode.segments` seconds
+    data set has no manifest yet, those videos make it that have an array. Arrays of more than `decode.segments` seconds
     are cut, shorter ones are padded as `decode.pad` says; their numbers stay as they are, float32 or float16. Raises
-    AVQAError naming the file that does not fit, and where features that were extracted here would be replaced.
+    AVQAError naming the file that does not fit, where annotations changed since the manifest was made, and where
+    features that were extracted here would be replaced.
     """
     source = _Source(Path(root), LAYOUTS[layout], layout, config["decode"])
     dataset, collection = dataset_dir(config), collection_dir(config)
     if not (dataset / "manifest.json").exists():
         arrays = {"folder": str(source.video_folders[0].path), "pattern": "{video_id}.npy", "follow_links": True}
         build_manifest(config | {"videos": config["videos"] | arrays})
-    encoders = source.outputs
-    for shard in tqdm(read_manifest(dataset)["shards"], desc="import", unit="shard", mininterval=2, disable=None):
+    encoders, shards = source.outputs, read_manifest(dataset)["shards"]
+    for shard, encoder in product(shards, encoders):
+        _refuse_ours(collection / "features" / encoder / f"{shard}.h5")
+    _refuse_other_questions(config, dataset)
+    for shard in tqdm(shards, desc="import", unit="shard", mininterval=2, disable=None):
         videos = read_shard_list(collection / "shards" / f"{shard}.tsv")
         for encoder in encoders:
             _write_shard(source, encoder, collection, shard, videos)
@@ -151,7 +156,6 @@ class _Source:
 
 def _write_shard(source: _Source, encoder: str, collection: Path, shard: str, videos: list[Video]) -> None:
     path = collection / "features" / encoder / f"{shard}.h5"
-    _refuse_ours(path)
     there = [video.video_id for video in videos if video.video_id in source.complete]
     if not there:
         raise AVQAError(f"{source.root}: has arrays of none of the videos of {collection / 'shards' / shard}.tsv")
@@ -252,3 +256,18 @@ def _refuse_ours(path: Path) -> None:
         imported = bool(file.attrs.get("imported", False))
     if not imported:
         raise AVQAError(f"{path}: was extracted here; give another dataset and videos.collection in the configuration")
+
+
+def _refuse_other_questions(config: dict, dataset: Path) -> None:
+    """Arrays of questions are found by the ids of the manifest's questions, which must be those of the annotations."""
+    made, now = read_table(dataset / "questions.parquet"), read_questions(config)
+    absent = dataset / "absent.tsv"
+    if absent.exists():
+        left_out = pd.read_csv(absent, sep="\t", dtype=str, keep_default_na=False)["video_id"]
+        now = now[~now["video_id"].isin(left_out)]
+    columns = ["split", "video_id", "question", "answer", "question_id"]
+    if sorted(map(str, made[columns].to_numpy().tolist())) != sorted(map(str, now[columns].to_numpy().tolist())):
+        raise AVQAError(
+            f"{dataset / 'questions.parquet'}: was made from other annotations than the configuration names now; move "
+            f"{dataset} away and import again, or run `avqa manifest` first where the videos are there"
+        )

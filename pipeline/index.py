@@ -118,7 +118,8 @@ def _link(index: h5py.File, encoder: str, files: list[Path], places: _Places, da
                 for mine_rows, their_rows in places.runs(n):
                     values[mine_rows] = shard[name][their_rows]
     group.attrs.update({k: v for k, v in first.items() if v is not None and k != "outputs"}, source=sources.hexdigest())
-    group["files"] = [os.path.relpath(path, dataset) for path in files]  # an attribute holds 4,095 texts at most
+    # Datasets, since an attribute holds 4,000 texts at most.
+    group["files"] = [os.path.relpath(path, dataset) for path in files]
     group["sources"] = places.sources  # a file that is made again from other videos is not read for these
     for name, layout in layouts.items():
         # A shard that is lost must not read as zeros, which are features too.

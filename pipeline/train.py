@@ -304,12 +304,20 @@ def load_data(config: dict, model_name: str, device: torch.device, vocabulary: l
 
 @torch.inference_mode()
 def predict(model: AVQAModel, data: QuestionData, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The place in the table of each question of a split, in rising order, and its N, answers scores."""
+    """The place in the table of each question of a split, in rising order, and its N, answers scores.
+
+    Raises AVQAError if a question's highest score is not finite: no answer follows from such scores."""
     rows, scores = [], []
     with frozen(model):
         for batch in data.batches(split, size):
             rows.append(batch.row)
             scores.append(model.scores(model(batch)).float().cpu().numpy())
+            if not (finite := np.isfinite(scores[-1].max(-1))).all():
+                video_id = data.questions.loc[batch.row[~finite][0], "video_id"]
+                raise AVQAError(
+                    f"{split}: the scores of questions about videos {video_id}, … are no finite numbers, as those of a "
+                    "training that diverges; lower train.learning_rate, or set train.dtype to float32, and train again"
+                )
     rows, scores = np.concatenate(rows), np.concatenate(scores)
     order = rows.argsort()
     return rows[order], scores[order]

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,14 +11,14 @@ from test_learning import config, folder  # noqa: F401
 
 from pipeline.config import check_config
 from pipeline.errors import AVQAError
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import evaluate, load_trained
 from pipeline.explain import explain
 from pipeline.models import MODELS, model_class
 from pipeline.models.base import Batch, example_batch
 from pipeline.models.choices import MultipleChoice
 from pipeline.models.pooled.config import PooledSettings
 from pipeline.models.pooled.model import Pooled
-from pipeline.train import train
+from pipeline.train import predict, train
 
 SHAPES = {"audio": (4, 8), "visual": (4, 8), "sentence": (16,)}
 
@@ -116,6 +117,20 @@ def test_training_and_scores_of_a_data_set_with_options(with_options, folder):  
     assert set(answered["prediction"]) <= set(TEXTS)
     assert (answered["correct"] == (answered["prediction"] == answered["answer"])).all()
     assert scores["overall"]["accuracy"] > 0.8 and set(scores["type"]) == {"Visual/Counting", "Visual/Location"}
+
+
+def test_an_option_that_stands_twice_counts_once(with_options, folder):  # noqa: F811
+    """Rounding makes the scores of two equal options differ where there are three, so that both could win."""
+    table = pd.read_parquet(folder / "questions.parquet")
+    table["choices"] = [[options[0], options[1], options[0]] for options in table["choices"]]
+    table.to_parquet(folder / "questions.parquet", index=False)
+    train(with_options, "pooled", 0, folder / "x")
+    _, chooser, data = load_trained(folder / "x")
+    _, scores = predict(chooser, data, "test", 4)
+    assert np.isneginf(scores[:, 2]).all() and np.isfinite(scores[:, :2]).all()
+    answered = evaluate(folder / "x")
+    assert answered["overall"]["accuracy"] > 0.8
+    assert explain(folder / "x")["contributions"]["as trained"]["overall"] == answered["overall"]
 
 
 def test_other_options_train_again_although_the_right_one_has_the_same_number(with_options, folder):  # noqa: F811

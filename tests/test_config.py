@@ -86,6 +86,13 @@ def test_mistakes_in_a_models_schedule_are_named(with_release, own, named):
         ({"trian": {}}, "trian"),
         ({"decode": {"frame_at": 1.5}}, "decode.frame_at"),
         ({"dataset": "../elsewhere"}, "dataset"),
+        ({"models": {"type": {"architecture": "pooled"}}}, "models: 'type' should not be"),
+        ({"models": {"answer": {"architecture": "pooled"}}}, "models: 'answer' should not be"),
+        ({"train": {"seeds": [2**64]}}, "train.seeds.0: 18446744073709551616 is greater"),
+        (
+            {"encoders": {"vggish": {"weights": "random", "seed": 2**64}}},
+            "encoders.vggish.seed: 1844",
+        ),
         ({"encoders": {"vggish": {"weigths": "random"}}}, "encoders.vggish"),
         ({"videos": {"collection": "c", "folder": "x", "pattern": "clip.mp4"}}, "videos.pattern"),
         ({"videos": {"collection": "c", "folder": "x", "pattern": "{video_id}{n}.mp4"}}, "videos.pattern"),

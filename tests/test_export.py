@@ -285,6 +285,29 @@ def test_export_then_import_then_export_gives_the_same_bytes(small, tmp_path, dt
     assert files(tmp_path / "again") == files(out)
 
 
+@pytest.mark.parametrize("change", ["question_id", "anser", "one less"])
+def test_annotations_that_changed_since_an_import_are_not_imported_as_they_were(small, tmp_path, capsys, change):
+    """The ids of two questions exchanged: by the old ones, each would be given the other's arrays."""
+    out = tmp_path / "out"
+    export(small, "pstp-net", out, force=True)
+    command = ["import", str(out), "--layout", "pstp-net", "--config", config(tmp_path, out)]
+    assert main(command) == 0 and main(command) == 0
+    before = files(tmp_path / "back")
+    path = out / "dataset/split_que_id/music_avqa_train.json"
+    first, second, *others = json.loads(path.read_text())
+    if change == "one less":
+        others.pop()
+    else:
+        first[change], second[change] = second[change], first[change]
+    path.write_text(json.dumps([first, second, *others]))
+    assert main(command) == 1
+    assert "questions.parquet: was made from other annotations" in capsys.readouterr().err
+    assert files(tmp_path / "back") == before
+    (tmp_path / "back" / "back").rename(tmp_path / "away")
+    assert main(command) == 0
+    assert verify(tmp_path / "back" / "back").findings == []
+
+
 def test_a_question_that_looks_like_a_missing_value_is_imported(small, tmp_path):
     out = tmp_path / "out"
     export(small, "pstp-net", out, force=True)

@@ -386,6 +386,22 @@ def test_an_infinite_loss_with_finite_features_names_some_videos(config, folder)
         train(config, "pooled", 0, folder / "x")
 
 
+def test_weights_that_the_last_step_made_infinite_are_no_result(config, folder):
+    """The loss of the only batch is finite, since the step comes after it."""
+    config["train"] |= {"learning_rate": 1e38, "epochs": 1, "batch_size": 64}
+    with pytest.raises(AVQAError, match=r"val.* videos v\d+.* are no finite numbers.*train.learning_rate"):
+        train(config, "pooled", 0, folder / "x")
+    assert not (folder / "x" / "checkpoint.safetensors").exists()
+
+
+def test_only_failed_videos_to_train_on_is_said_so(config, folder):
+    table = pd.read_parquet(folder / "questions.parquet")
+    table.loc[table["split"] == "train", "video_id"] = "v3"
+    table.to_parquet(folder / "questions.parquet", index=False)
+    with pytest.raises(AVQAError, match=r"all \d+ questions of split train are about videos that could not be decoded"):
+        train(config, "pooled", 0, folder / "x")
+
+
 def test_plain_arithmetic_trains_and_evaluates(config, folder, monkeypatch):
     """`train.fast: false`, in training and in evaluation after it; the switch is back on afterwards."""
     used = []

@@ -86,7 +86,12 @@ class QuestionData:
     def questions_in(self, split: str) -> pd.DataFrame:
         """The split's questions; those of training without failed videos. Raises AVQAError if there are none."""
         part = self.questions[self.questions["split"] == split]
-        if split == "train":
+        if split == "train" and len(part):
+            if part["failed"].all():
+                raise AVQAError(
+                    f"{self.path}: all {len(part)} questions of split train are about videos that could not be "
+                    "decoded; mend the files that failures.tsv lists"
+                )
             part = part[~part["failed"]]
         if part.empty:
             raise AVQAError(f"questions.parquet: has no questions of split {split}; add it under annotations:")
@@ -171,18 +176,18 @@ class QuestionData:
 
     def _read_choices(self) -> np.ndarray | None:
         """For multiple choice: which texts are each question's options (N, K, -1 where it has fewer). Answers are then
-        numbered among a question's own options. None where questions have no options."""
+        numbered among a question's own options. None where questions have no options. An option that stands twice
+        counts at its first place: the scores of both differ by rounding, and either could be the highest."""
         if "choices" not in self.questions or self.questions["choices"].isna().all():
             return None
         if self.questions["choices"].isna().any():
             raise AVQAError("questions.parquet: has questions with options and without; put them into two data sets")
         rows = {text: n for n, text in enumerate(self.index.texts)}
-        choices = [[rows[text] for text in options] for options in self.questions["choices"]]
+        lists = [list(options) for options in self.questions["choices"]]
+        choices = [[rows[x] if options.index(x) == n else -1 for n, x in enumerate(options)] for options in lists]
         most = max(map(len, choices))
-        self.questions["answer_id"] = [
-            list(options).index(answer)
-            for options, answer in zip(self.questions["choices"], self.questions["answer"], strict=True)
-        ]
+        answers = zip(lists, self.questions["answer"], strict=True)
+        self.questions["answer_id"] = [options.index(answer) for options, answer in answers]
         self.answers = option_names(most)
         self.options = Features(self.index, f"{self.text}/sentence", self.device)
         return np.array([options + [-1] * (most - len(options)) for options in choices])

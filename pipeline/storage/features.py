@@ -56,16 +56,14 @@ class FeatureIndex:
 
     def _add(self, group: h5py.Group) -> None:
         name = group.name.lstrip("/")
-        # An earlier version had the lists as attributes, a still earlier one had no sources.
-        listed = dict(group.attrs.items()) | {k: group[k].asstr()[:] for k in ("files", "sources") if k in group}
         own = {k: v for k, v in group.attrs.items() if k not in ("files", "sources")}
         attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in own.items()}
         self.provenance[name] = attributes
-        self.files[name] = [self.path.parent / str(file) for file in listed["files"]]
+        self.files[name] = [self.path.parent / file for file in _listed(group, "files")]
         made_as = {key: attributes[key] for key in PROVENANCE if key in attributes}
-        sources = listed.get("sources", [None] * len(self.files[name]))
+        sources = _listed(group, "sources") or [""] * len(self.files[name])  # texts and an earlier version have none
         for file, source in zip(self.files[name], sources, strict=True):
-            self.made_as[file] = made_as | ({} if source is None else {"source": str(source)})
+            self.made_as[file] = made_as | ({"source": source} if source else {})
         numbers = {f"{name}/{k}": item for k, item in group.items() if item.dtype.kind in "fi"}
         self.names |= {k: item.shape for k, item in numbers.items()}
         self.dtypes |= {k: item.dtype for k, item in numbers.items()}
@@ -156,6 +154,11 @@ class FeatureIndex:
 def is_text(name: str) -> bool:
     """Whether a feature, or a group of features.h5, is of texts and not of videos."""
     return name.partition("/")[0].partition("_")[0] == "text"
+
+
+def _listed(group: h5py.Group, name: str) -> list[str]:
+    """The texts of a list of a group; an earlier version had such lists as attributes."""
+    return group[name].asstr()[:].tolist() if name in group else [str(value) for value in group.attrs.get(name, ())]
 
 
 def _runs(at: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -2,8 +2,11 @@
 
 import json
 import os
+from decimal import Decimal
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,6 +119,13 @@ def test_csv_with_an_index_quotes_and_rows_without_their_last_fields(tmp_path):
         ({"question_content": ""}, "question_content"),
         ({"question_content": None}, "question_content"),
         ({"video_id": None}, "video_id"),
+        ({"video_id": "a\ud800"}, "video_id 'a.ud800' has NUL or half of a surrogate pair"),
+        ({"question_content": "Is the <Object> \ud83c?"}, "question 'Is the .*half of a surrogate pair"),
+        ({"question_content": "Is the <Object>\0?"}, "question 'Is the .*has NUL"),
+        ({"anser": "\udfff"}, "answer '.udfff'"),
+        ({"templ_values": '["\\ud800"]'}, "question .*half of a surrogate pair"),
+        ({"anser": float("nan")}, "anser must be a text that is not empty, not NaN"),
+        ({"question_id": float("nan")}, "question_id must be a text"),
     ],
 )
 def test_bad_records_are_named(tmp_path, changes, named):
@@ -125,7 +135,25 @@ def test_bad_records_are_named(tmp_path, changes, named):
         read_annotations(path, "train")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "[1]", '[{"video_id": "a"}]', "\x00\xff"])
+@pytest.mark.parametrize("value", [b"violin", Decimal("1.5")])
+def test_values_that_only_parquet_has_are_named(tmp_path, value):
+    columns = {"video_id": ["a"], "question": ["Which?"], "answer": [value]}
+    pq.write_table(pa.table(columns), tmp_path / "bad.parquet")
+    with pytest.raises(AVQAError, match=r"bad\.parquet: record 0: field answer must be a text"):
+        read_annotations(tmp_path / "bad.parquet", "train", "plain")
+
+
+def test_whole_characters_of_any_kind_are_kept(tmp_path):
+    texts = ["\U0001f3bb?", "\u200f\u0643\u0645\u061f", "e\u0301\u2028\x7f\u202e?", "...?!", "word " * 2000 + "end"]
+    rows = [{"video_id": "a", "question": text, "answer": text} for text in texts]
+    (tmp_path / "a.json").write_text(json.dumps(rows))  # a pair of surrogates is one character
+    table = read_annotations(tmp_path / "a.json", "train", "plain")
+    assert table["question"].tolist() == table["answer"].tolist() == texts
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "[1]", '[{"video_id": "a"}]', "\x00\xff", pytest.param("[" * 100_000, id="deep")]
+)
 def test_other_files_are_refused_by_name(tmp_path, content):
     (tmp_path / "odd.json").write_text(content)
     with pytest.raises(AVQAError, match=r"odd\.json"):

@@ -186,6 +186,9 @@ def test_a_published_list_of_answers_gives_the_numbers(tmp_path):
     (tmp_path / "answers.json").write_text(json.dumps(["yes", "two"]))
     with pytest.raises(AVQAError, match=r"answers\.json: lacks 1 answers of training questions, as 'no'"):
         build_manifest(check_config(own, sections=("dataset",)))
+    (tmp_path / "answers.json").write_text(json.dumps(["no", "yes", "\ud83c"]))
+    with pytest.raises(AVQAError, match=r"answers\.json: '.ud83c' has NUL or half of a surrogate pair"):
+        build_manifest(config | {"answers": str(tmp_path / "answers.json")})
     (tmp_path / "answers.txt").write_text("no \nyes\n")
     build_manifest(check_config(own | {"answers": str(tmp_path / "answers.txt")}, sections=("dataset",)))
     table = pd.read_parquet(tmp_path / "results" / "mine" / "questions.parquet")

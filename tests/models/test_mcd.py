@@ -1,6 +1,10 @@
 """MCD against its equations, written out plainly below, and the switches of the paper's tables."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from pipeline.models import fast
 from pipeline.models.mcd.config import MCDSettings
 from pipeline.models.mcd.model import MCD, AssociationBlock, contrast, equal_videos
 
+ROOT = Path(__file__).parents[2]
 B, T, D, ANSWERS, WORDS = 4, 6, 5, 3, 11
 
 
@@ -322,6 +327,16 @@ def test_a_video_of_one_second_keeps_its_frame():
     torch.testing.assert_close(found[0], 1 + model.aggregator.value(low).relu()[0, :, 0])
 
 
+def test_a_batch_of_one_question_about_one_second_can_be_trained_on():
+    model = small(seconds=1).train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    batch = filled_batch(model, 1)
+    trained = model(batch).logits
+    model.loss(model(batch), batch)[0].backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    torch.testing.assert_close(trained, model.eval()(batch).logits)
+
+
 def test_sampled_frames_are_evenly_spaced_in_evaluation_and_random_in_training():
     model = small(10, frames=4)
     frames = torch.arange(10.0).view(1, 1, 10, 1).expand(2, 4, 10, 3)
@@ -343,6 +358,27 @@ def test_contrast_is_at_its_limits():
     assert contrast(eye, eye.roll(1, 0), 0.01).item() == pytest.approx(100)
     assert contrast(eye[:1], eye[1:2], 0.07).item() == 0
     assert contrast(7 * eye, 0.1 * eye, 0.5).item() == pytest.approx(contrast(eye, eye, 0.5).item())
+
+
+LOSSES = """
+import sys
+sys.path[:0] = ["tests"]
+import torch
+from models.building import filled_batch
+from models.test_mcd import small
+model = small(question_audio_weight=0.1, question_visual_weight=0.3, audio_visual_weight=0.7).float()
+losses = [model.loss(model(batch), batch)[0] for batch in (filled_batch(model, 6, seed) for seed in range(40))]
+print(*(float(loss).hex() for loss in losses))
+"""
+
+
+def test_the_loss_is_the_same_number_in_every_process():
+    """Sets of texts have another order in each process; a sum in that order would be rounded in another way."""
+    found = set()
+    for seed in range(4):
+        command = [sys.executable, "-c", LOSSES]
+        found.add(subprocess.check_output(command, env=os.environ | {"PYTHONHASHSEED": str(seed)}, cwd=ROOT))
+    assert len(found) == 1
 
 
 def test_samples_of_one_video_are_no_negatives():

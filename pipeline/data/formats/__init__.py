@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pipeline.data.formats.base import Record
+from pipeline.data.formats.base import Record, is_storable
 from pipeline.errors import AVQAError
 
 # Name in the configuration -> module with `parse(record: Record) -> Question`.
@@ -47,7 +47,18 @@ def read_annotations(
         row["split"], row["part"] = split or row["split"], part or row["part"]
         if row["split"] not in SPLITS:
             raise record.error(f"field split must be one of {', '.join(SPLITS)}, not {row['split']!r}")
+        _check_storable(row, record)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _check_storable(row: dict, record: Record) -> None:
+    for name, value in row.items():
+        for text in value if isinstance(value, list) else [value]:
+            if text is not None and not is_storable(text):
+                raise record.error(
+                    f"its {name} {text[:80]!r} has NUL or half of a surrogate pair (such as \\ud83c alone), which no "
+                    "file of the pipeline can hold; write the character whole, or remove it"
+                )
 
 
 def _load(path: Path, split: str | None) -> list[dict]:
@@ -58,7 +69,7 @@ def _load(path: Path, split: str | None) -> list[dict]:
         raise AVQAError(f"{path}: no such annotation file ({named})") from None
     except IsADirectoryError:
         raise AVQAError(f"{path}: is a folder; {named} must name one file") from None
-    except (ValueError, csv.Error, OSError) as error:
+    except (ValueError, csv.Error, OSError, RecursionError) as error:
         raise AVQAError(f"{path}: not JSON, CSV or Parquet ({error})") from error
     if not isinstance(records, list) or not records:
         raise AVQAError(f"{path}: must hold a list of questions")

@@ -22,6 +22,8 @@ TYPES = (
 )
 VIDEO_ID = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")  # one plain file name: no path, not hidden, no control characters
 
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
 
 class Question(NamedTuple):
     """One row of questions.parquet."""
@@ -63,15 +65,16 @@ class Record:
     def text(self, name: str) -> str:
         """A number or a text that is not blank, as text without white space around it."""
         value = self.get(name)
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-            raise self.error(f"field {name} must be a text that is not empty, not {json.dumps(value)}")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and value == value  # NaN is no number
+        if not (number or isinstance(value, str)) or not str(value).strip():
+            raise self.error(f"field {name} must be a text that is not empty, not {_written(value)}")
         return str(value).strip()
 
     def video_id(self, name: str) -> str:
         """A text that is one plain file name, to the letter."""
         value = self.get(name)
         if not isinstance(value, str):
-            raise self.error(f"{name} must be a text, in quotes, not {json.dumps(value)}")
+            raise self.error(f"{name} must be a text, in quotes, not {_written(value)}")
         if not VIDEO_ID.fullmatch(value):
             raise self.error(f"{name} {value!r} could leave the video folder; it must be a plain file name")
         return value
@@ -95,6 +98,17 @@ class Record:
         if not right.isdecimal() or int(right) >= len(values) or not (values[int(right)] or "").strip():
             raise self.error(f"field {index} must be the index of one of the {len(values)} {options}, not {right!r}")
         return [value.strip() for value in values if value and value.strip()], values[int(right)].strip()
+
+
+def is_storable(text: str) -> bool:
+    """Whether the files that are made of the annotations can hold a text: UTF-8 has no half of a surrogate pair, and
+    HDF5 no NUL."""
+    return UNSTORABLE.search(text) is None
+
+
+def _written(value: object) -> str:
+    """A value for an error, as JSON, or as Python writes what JSON does not have (bytes, of a Parquet file)."""
+    return json.dumps(value, default=repr)
 
 
 def _parsed_list(text: str) -> object:
