@@ -399,8 +399,8 @@ def warn_if_records_are_lost(name):
         print(
             f"WARNING: {RESULTS}/{name} was made with other settings of {', '.join(differing)}, and Snakemake's records "
             "of it (.snakemake, in the folder where it ran) are gone, so that it is not made again for them. Move the "
-            "records back, or name the first rule that the settings concern, as in --forcerun decode: manifest, decode, "
-            "extract, text or train",
+            "records back, or run with --forcerun and the first of manifest, decode, extract, text and train that the "
+            "settings concern",
             file=sys.stderr,
         )
 
