@@ -1,5 +1,6 @@
 """What `avqa plan` and `avqa doctor` say."""
 
+import copy
 import hashlib
 import json
 import re
@@ -38,7 +39,7 @@ def test_the_plan_of_music_avqa_from_its_card(tmp_path, monkeypatch):
     small = plan(check_config(CONFIG | {"card": "music_avqa", "shard_size": 9288 * 2}), calibrate=False)
     whole = 2 * 9288 * 60 * (224 * 224 * 3 + 16000 * 4) / 1e9
     assert float(re.search(r"temporary disk: ([\d.]+) GB", small)[1]) == pytest.approx(whole, abs=0.1), "not two shards"
-    assert "0 models to train" in plan(check_config(SCORED), calibrate=False)
+    assert "0 models to train" in plan(check_config(copy.deepcopy(SCORED)), calibrate=False)
     sizes = {name: float(size) for name, size in re.findall(r"^(\S+/\w+): ([\d.]+) GB", text, re.MULTILINE)}
     seconds = 9288 * 60
     assert sizes["clip_vit_l14/cls"] == pytest.approx(seconds * 768 * 2 / 1e9, abs=0.01)
@@ -51,7 +52,7 @@ def test_annotations_count_videos_before_there_is_a_manifest(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     for split in ("train", "val", "test"):
         (tmp_path / f"{split}.json").write_text(json.dumps([record("a"), record(f"only {split}")]))
-    assert count_videos(check_config(CONFIG)) == (4, "annotations")
+    assert count_videos(check_config(copy.deepcopy(CONFIG))) == (4, "annotations")
 
 
 def test_hours_are_measured_on_the_videos_that_are_there(tmp_path, monkeypatch):
