@@ -36,18 +36,18 @@ class MultipleChoice(AVQAModel):
         """What the model returns, scores B, choices in the place of its own and minus infinity where a question has
         fewer options; and which these are, B, choices."""
         assert batch.choices is not None
-        absent, output = (batch.choices == 0).all(-1), self.model(batch)
+        output, options = self.model(batch), F.normalize(batch.choices.float(), dim=-1)
+        absent = (batch.choices == 0).all(-1)
         if isinstance(output, Tensor):
-            return self._agreement(output, batch.choices, absent), absent
+            return self._agreement(output, options, absent), absent
         queries = {name: getattr(output, name) for name in self.model.score_fields}
-        scores = {
-            name: self._agreement(query, batch.choices, absent) for name, query in queries.items() if query is not None
-        }
+        scores = {name: self._agreement(query, options, absent) for name, query in queries.items() if query is not None}
         return output._replace(**scores), absent
 
-    def _agreement(self, query: Tensor, choices: Tensor, absent: Tensor) -> Tensor:
-        query, options = F.normalize(query.float(), dim=-1), F.normalize(choices.float(), dim=-1)
-        return (self.log_scale.exp() * torch.einsum("bd,bkd->bk", query, options)).masked_fill(absent, -math.inf)
+    def _agreement(self, query: Tensor, options: Tensor, absent: Tensor) -> Tensor:
+        """A query B, D and normalised options B, K, D to scores B, K."""
+        similarity = torch.einsum("bd,bkd->bk", F.normalize(query.float(), dim=-1), options)
+        return (self.log_scale.exp() * similarity).masked_fill(absent, -math.inf)
 
     def loss(self, output: tuple[Any, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.model.loss(output[0], batch)
