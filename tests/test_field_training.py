@@ -87,6 +87,21 @@ def test_trains(name, tmp_path, monkeypatch):
         assert {"answer", "match"} <= set(history.columns)
 
 
+def test_the_stage_before_training_is_the_same_with_options(tmp_path):
+    schedule = {"epochs": 6, "batch_size": 4, "learning_rate": 0.005, "betas": [0.9, 0.999], "threads": 1}
+    schedule |= {"pretrain": {"settings": {"stage": "match"}, "epochs": 1}}
+    config = configuration(tmp_path, {"avst": MODELS["avst"]}, schedule)
+    make_data(tmp_path / "d", tmp_path / "c")
+    path, texts = tmp_path / "d" / "questions.parquet", ["Is it playing?", "Is it loud?"]
+    table = pd.read_parquet(path)
+    options = [texts[::-1] if n % 3 else texts for n in range(len(table))]
+    table.assign(choices=options, answer=[texts[n] for n in table["answer_id"]]).to_parquet(path)
+    train(config, "avst", 0, tmp_path / "run")
+    columns = [set(pd.read_csv(tmp_path / "run" / name)) for name in ("pretrain/history.csv", "history.csv")]
+    assert "match" in columns[0] and "answer" not in columns[0] and {"answer", "match"} <= columns[1]
+    assert evaluate(tmp_path / "run")["overall"]["accuracy"] == 1
+
+
 def test_prompts_are_texts_of_their_own(tmp_path):
     make_data(tmp_path / "d", tmp_path / "c")
     path = tmp_path / "d" / "questions.parquet"
