@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 SCHEMA_VERSION = 2
-DECODER_VERSION = 3  # to be increased with every change of the decoder that changes a number in segments
+DECODER_VERSION = 4  # to be increased with every change of the decoder that changes a number in segments
 DECODED, FAILED = 0, 1  # values of the dataset `status`
 FAILURE_FIELDS = ("video_id", "stage", "reason", "seconds")  # columns of failures.tsv
 PER_VIDEO = {"num_segments": "int32", "has_audio": "bool", "status": "int32"}  # in segments, features and features.h5
