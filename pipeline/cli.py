@@ -260,8 +260,13 @@ def export(args: argparse.Namespace) -> None:
 
 def import_(args: argparse.Namespace) -> None:
     from pipeline.import_ import import_features
+    from pipeline.import_source import layout_of
 
-    import_features(args.folder, args.layout, _config(args, "dataset", "videos", "annotations"))
+    if args.layout and len(args.folder) > 1:
+        raise AVQAError("--layout: takes the one folder that holds the layout's folders")
+    layout = LAYOUTS[args.layout] if args.layout else layout_of(args.folder)
+    root, name = (args.folder[0], args.layout) if args.layout else (".", "folders")
+    import_features(root, layout, name, _config(args, "dataset", "videos", "annotations"))
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -462,7 +467,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     sub = command(import_, "Take published .npy folders over into shards, so that a model can be trained on them.")
-    sub.add_argument("folder", metavar="DIR", help="holds the layout's folders, or links to them")
-    sub.add_argument("--layout", required=True, choices=list(LAYOUTS))
+    sub.add_argument(
+        "folder",
+        metavar="DIR|ENCODER/OUTPUT=DIR",
+        nargs="+",
+        help="holds the layout's folders, or links to them; without --layout, a folder of arrays for each feature, as "
+        "vggish/embedding=feats/vggish",
+    )
+    sub.add_argument("--layout", choices=list(LAYOUTS))
     add_config(sub)
     return parser

@@ -138,10 +138,14 @@ def _summarize(questions: pd.DataFrame, videos: int, shards: int, missing: int) 
 
 def find_videos(ids: Iterable[str], videos: dict) -> tuple[list[Video], list[str]]:
     """The files of the given ids, and the ids that lack a file. An id that ends in _flip and has no file is the
-    mirrored video of the id before it. Raises AVQAError for links out and special files."""
-    patterns = (videos["pattern"], videos.get("audio_pattern"))
+    mirrored video of the id before it. Ids in videos["absent"] are not looked for. Raises AVQAError for links out and
+    special files."""
+    patterns, absent = (videos["pattern"], videos.get("audio_pattern")), videos.get("absent", ())
     found, missing = [], []
     for video_id in ids:
+        if video_id in absent:
+            missing.append(video_id)
+            continue
         for name in dict.fromkeys((video_id, video_id.removesuffix(FLIP))):
             files = [_find(videos, pattern.format(video_id=name)) if pattern else ("", 0, 0) for pattern in patterns]
             if None not in files:

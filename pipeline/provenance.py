@@ -74,6 +74,11 @@ def _sources(tsv: Path, source: str | None) -> list[str]:
 def _commands(path: Path, attributes: dict[str, Any], tsv: Path) -> list[str]:
     kind, config = attributes["kind"], attributes.get("config") or {}
     if attributes.get("imported"):
+        if config.get("imported") == "folders":
+            given = " ".join(
+                f"{attributes['encoder']}/{output}=DIR" for output in _outputs(path, attributes["encoder"])
+            )
+            return [f"avqa import {given} --config CONFIG.yaml"]
         return [f"avqa import DIR --layout {config.get('imported')} --config CONFIG.yaml"]
     if kind == "index":
         return ["avqa index --config CONFIG.yaml"]

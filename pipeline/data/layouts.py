@@ -21,6 +21,7 @@ class Folder:
     features: tuple[str, ...]  # encoder/output, or text/output
     shape: tuple[int | str, ...]  # of one file
     per: Literal["video", "question"] = "video"
+    text: Literal["question", "prompt"] = "question"  # which text's, where there is an array per question
     optional: bool = False  # the released code also runs without it
 
 
@@ -77,7 +78,7 @@ LAYOUTS = {
             # Read and passed on, and used nowhere.
             Folder("ToMe_feat/audio_tome14", "--audios_patch_dir", VGGISH, (T, 128)),
             Folder("clip_feats/qst_ViT-L14@336px", "--qst_feat_dir", SENTENCE, (1, 768), "question"),
-            Folder("clip_feats/qaPrompt_ViT-L14@336px", "--qst_prompt_dir", SENTENCE, (1, 768), "question"),
+            Folder("clip_feats/qaPrompt_ViT-L14@336px", "--qst_prompt_dir", SENTENCE, (1, 768), "question", "prompt"),
         ),
         ("dataset/split_que_id/music_avqa_{split}.json",),
         "clip_vit_l14_336",
