@@ -66,6 +66,10 @@ class ArrayFolder:
             raise AVQAError(f"{self.files[name]}: holds {what}; get or make it again")
         return array
 
+    def has_timestamps(self, name: str) -> bool:
+        """Whether a file says when an array's rows are."""
+        return self._companion(name, TIMESTAMPS) is not None
+
     def times(self, name: str, rows: int) -> Times | None:
         """When each of an array's rows is; None where nothing says so. Raises AVQAError naming the file of the times.
 
