@@ -64,7 +64,7 @@ def find_texts(source: Source, questions: pd.DataFrame, published: pd.DataFrame)
     if _are_questions(questions, places, prompts):
         log.warning(f"{source.root}: the arrays of prompts are those of their questions, and are left out")
         prompts = {}
-    again = f"make the text file with `avqa text`, whose encoder is {source.text_encoder}, to have them"
+    again = f"make the text file with `avqa text --encoder {source.text_encoder}`, then run `avqa index`, to have them"
     if wanted and not prompts:
         log.info(f"{len(wanted)} prompts have no arrays, so that models that read prompts cannot run: {again}")
     options = {option for options in questions["choices"].dropna() for option in options} - places.keys()

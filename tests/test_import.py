@@ -6,15 +6,17 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_results import make_results, write_text
-from test_export import NEEDS
 
 import pipeline
 from pipeline.cli import main
 from pipeline.data.array_folder import Times, by_second
+from pipeline.data.dataset import QuestionData
 from pipeline.data.layouts import LAYOUTS
+from pipeline.errors import AVQAError
 from pipeline.export import export
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.verify import verify
@@ -196,7 +198,10 @@ def exported_annotations(out):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_our_own_export_comes_back(tmp_path, layout):
     """One video could not be decoded; ids repeat and are missing (made_results.questions)."""
-    outputs, text = NEEDS[layout]
+    outputs: dict[str, tuple[str, ...]] = {}
+    for encoder, output in (name.split("/") for parts in FOLDERS[layout].values() for name in parts):
+        outputs[encoder] = (*outputs.get(encoder, ()), output)
+    text = "clip_vit_b32" if layout in ("avst", "pstp-net") else L14
     dataset = make_results(
         tmp_path / "made",
         6,
@@ -229,6 +234,39 @@ def test_our_own_export_comes_back(tmp_path, layout):
                 np.testing.assert_array_equal(back[name, question], features[name, question])
 
 
+def test_a_model_reads_imported_prompts(tmp_path):
+    folder = publish(tmp_path / "published", "tspm")
+    assert run(tmp_path, folder, str(folder), "--layout", "tspm") == 0
+    dataset, texts = tmp_path / "results" / "back", {"sentence": (768,), "prompt": (768,)}
+    data = QuestionData(dataset, {"audio": "vggish/embedding"}, texts, False, torch.device("cpu"))
+    (batch,) = data.batches("train", 8)
+    found = {text: n for n, text in enumerate(data.questions.loc[batch.row, "question"])}
+    for question, prompt in (QUESTIONS[n] for n in ("0", "q-one", "2")):
+        row = batch.texts["prompt"][found[question]].numpy()
+        np.testing.assert_array_equal(row, text_arrays(prompt or question, 768)["sentence"])
+
+
+def test_zeros_of_an_export_are_no_features(tmp_path):
+    """Where a video was missing, as if it were not there; where it had failed, as if it failed here."""
+    folder = publish(tmp_path / "published", "av-master")
+    for name, shape in (("vggish_audio", (SECONDS, 128)), ("clip_vit_l14_336px", (SECONDS, 768))):
+        for video_id in (FAILED, MISSING):
+            np.save(folder / name / f"{video_id}.npy", np.zeros(shape, "float32"))
+    for name, shape in (("clip_sentence_l14_336px", (1, 768)), ("clip_word_l14_336px", (1, 77, 768))):
+        np.save(folder / name / "5.npy", np.zeros(shape, "float32"))
+    rows = [
+        f"{v},0,False,missing" if v == MISSING else f"{v},0,False,failed" if v == FAILED else f"{v},3,False,"
+        for v in VIDEOS
+    ]
+    (folder / "videos.csv").write_text("\n".join(["video_id,num_segments,has_audio,left_out", *rows, ""]))
+    assert run(tmp_path, folder, str(folder), "--layout", "av-master") == 0
+    with pipeline.open_features(tmp_path / "results" / "back") as features:
+        videos = features.videos.set_index("video_id")
+        assert MISSING not in features and "Is it only asked of a video that is missing?" not in features.texts
+        assert videos["status"].to_dict() == {v: int(v == FAILED) for v in VIDEOS if v != MISSING}
+        assert videos.loc["v000", ["num_segments", "has_audio"]].tolist() == [3, False]
+
+
 def test_multiple_choice_is_imported_without_its_options(tmp_path, capsys):
     folder = publish(tmp_path / "published", "av-master")
     records = [
@@ -242,6 +280,8 @@ def test_multiple_choice_is_imported_without_its_options(tmp_path, capsys):
     with pipeline.open_features(tmp_path / "results" / "back") as features:
         assert features.texts == ["Is it loud?", QUESTIONS["0"][0]]
         np.testing.assert_array_equal(features["text/words", "Is it loud?"], text_arrays("Is it loud?", 768)["words"])
+    with pytest.raises(AVQAError, match="has no text features of 3 options, as 'a cat'"):
+        QuestionData(tmp_path / "results/back", {"a": "vggish/embedding"}, {}, False, torch.device("cpu"))
 
 
 def test_prompts_that_no_folder_has_are_left_out(tmp_path, capsys):
