@@ -186,8 +186,8 @@ class QuestionData:
         lists = [list(options) for options in self.questions["choices"]]
         if lacking := sorted({option for options in lists for option in options} - rows.keys()):
             raise AVQAError(
-                f"{self.path}: has no text features of {len(lacking)} options, as {lacking[0]!r}; make the text file with "
-                "`avqa text`, then run `avqa index`"
+                f"{self.path}: has no text features of {len(lacking)} options, as {lacking[0]!r}; make the text file "
+                "with `avqa text`, then run `avqa index`"
             )
         choices = [[rows[x] if options.index(x) == n else -1 for n, x in enumerate(options)] for options in lists]
         most = max(map(len, choices))
