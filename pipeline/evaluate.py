@@ -140,11 +140,13 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
     name = trained["model"]
     config = trained["config"] = of_one_model(trained["config"], name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = load_data(config, name, device, trained.get("vocabulary"))
-    answers = trained["answers"]
-    same = answers == (data.answers if data.choices is None else option_names(len(answers)))
-    if not same:  # how many options the test's questions have is no matter: each is scored by its text
-        raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
+    data = load_data(config, name, device, trained.get("vocabulary"), trained["answers"])
+    with_options = trained["answers"] == option_names(len(trained["answers"]))
+    if with_options is (data.choices is None):
+        raise AVQAError(
+            f"{folder / 'config.yaml'}: was trained on questions {'with' if with_options else 'without'} options, "
+            f"unlike those of {data.path.parent}; train again"
+        )
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)
     return trained, model.eval(), data if questions_of is None else load_other(data, config, name, Path(questions_of))
@@ -155,7 +157,7 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
     standardized by the statistics of training; its questions have as many word numbers. Raises AVQAError."""
     config = config | {"results": str(folder.parent), "dataset": folder.name}
     plain = config | {"train": config["train"] | {"standardize": False}}
-    data = load_data(plain, name, trained.device, trained.vocabulary)
+    data = load_data(plain, name, trained.device, trained.vocabulary, trained.answers)
     if (trained.choices is None) != (data.choices is None):
         theirs, ours = ("with" if which.choices is not None else "without" for which in (trained, data))
         raise AVQAError(
@@ -166,9 +168,8 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
         for attribute in ("weights", "weights_sha256", "config"):
             if provenance[attribute] != data.provenance[encoder][attribute]:
                 raise AVQAError(f"{data.path}: {attribute} of {encoder} differ from what the model was trained with")
-    asked = data.questions.assign(split="test")  # whatever it is there, none is a training question of this model
     for source, numbers in trained.tokens.items():
-        data.tokens[source] = encode(asked, source, trained.vocabulary or (), numbers.shape[1])
+        data.tokens[source] = encode(data.questions, source, trained.vocabulary or (), numbers.shape[1])
     for kind in ("features", "texts"):
         for feature, values in getattr(data, kind).items():
             values.mean, values.std = getattr(trained, kind)[feature].mean, getattr(trained, kind)[feature].std
