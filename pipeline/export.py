@@ -24,7 +24,6 @@ from pipeline.export_questions import (
     LEFT_OUT,
     USABLE,
     VIDEOS,
-    export_ids,
     failed_videos,
     mark_unnumbered,
     numbering_questions,
@@ -32,6 +31,7 @@ from pipeline.export_questions import (
     to_json,
     write_annotations,
     write_tables,
+    zero_videos,
 )
 from pipeline.manifest import read_numbering
 from pipeline.storage.atomic import partial_path, write_if_changed
@@ -52,8 +52,10 @@ def export(folder: str | Path, layout: str, out: str | Path, *, dtype: str = "fl
     """
     out = Path(out)
     with FeatureSet(folder) as features:
-        failed, questions = failed_videos(features), published_questions(features)
+        numbering, questions = read_numbering(features.folder), published_questions(features)
+        failed = failed_videos(features)
         videos = [video_id for video_id in features if video_id not in failed]
+        zeros = zero_videos(questions, videos)
         record = {"created_by": f"avqa-pipeline {__version__}", "layout": layout, "dtype": dtype}
         record |= {"dataset": features.folder.name, "features": features.index.provenance}
         if layout in CONTAINERS:
@@ -61,7 +63,7 @@ def export(folder: str | Path, layout: str, out: str | Path, *, dtype: str = "fl
             start(out, record)
             _write_containers(features, videos, layout, dtype, out)
         else:
-            row, numbering = LAYOUTS[layout], read_numbering(features.folder)
+            row = LAYOUTS[layout]
             questions = mark_unnumbered(questions, row)
             borrowed = numbering_questions(features.folder, questions)
             written = pd.concat([questions, borrowed], ignore_index=True) if len(borrowed) else questions
@@ -74,9 +76,9 @@ def export(folder: str | Path, layout: str, out: str | Path, *, dtype: str = "fl
                 if names:
                     _write_folder(features, _keys(features, videos, questions, folder), folder, names, dtype, out)
             write_annotations(row, written, numbering.answers, int(features.index.text_lengths.max()), out)
-        write_tables(features, videos, questions, out)
+        write_tables(features, videos, zeros, questions, out)
         _summarize(layout, out, videos, questions)
-    write_if_changed(out / RECORD, toto_json(record | {"complete": True}))
+    write_if_changed(out / RECORD, to_json(record | {"complete": True}))
 
 
 def _digest(questions: pd.DataFrame, *answers: str) -> str:
@@ -167,19 +169,19 @@ def _summarize(layout: str, out: Path, videos: list[str], questions: pd.DataFram
     log.info(f"{out}: {len(videos)} videos and {len(questions)} questions as {layout}")
     if new:
         log.info(f"{new} questions whose id is missing, repeated or no number have ids of their own: {out / IDS}")
-    zeros = questions.loc[~questions["video_id"].isin(videos), LEFT_OUT].value_counts().to_dict()
-    if zeros:
-        counts = ", ".join(f"{count} {reason}" for reason, count in zeros.items())
-        log.warning(
-            f"questions about videos without features ({counts}; {LEFT_OUT} in {IDS} and {VIDEOS}) are exported too, since "
-            "answers are numbered by the training file"
-        )
-    for folder in LAYOUTS[layout].folders if layout in LAYOUTS else ():
+    left_out = questions.loc[questions[LEFT_OUT] != "", LEFT_OUT].value_counts()
+    if len(left_out):
+        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        log.warning(f"questions that cannot be used: {counts} (column {LEFT_OUT} of {out / IDS} and {VIDEOS})")
+    if layout not in LAYOUTS:
+        return
+    for folder in LAYOUTS[layout].folders:
         if (out / folder.path).exists():
             log.info(f"  {folder.option} {out / folder.path}")
-    for path in sorted(out.rglob(f"*{USABLE}.json")) if layout in LAYOUTS else ():
+    for path in sorted(out.rglob(f"*{USABLE}.json")):
         log.warning(
-            f"train and validate with {path}: in the file without {USABLE}, such videos have zeros for features"
+            f"train with {path}: {path.name.replace(USABLE, '')}, from which released code numbers answers and words, "
+            "also has the questions that cannot be used, whose videos have zeros for features"
         )
 
 

@@ -67,8 +67,8 @@ def check_texts(layout: Layout, questions: pd.DataFrame, features: FeatureSet) -
             lacking = texts[~texts.isin(features.texts)]
             if len(lacking):
                 raise AVQAError(
-                    f"{features.index.path}: has no text {lacking.iloc[0]!r}, which {folder.option} ({folder.path}) is made "
-                    "from; run the workflow again"
+                    f"{features.index.path}: has no text {lacking.iloc[0]!r}, which {folder.option} ({folder.path}) is "
+                    "made from; run the workflow again"
                 )
 
 
@@ -84,7 +84,7 @@ def _number_differences(layout: Layout, questions: pd.DataFrame, numbering: Numb
     if not layout.answers and numbered != numbering.answers[: len(numbered)]:
         n, answer = next((n, a) for n, a in enumerate(numbering.answers) if a not in numbered)
         yield (
-            f"no training question has the answer {answer!r} (number {n} of {len(numbering.answers)}): the released code, "
+            f"no training question has the answer {answer!r} (number {n} of {len(numbering.answers)}): released code, "
             "which numbers answers by the training file, numbers those after it otherwise"
         )
     words = [word for text in question_words(training) for word in text]

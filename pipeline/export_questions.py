@@ -67,8 +67,8 @@ def numbering_questions(folder: Path, questions: pd.DataFrame) -> pd.DataFrame:
     other = folder.parent / trained_on
     if not (other / "manifest.json").exists():
         raise AVQAError(
-            f"{other / 'manifest.json'}: no such file; released code numbers the answers of {folder.name} by the training "
-            f"questions of {trained_on}: make its manifest with `avqa manifest` first"
+            f"{other / 'manifest.json'}: no such file; released code numbers the answers of {folder.name} by the "
+            f"training questions of {trained_on}: make its manifest with `avqa manifest` first"
         )
     table = _published(other, set())
     table = table[table["split"].isin(lacking)].reset_index(drop=True)
@@ -121,8 +121,10 @@ def write_annotations(layout: Layout, questions: pd.DataFrame, answers: list[str
     """A split's questions in MUSIC-AVQA's form with their slots filled, and the table of answers. `words` is the length
     of the longest text in tokens.
 
-    The training file has all published questions, since released code numbers answers and words by it; the others have
-    those of the data set whose answer has a number, without which released code stops.
+    The training file has all published questions, since released code numbers answers and words by it; the others lack
+    what the configuration filters, and questions whose answer has no number, at which released code stops. A second
+    file of training and validation has only the questions that have features. There is none for the test, since test
+    scripts read the questions' types from the first.
     """
     for split, group in questions.groupby("split", sort=False):
         table = in_order_of_numbers(group, answers) if split == "train" else group
@@ -132,7 +134,7 @@ def write_annotations(layout: Layout, questions: pd.DataFrame, answers: list[str
         for path in layout.annotations:
             target = out / path.format(split=split)
             write_if_changed(target, _records(table))
-            if 0 < len(usable) < len(table):
+            if split != "test" and 0 < len(usable) < len(table):
                 write_if_changed(target.with_stem(target.stem + USABLE), _records(usable))
         for subset in layout.subsets:
             if subset.split == split and table[list(subset.values)].notna().any(axis=None):
@@ -163,21 +165,21 @@ def _record(row: dict) -> dict:
     return record
 
 
-def write_tables(features: FeatureSet, videos: list[str], questions: pd.DataFrame, out: Path) -> None:
-    """True lengths of the videos, which exported id is which question, and in both what is left out and why."""
-    table = features.videos.set_index("video_id").loc[videos, ["num_segments", "has_audio"]].reset_index()
-    left_out = zero_videos(questions, videos)
-    zeros = pd.DataFrame({"video_id": left_out.index, "num_segments": 0, "has_audio": False, LEFT_OUT: left_out.values})
-    table = pd.concat([table.assign(**{LEFT_OUT: ""}), zeros]) if len(zeros) else table.assign(**{LEFT_OUT: ""})
-    write_if_changed(out / VIDEOS, table.to_csv(index=False, lineterminator="\n"))
-    names = ["export_id", "split", "question_id", "video_id", "question", "answer", LEFT_OUT]
-    write_if_changed(out / IDS, questions[names].to_csv(index=False, lineterminator="\n"))
-
-
 def zero_videos(questions: pd.DataFrame, videos: list[str]) -> pd.Series:
-    """Why the videos that questions ask about and that are not in `videos` are left out, by video id."""
+    """Why the videos that published questions ask about and that are not in `videos` are left out, by video id."""
     absent = questions[~questions["video_id"].isin(videos)]
     return absent.drop_duplicates("video_id").set_index("video_id")[LEFT_OUT]
+
+
+def write_tables(features: FeatureSet, videos: list[str], zeros: pd.Series, questions: pd.DataFrame, out: Path) -> None:
+    """True lengths of the videos, which exported id is which question, and in both what is left out and why."""
+    table = features.videos.set_index("video_id").reindex([*videos, *zeros.index])[["num_segments", "has_audio"]]
+    table.loc[zeros.index] = (0, False)
+    table = table.astype({"num_segments": int, "has_audio": bool})
+    table[LEFT_OUT] = zeros.reindex(table.index, fill_value="")
+    write_if_changed(out / VIDEOS, table.to_csv(lineterminator="\n"))
+    names = ["export_id", "split", "question_id", "video_id", "question", "answer", LEFT_OUT]
+    write_if_changed(out / IDS, questions[names].to_csv(index=False, lineterminator="\n"))
 
 
 def to_json(value: object) -> str:

@@ -38,9 +38,9 @@ def build_manifest(config: dict) -> None:
     and answer_id (-1 if the answer has no number). left_out.parquet: the other published questions in the same columns,
     and reason: missing (the video), or filtered (by `video_ids`). absent.tsv: how many questions of each kind each
     missing video costs. manifest.json: the shards that hold the data set's videos, each with the digest of its list,
-    digests of what the questions decide, and the numbers of answers and words. videos.parquet: video_id, path, size
-    (bytes), mtime_ns, the same of the audio file, shard, row (in the shard). Raises AVQAError naming file, record and
-    field.
+    digests of what the questions decide, the numbers of answers and words, and the data sets whose models are scored on
+    it. videos.parquet: video_id, path, size (bytes), mtime_ns, the same of the audio file, shard, row (in the shard).
+    Raises AVQAError naming file, record and field.
     """
     published = read_published(config)
     allowed = is_allowed(config, published)
@@ -72,7 +72,8 @@ def build_manifest(config: dict) -> None:
     with atomic(out / "absent.tsv") as partial:
         ledger.to_csv(partial, sep="\t", index=False)
     with atomic(out / "manifest.json") as partial:
-        partial.write_text(json.dumps(describe(questions, own, numbering), indent=1) + "\n", encoding="utf-8")
+        described = describe(questions, own, numbering) | {"trained_on": config.get("trained_on", [config["dataset"]])}
+        partial.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     _summarize(questions, len(found), len(own), len(missing))
 
 
