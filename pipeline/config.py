@@ -25,7 +25,6 @@ OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with 
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
 OF_A_RUN = ("models", "train", "text", "encoders")  # settings that a data set shares with those its models are from
-OF_NUMBERS = ("annotations", "format", "answers", "card")  # what decides the numbers of a data set's answers and words
 PROTOCOLS = ROOT / "config" / "protocols.yaml"
 
 
@@ -81,9 +80,16 @@ def check_configs(config: object, source: str | Path = "configuration", sections
         raise AVQAError(f"{source}: data sets that do not fit together:\n" + "\n".join(lines))
     for config in configs.values():
         if not is_trained(config) and "annotations" in config:
-            trained_on = configs[config["trained_on"][0]]
-            config["numbered_as"] = {name: trained_on[name] for name in OF_NUMBERS if name in trained_on}
+            config["numbered_as"] = _of_numbers(configs[config["trained_on"][0]])
     return configs
+
+
+def _of_numbers(config: dict) -> dict:
+    """What decides the numbers of a data set's answers and words."""
+    parts = {name: config[name] for name in ("annotations", "format", "answers", "card") if name in config}
+    if isinstance(files := parts.get("annotations"), dict):
+        parts["annotations"] = {"train": files["train"]} if "train" in files else files
+    return parts
 
 
 def merge(common: object, own: object) -> object:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.cards import card_answers, read_answers
 from pipeline.config import annotation_files
-from pipeline.data.formats import read_annotations
+from pipeline.data.formats import COLUMNS, read_annotations
 from pipeline.data.vocabulary import SOURCES
 from pipeline.errors import AVQAError
 
@@ -87,7 +87,7 @@ def read_training(config: dict) -> pd.DataFrame:
     """The training questions of all annotation files, as published. Raises AVQAError."""
     files = [(split, path) for split, _, path in annotation_files(config) if split in (None, "train")]
     read = [read_annotations(path, split, config["format"]) for split, path in files]
-    questions = pd.concat(read, ignore_index=True)
+    questions = pd.concat(read, ignore_index=True) if read else pd.DataFrame(columns=COLUMNS)
     return questions[questions["split"] == "train"]
 
 
