@@ -45,17 +45,19 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
 
 def load_configs(source: str | Path, *sections: str) -> dict[str, dict]:
     """The configurations of all data sets of a file, by name. Raises AVQAError naming the file and the field."""
+    return check_configs(read_written(source), source, sections)
+
+
+def read_written(source: str | Path) -> object:
+    """A configuration as it is written. Raises AVQAError naming the file."""
     try:
-        config = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AVQAError(
-            f"{source}: no such configuration; the ones that come with the project are in config/"
-        ) from None
+        raise AVQAError(f"{source}: no such configuration; those of the project are in config/") from None
     except IsADirectoryError:
         raise AVQAError(f"{source}: is a folder; give the configuration file in it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AVQAError(f"{source}: not YAML: {error}") from error
-    return check_configs(config, source, sections)
 
 
 def check_configs(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
@@ -80,16 +82,12 @@ def check_configs(config: object, source: str | Path = "configuration", sections
         raise AVQAError(f"{source}: data sets that do not fit together:\n" + "\n".join(lines))
     for config in configs.values():
         if not is_trained(config) and "annotations" in config:
-            config["numbered_as"] = _of_numbers(configs[config["trained_on"][0]])
+            trained_on = configs[config["trained_on"][0]]
+            numbers = {name: trained_on[name] for name in ("format", "answers", "card") if name in trained_on}
+            files = trained_on["annotations"]
+            only_training = isinstance(files, dict) and "train" in files
+            config["numbered_as"] = numbers | {"annotations": {"train": files["train"]} if only_training else files}
     return configs
-
-
-def _of_numbers(config: dict) -> dict:
-    """What decides the numbers of a data set's answers and words."""
-    parts = {name: config[name] for name in ("annotations", "format", "answers", "card") if name in config}
-    if isinstance(files := parts.get("annotations"), dict):
-        parts["annotations"] = {"train": files["train"]} if "train" in files else files
-    return parts
 
 
 def merge(common: object, own: object) -> object:
