@@ -25,7 +25,6 @@ OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with 
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
 OF_A_RUN = ("models", "train", "text", "encoders")  # settings that a data set shares with those its models are from
-OF_NUMBERS = ("annotations", "format", "answers", "card")  # what decides the numbers of a data set's answers and words
 PROTOCOLS = ROOT / "config" / "protocols.yaml"
 
 
@@ -46,17 +45,19 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
 
 def load_configs(source: str | Path, *sections: str) -> dict[str, dict]:
     """The configurations of all data sets of a file, by name. Raises AVQAError naming the file and the field."""
+    return check_configs(read_written(source), source, sections)
+
+
+def read_written(source: str | Path) -> object:
+    """A configuration as it is written. Raises AVQAError naming the file."""
     try:
-        config = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AVQAError(
-            f"{source}: no such configuration; the ones that come with the project are in config/"
-        ) from None
+        raise AVQAError(f"{source}: no such configuration; those of the project are in config/") from None
     except IsADirectoryError:
         raise AVQAError(f"{source}: is a folder; give the configuration file in it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AVQAError(f"{source}: not YAML: {error}") from error
-    return check_configs(config, source, sections)
 
 
 def check_configs(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
@@ -82,7 +83,10 @@ def check_configs(config: object, source: str | Path = "configuration", sections
     for config in configs.values():
         if not is_trained(config) and "annotations" in config:
             trained_on = configs[config["trained_on"][0]]
-            config["numbered_as"] = {name: trained_on[name] for name in OF_NUMBERS if name in trained_on}
+            numbers = {name: trained_on[name] for name in ("format", "answers", "card") if name in trained_on}
+            files = trained_on["annotations"]
+            only_training = isinstance(files, dict) and "train" in files
+            config["numbered_as"] = numbers | {"annotations": {"train": files["train"]} if only_training else files}
     return configs
 
 

@@ -1,7 +1,6 @@
 """Score a trained model: accuracy overall, by scenario and by question type."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,12 @@ import safetensors.torch
 import torch
 import yaml
 
-from extractors.base import read_state_dict
 from pipeline.data.dataset import QuestionData, option_names
 from pipeline.data.formats.base import TYPES
 from pipeline.data.vocabulary import encode
 from pipeline.errors import AVQAError
-from pipeline.models import entry_settings, fast, model_class, settings_class
+from pipeline.models import fast
 from pipeline.models.base import AVQAModel
-from pipeline.models.settings import TOKENS
 from pipeline.storage.atomic import atomic
 from pipeline.train import build_model, frozen, load_data, of_one_model, predict
 
@@ -37,49 +34,6 @@ def evaluate(
     trained, model, data = load_trained(folder, questions_of)
     described = {"model": trained["model"], "seed": trained["seed"], "trained_on": trained["config"]["dataset"]}
     return answer(model, data, trained["config"]["train"], trained["answers"], out, split, described)
-
-
-def evaluate_released(config: dict, name: str, checkpoint: str | Path, out: str | Path, split: str = "test") -> dict:
-    """Answer a split's questions with a published checkpoint, a .safetensors file or a .pt file of plain tensors.
-
-    `name` is an entry of `models` with the features to read. Writes to `out` and returns what `evaluate` does. Raises
-    AVQAError if the file is no checkpoint of the model, or not one for these features, words and answers.
-    """
-    config = of_one_model(config, name)
-    data = load_data(config, name, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    with fast.switched(config["train"]["fast"]):
-        model = load_released(config["models"][name], data, Path(checkpoint))
-    described = {"model": name, "checkpoint": str(checkpoint)}
-    Path(out).mkdir(parents=True, exist_ok=True)
-    return answer(model.to(data.device), data, config["train"], data.answers, Path(out), split, described)
-
-
-def load_released(entry: dict, data: QuestionData, checkpoint: Path) -> AVQAModel:
-    """The model of an entry with a published checkpoint's weights and sizes, for the data's shapes."""
-    if not checkpoint.is_file():
-        raise AVQAError(f"{checkpoint}: no such checkpoint")
-    chosen, usual = entry_settings(entry), settings_class(entry["architecture"])()
-    changes = {k: v for k, v in vars(chosen).items() if v != getattr(usual, k)}  # the others follow from the tensors
-    try:
-        published = model_class(entry["architecture"]).load_released(read_state_dict(checkpoint), **changes)
-    except ValueError as error:
-        raise AVQAError(f"{checkpoint}: {error}") from error
-    counts = {"answers": (published.num_answers, len(data.answers))}
-    if data.vocabulary is not None:
-        counts["words"] = (published.num_tokens, len(data.vocabulary))
-    for what, (theirs, ours) in counts.items():
-        if theirs != ours:
-            raise AVQAError(
-                f"{checkpoint}: is of a data set with {theirs} {what}, this one has {ours}; both are numbered in the "
-                "order of the training questions, so use the annotations that the checkpoint was trained on"
-            )
-    for name, shape in data.shapes.items():
-        if name not in TOKENS and published.shapes[name][1:] != shape[1:]:
-            expected = "×".join(map(str, published.shapes[name][1:]))
-            raise AVQAError(f"{checkpoint}: reads {name} features of size {expected}, not {entry.get(name, name)}")
-    model = build_model(entry | asdict(published.settings), data)
-    model.load_state_dict(published.state_dict())
-    return model.eval()
 
 
 def answer(
@@ -176,17 +130,19 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
     return data
 
 
-def evaluate_by_second(folder: str | Path, split: str = "test") -> pd.DataFrame:
-    """Accuracy had the videos ended after each second; writes steps.csv to `folder`.
+def evaluate_by_second(
+    folder: str | Path, split: str = "test", questions_of: str | Path | None = None, out: str | Path | None = None
+) -> pd.DataFrame:
+    """Accuracy had the videos ended after each second; writes steps.csv. The arguments are those of `evaluate`.
 
     Raises AVQAError if the model does not offer it."""
-    folder = Path(folder)
-    trained, model, data = load_trained(folder)
+    folder, out = Path(folder), Path(out or folder)
+    trained, model, data = load_trained(folder, questions_of)
     schedule = trained["config"]["train"]
     with fast.switched(schedule["fast"]):
         accuracies = accuracy_by_second(model, data, split, schedule["batch_size"])
     steps = pd.DataFrame({"second": np.arange(1, len(accuracies) + 1), "accuracy": accuracies})
-    with atomic(folder / f"steps{suffix(split)}.csv") as partial:
+    with atomic(out / f"steps{suffix(split)}.csv") as partial:
         steps.to_csv(partial, index=False)
     return steps
 

@@ -11,24 +11,26 @@ import pandas as pd
 
 from pipeline.cards import card_answers, read_answers
 from pipeline.config import annotation_files
-from pipeline.data.formats import read_annotations
+from pipeline.data.formats import COLUMNS, read_annotations
 from pipeline.data.vocabulary import SOURCES
 from pipeline.errors import AVQAError
 
-# What can decide the numbers of answers, in this order. NO_TRAINING: nothing did, and no checkpoint has such numbers.
+# What can decide the numbers, in this order. No checkpoint is known to have those of the last two.
 CONFIGURATION, CARD, TRAINING, NO_TRAINING = "configuration", "card", "training annotations", "no training annotations"
+REORDERED = "training annotations in another order than the release's"
 
 
 @dataclass(frozen=True)
 class Numbering:
     """What manifest.json says about numbers.
 
-    answers: by number. answers_from: what decided them. words: those of the training questions by the name of a model's
-    text, in the order of their first appearance. longest: the words of the longest such text."""
+    answers: by number. words: those of the training questions by the name of a model's text, in the order of their
+    first appearance. longest: the words of the longest such text. answers_from, words_from: what decided them."""
 
     answers: list[str]
     answers_from: str
     words: dict[str, list[str]]
+    words_from: str
     longest: dict[str, int]
 
     def as_dict(self) -> dict:
@@ -45,27 +47,43 @@ def number(config: dict, published: pd.DataFrame) -> Numbering:
         training = read_training(config["numbered_as"])
     else:
         training = published[published["split"] == "train"]
-    answers, decided_by = _answers(config, training)
-    if not answers:
+    of_training = training["answer"].unique().tolist()
+    if listed := listed_answers(config):
+        answers, decided_by = listed
+    elif of_training:
+        answers, decided_by = of_training, TRAINING
+    else:
         answers, decided_by = published["answer"].unique().tolist(), NO_TRAINING
-    elif "numbered_as" not in config:
+    if decided_by in (CONFIGURATION, CARD) and "numbered_as" not in config:
         _check_answers(answers, decided_by, config, training)
     texts = {name: words(training) for name, words in SOURCES.items()}
     return Numbering(
         answers,
         decided_by,
         {name: list(dict.fromkeys(word for words in lists for word in words)) for name, lists in texts.items()},
+        _words_from(config, of_training),
         {name: max(map(len, lists), default=0) for name, lists in texts.items()},
     )
 
 
-def _answers(config: dict, training: pd.DataFrame) -> tuple[list[str], str]:
+def listed_answers(config: dict) -> tuple[list[str], str] | None:
+    """The list of answers of the configuration or of the card, and which of them; None without any."""
     for source in (config, config.get("numbered_as", {})):
         if "answers" in source:
             return read_answers(source["answers"]), CONFIGURATION
         if "card" in source and (listed := card_answers(source["card"])):
             return listed, CARD
-    return training["answer"].unique().tolist(), TRAINING
+    return None
+
+
+def _words_from(config: dict, of_training: list[str]) -> str:
+    """What the words' numbers follow from. Where the card says in which order answers occur in the release's training
+    annotations, other annotations have another order."""
+    cards = [source["card"] for source in (config, config.get("numbered_as", {})) if "card" in source]
+    listed = next((answers for card in cards if (answers := card_answers(card))), of_training)
+    if not of_training:
+        return NO_TRAINING
+    return TRAINING if listed == of_training else REORDERED
 
 
 def _check_answers(answers: list[str], decided_by: str, config: dict, training: pd.DataFrame) -> None:
@@ -87,7 +105,7 @@ def read_training(config: dict) -> pd.DataFrame:
     """The training questions of all annotation files, as published. Raises AVQAError."""
     files = [(split, path) for split, _, path in annotation_files(config) if split in (None, "train")]
     read = [read_annotations(path, split, config["format"]) for split, path in files]
-    questions = pd.concat(read, ignore_index=True)
+    questions = pd.concat(read, ignore_index=True) if read else pd.DataFrame(columns=COLUMNS)
     return questions[questions["split"] == "train"]
 
 
