@@ -64,7 +64,7 @@ def export(folder: str | Path, layout: str, out: str | Path, *, dtype: str = "fl
             _write_containers(features, videos, layout, dtype, out)
         else:
             row = LAYOUTS[layout]
-            questions = mark_unnumbered(questions, row)
+            questions = mark_unnumbered(questions, row, numbering)
             borrowed = numbering_questions(features.folder, questions)
             written = pd.concat([questions, borrowed], ignore_index=True) if len(borrowed) else questions
             record["questions"] = _digest(written, *numbering.answers)
@@ -179,9 +179,9 @@ def _summarize(layout: str, out: Path, videos: list[str], questions: pd.DataFram
         if (out / folder.path).exists():
             log.info(f"  {folder.option} {out / folder.path}")
     for path in sorted(out.rglob(f"*{USABLE}.json")):
+        whole = path.name.replace(USABLE, "")
         log.warning(
-            f"train with {path}: {path.name.replace(USABLE, '')}, from which released code numbers answers and words, "
-            "also has the questions that cannot be used, whose videos have zeros for features"
+            f"train with {path}: {whole} has the others too, for the numbers of answers, with zeros for features"
         )
 
 

@@ -12,8 +12,10 @@ import pandas as pd
 from pipeline.data.feature_set import FeatureSet
 from pipeline.data.formats import SPLITS
 from pipeline.data.layouts import Layout
+from pipeline.data.vocabulary import question_words
 from pipeline.errors import AVQAError
 from pipeline.manifest import read_manifest
+from pipeline.numbering import Numbering
 from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.contract import DECODED
 from pipeline.storage.tables import read_table
@@ -47,14 +49,17 @@ def _published(folder: Path, failed: set[str]) -> pd.DataFrame:
     return table
 
 
-def mark_unnumbered(questions: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """The questions, and in left_out which of them released code cannot read because their answer has no number."""
+def mark_unnumbered(questions: pd.DataFrame, layout: Layout, numbering: Numbering) -> pd.DataFrame:
+    """The questions, and in left_out which of them released code cannot read: their answer, or a word that it wants the
+    number of, has none."""
     unnumbered = questions["answer_id"] < 0
     if layout.options:
         unnumbered &= questions["choices"].isna()
-    return questions.assign(
-        **{LEFT_OUT: questions[LEFT_OUT].mask(unnumbered & (questions["split"] != "train"), UNNUMBERED)}
-    )
+    if layout.words:
+        known = set(numbering.words["tokens"])
+        unnumbered |= np.array([not known.issuperset(words) for words in question_words(questions)], bool)
+    unnumbered &= questions["split"] != "train"
+    return questions.assign(**{LEFT_OUT: questions[LEFT_OUT].mask(unnumbered, UNNUMBERED)})
 
 
 def numbering_questions(folder: Path, questions: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +127,7 @@ def write_annotations(layout: Layout, questions: pd.DataFrame, answers: list[str
     of the longest text in tokens.
 
     The training file has all published questions, since released code numbers answers and words by it; the others lack
-    what the configuration filters, and questions whose answer has no number, at which released code stops. A second
+    what the configuration filters, and questions without numbers, at which released code stops. A second
     file of training and validation has only the questions that have features. There is none for the test, since test
     scripts read the questions' types from the first.
     """
@@ -130,12 +135,12 @@ def write_annotations(layout: Layout, questions: pd.DataFrame, answers: list[str
         table = in_order_of_numbers(group, answers) if split == "train" else group
         if split != "train":
             table = table[~table[LEFT_OUT].isin([FILTERED, UNNUMBERED])]
+        paths = [out / path.format(split=split) for path in layout.annotations]
+        for path in paths:
+            write_if_changed(path, _records(table))
         usable = table[table[LEFT_OUT] == ""]
-        for path in layout.annotations:
-            target = out / path.format(split=split)
-            write_if_changed(target, _records(table))
-            if split != "test" and 0 < len(usable) < len(table):
-                write_if_changed(target.with_stem(target.stem + USABLE), _records(usable))
+        if split != "test" and 0 < len(usable) < len(table):
+            write_if_changed(paths[0].with_stem(paths[0].stem + USABLE), _records(usable))
         for subset in layout.subsets:
             if subset.split == split and table[list(subset.values)].notna().any(axis=None):
                 chosen = np.logical_and.reduce([table[name].isin(values) for name, values in subset.values.items()])
@@ -160,7 +165,7 @@ def _record(row: dict) -> dict:
         "templ_values": "[]",
         "anser": row["answer"],
     }
-    if choices is not None:  # as CueSpace reads them; the others read the answer alone
+    if pd.api.types.is_list_like(choices):  # as CueSpace reads them; the others read the answer alone
         record |= {"multi_choice": list(choices), "answer": list(choices).index(row["answer"])}
     return record
 

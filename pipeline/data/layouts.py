@@ -40,12 +40,13 @@ class Layout:
 
     release: str
     folders: tuple[Folder, ...]
-    # Paths of a split's file. The released code numbers answers, and words, as they first occur in that of training.
+    # Paths of a split's file, first the one that the code trains with and scores. It numbers answers and words in the
+    # order of training.
     annotations: tuple[str, ...]
     subsets: tuple[Subset, ...] = ()
     text_encoder: str | None = None  # of text/…; None: the release encodes questions itself
     answers: str | None = None  # path of the table of answers, where the code has their numbers from there
-    words: bool = False  # the model reads the numbers of words
+    words: bool = False  # the model reads the numbers of words, and the code stops at a word without one
     options: bool = False  # the model reads the options of multiple choice, and needs no numbers of answers then
     seconds: int = 60
     notes: tuple[str, ...] = ()  # what differs from the released features and cannot be chosen here
