@@ -84,7 +84,7 @@ def export(folder: str | Path, layout: str, out: str | Path, *, dtype: str = "fl
 def _digest(questions: pd.DataFrame, *answers: str) -> str:
     """Of all that the questions decide."""
     names = ["export_id", "split", "video_id", "question", "prompt", "answer", LEFT_OUT]
-    table = questions.reindex(columns=names).to_csv(index=False)
+    table = questions[names].to_csv(index=False)
     return hashlib.sha256("\n".join([table, *answers]).encode()).hexdigest()
 
 

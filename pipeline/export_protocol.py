@@ -74,7 +74,7 @@ def check_texts(layout: Layout, questions: pd.DataFrame, features: FeatureSet) -
 
 def folder_texts(folder: Folder, questions: pd.DataFrame) -> pd.Series:
     """The text of each question that a folder has arrays of; the question stands in for a prompt that it lacks."""
-    return questions.get(folder.text, questions["question"]).fillna(questions["question"])
+    return questions[folder.text].fillna(questions["question"])
 
 
 def _number_differences(layout: Layout, questions: pd.DataFrame, numbering: Numbering) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _differences(
         if names is None:
             yield f"{folder.path}: is left out, for lack of {' and '.join(folder.features)}"
             continue
-        lacking = int(questions.reindex(columns=[folder.text])[folder.text].isna().sum())
+        lacking = int(questions[folder.text].isna().sum())
         if lacking:
             yield f"{folder.path}: {lacking} questions have no prompt, and their own text's sentence in its place"
         if names != list(folder.features):

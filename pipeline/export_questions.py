@@ -95,7 +95,7 @@ def export_ids(questions: pd.DataFrame) -> list[int]:
             not pd.isna(value)
             and times[value] == 1
             and value.isdecimal()
-            and len(value) < 15
+            and len(value) < 16
             and str(int(value)) == value
         ):
             ids.append(int(value))

@@ -64,7 +64,7 @@ def questions(videos: list[str]) -> pd.DataFrame:
     table.loc[len(table) - 2, "question_id"] = None
     table.loc[len(table) - 1, "question_id"] = "0"
     numbers = index_answers(table["answer"], number({}, table).answers)
-    return table.assign(record=range(len(table)), answer_id=numbers)
+    return table.assign(part=None, prompt=None, record=range(len(table)), answer_id=numbers)
 
 
 def write_shard(
