@@ -50,7 +50,7 @@ ENTRIES = {
 SIZES = {"av_master": {"width": 16, "focus_width": 8}, "qa_tiger": {"width": 16, "experts": 3}, "avst": {}}
 # Video, answer, question and id; the first two videos of training are the ones that go missing.
 TRAIN = [
-    ("v0", "zebra", "Is the first longest sounding instrument a violin?", "a"),
+    ("v0", "zebra", " ".join("abcdefghijklmnop") + "?", "a"),
     ("v1", "two", "How many are there?", "a"),
     ("v2", "yes", "Is it loud?", None),
     ("v3", "no", "Is it loud?", "7"),
@@ -75,6 +75,8 @@ def in_order(values):
 
 ANSWERS = in_order(row[1] for row in TRAIN)  # as the released code numbers them
 WORDS = ["<pad>", *in_order(word for row in TRAIN for word in row[2].rstrip("?").split(" "))]
+
+LENGTH = max(14, *(len(row[2].split(" ")) for row in TRAIN))  # 16, of a question that goes missing
 
 
 def feature(name, video_id):
@@ -195,7 +197,7 @@ def expected(model, state, **settings):
         for name in cls.Settings.texts:
             if name == "tokens":
                 numbers = [WORDS.index(word) if word in WORDS else 0 for word in question.rstrip("?").split(" ")]
-                texts[name] = torch.tensor([numbers + [0] * (14 - len(numbers))])
+                texts[name] = torch.tensor([numbers + [0] * (LENGTH - len(numbers))])
             else:
                 texts[name] = torch.from_numpy(text_feature("sentence" if name == "prompt" else name, question))[
                     None
