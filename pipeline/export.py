@@ -18,7 +18,7 @@ from pipeline.data.containers import CONTAINERS, Record
 from pipeline.data.feature_set import FeatureSet, is_text
 from pipeline.data.layouts import LAYOUTS, Folder
 from pipeline.errors import AVQAError
-from pipeline.export_protocol import array_shape, check_protocol, choose, folder_texts
+from pipeline.export_protocol import array_shape, check_protocol, choose, folder_texts, text_group
 from pipeline.export_questions import (
     IDS,
     LEFT_OUT,
@@ -34,6 +34,7 @@ from pipeline.export_questions import (
     zero_videos,
 )
 from pipeline.manifest import read_numbering
+from pipeline.numbering import Numbering
 from pipeline.storage.atomic import partial_path, write_if_changed
 
 RECORD = "export.json"  # what an export was made from; says when it is complete
@@ -57,28 +58,43 @@ def export(folder: str | Path, layout: str, out: str | Path, *, dtype: str = "fl
         videos = [video_id for video_id in features if video_id not in failed]
         zeros = zero_videos(questions, videos)
         record = {"created_by": f"avqa-pipeline {__version__}", "layout": layout, "dtype": dtype}
-        record |= {"dataset": features.folder.name, "features": features.index.provenance}
+        record |= {"dataset": features.folder.name, "features": dict(features.index.provenance)}
         if layout in CONTAINERS:
             record["questions"] = _digest(questions)
             start(out, record)
             _write_containers(features, videos, layout, dtype, out)
         else:
-            row = LAYOUTS[layout]
-            questions = mark_unnumbered(questions, row, numbering)
-            borrowed = numbering_questions(features.folder, questions)
-            written = pd.concat([questions, borrowed], ignore_index=True) if len(borrowed) else questions
-            record["questions"] = _digest(written, *numbering.answers)
-            chosen = [(folder, choose(folder, features)) for folder in row.folders]
-            check_protocol(layout, row, chosen, written, features, force)
-            record["folders"] = {folder.path: names for folder, names in chosen if names}
-            start(out, record)
-            for folder, names in chosen:
-                if names:
-                    _write_folder(features, _keys(features, videos, questions, folder), folder, names, dtype, out)
-            write_annotations(row, written, numbering.answers, int(features.index.text_lengths.max()), out)
+            questions = mark_unnumbered(questions, LAYOUTS[layout], numbering)
+            _write_layout(features, videos, questions, numbering, record, force, out)
         write_tables(features, videos, zeros, questions, out)
         _summarize(layout, out, videos, questions)
     write_if_changed(out / RECORD, to_json(record | {"complete": True}))
+
+
+def _write_layout(
+    features: FeatureSet,
+    videos: list[str],
+    questions: pd.DataFrame,
+    numbering: Numbering,
+    record: dict[str, Any],
+    force: bool,
+    out: Path,
+) -> None:
+    """Folders of arrays and annotation files of one of LAYOUTS."""
+    layout, dtype = LAYOUTS[record["layout"]], record["dtype"]
+    borrowed = numbering_questions(features.folder, questions)
+    written = pd.concat([questions, borrowed], ignore_index=True) if len(borrowed) else questions
+    texts = text_group(layout, features)
+    chosen = [(folder, choose(folder, texts, features)) for folder in layout.folders]
+    check_protocol(record["layout"], layout, chosen, written, features, force)
+    record["questions"] = _digest(written, *numbering.answers)
+    record["features"]["text"] = features.index.provenance[texts]
+    record["folders"] = {f.path: [n.replace(f"{texts}/", "text/") for n in names] for f, names in chosen if names}
+    start(out, record)
+    for folder, names in chosen:
+        if names:
+            _write_folder(features, _keys(features, videos, questions, folder), folder, names, dtype, out)
+    write_annotations(layout, written, numbering.answers, int(features.index.text_lengths.max()), out)
 
 
 def _digest(questions: pd.DataFrame, *answers: str) -> str:

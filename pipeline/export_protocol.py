@@ -17,10 +17,17 @@ from pipeline.numbering import Numbering
 log = logging.getLogger(__name__)
 
 
-def choose(folder: Folder, features: FeatureSet) -> list[str] | None:
+def text_group(layout: Layout, features: FeatureSet) -> str:
+    """Where the texts of the layout's encoder are among the features, or those of the first one if it has none."""
+    name = f"text_{layout.text_encoder}"
+    return name if name in features.index.provenance else "text"
+
+
+def choose(folder: Folder, texts: str, features: FeatureSet) -> list[str] | None:
     """The features of a folder: those of the release, or of the only other encoder that has such outputs."""
-    if all(name in features.names for name in folder.features):
-        return list(folder.features)
+    wanted = [f"{texts}/{name.split('/')[1]}" if is_text(name) else name for name in folder.features]
+    if all(name in features.names for name in wanted):
+        return wanted
     outputs = [name.split("/")[1] for name in folder.features]
     encoders = dict.fromkeys(name.split("/")[0] for name in features.names if not is_text(name))
     others = [[f"{encoder}/{output}" for output in outputs] for encoder in encoders]
@@ -106,7 +113,7 @@ def _differences(
         lacking = int(questions[folder.text].isna().sum())
         if lacking:
             yield f"{folder.path}: {lacking} questions have no prompt, and their own text's sentence in its place"
-        if names != list(folder.features):
+        if names != list(folder.features) and not is_text(names[0]):
             yield f"{folder.path}: {' and '.join(names)} in place of {' and '.join(folder.features)}"
         shape = array_shape(folder, names, features)
         expected = tuple(layout.seconds if size == T else size for size in folder.shape)
@@ -116,11 +123,21 @@ def _differences(
             made = features.index.provenance[encoder]
             if not made.get("pretrained", True):
                 yield f"{made['encoder']}: its weights are {made['weights']}, not pretrained ones"
-            if encoder == "text" and made["encoder"] != layout.text_encoder:
-                yield f"{folder.path}: texts of {made['encoder']} in place of {layout.text_encoder}"
-            sentence = json.loads(made.get("config", "{}")).get("sentence", "eot")
-            if encoder == "text" and sentence != "eot":
-                yield f"{folder.path}: sentences are made from {sentence}, not from the end-of-text token"
+            if is_text(encoder):
+                yield from _text_differences(layout, folder, made)
+
+
+def _text_differences(layout: Layout, folder: Folder, made: dict) -> Iterator[str]:
+    """Where texts are not encoded as in the release; `made` are the attributes of their file."""
+    if made["encoder"] != layout.text_encoder:
+        yield f"{folder.path}: texts of {made['encoder']} in place of {layout.text_encoder}"
+    config = json.loads(made.get("config", "{}"))
+    config = config.get("source", config)  # what was imported was made elsewhere
+    if config.get("sentence", "eot") != "eot":
+        yield f"{folder.path}: sentences are made from {config['sentence']}, not from the end-of-text token"
+    if config and config.get("drop_last_character", False) != layout.drop_last_character:
+        ours, theirs = ("without", "with") if layout.drop_last_character is False else ("with", "without")
+        yield f"{folder.path}: questions are encoded {ours} their question mark, in the release {theirs} it"
 
 
 def array_shape(folder: Folder, names: list[str], features: FeatureSet) -> tuple[int, ...]:

@@ -116,7 +116,8 @@ def configurations(folder: Path, **changes) -> dict[str, dict]:
 
 
 def make_sets(folder: Path, outputs: dict[str, tuple[str, ...]], text: str, *names: str, **changes) -> Path:
-    """results/{base, parts, options, clips} with the features of `outputs`; returns results."""
+    """results/{base, parts, options, clips} with the features of `outputs`; returns results. PSTP-Net's texts are said
+    to be encoded without question marks."""
     configs = configurations(folder, **changes)
     for name in names or configs:
         build_manifest(configs[name])
@@ -128,6 +129,7 @@ def make_sets(folder: Path, outputs: dict[str, tuple[str, ...]], text: str, *nam
             write_shard(collection, encoder, path.stem, videos, failed, outputs=outputs_, seconds=SECONDS)
     for name in names or configs:
         dataset = folder / "results" / name
-        write_text(dataset, read_texts(dataset / "questions.parquet"), encoder=text)
+        config = {"sentence": "eot", **({"drop_last_character": True} if text == "clip_vit_b32" else {})}
+        write_text(dataset, read_texts(dataset / "questions.parquet"), encoder=text, config=config)
         build_index(dataset, collection, list(outputs), text)
     return folder / "results"

@@ -45,6 +45,7 @@ class Layout:
     annotations: tuple[str, ...]
     subsets: tuple[Subset, ...] = ()
     text_encoder: str | None = None  # of text/…; None: the release encodes questions itself
+    drop_last_character: bool = False  # of a question, its question mark, before it is encoded
     answers: str | None = None  # path of the table of answers, where the code has their numbers from there
     words: bool = False  # the model reads the numbers of words, and the code stops at a word without one
     options: bool = False  # the model reads the options of multiple choice, and needs no numbers of answers then
@@ -111,6 +112,7 @@ LAYOUTS = {
         ),
         ("dataset/split_que_id/music_avqa_{split}.json",),
         text_encoder="clip_vit_b32",
+        drop_last_character=True,
     ),
     "tspm": Layout(
         "GeWu-Lab/TSPM",
