@@ -45,17 +45,19 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
 
 def load_configs(source: str | Path, *sections: str) -> dict[str, dict]:
     """The configurations of all data sets of a file, by name. Raises AVQAError naming the file and the field."""
+    return check_configs(read_written(source), source, sections)
+
+
+def read_written(source: str | Path) -> object:
+    """A configuration as it is written. Raises AVQAError naming the file."""
     try:
-        config = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AVQAError(
-            f"{source}: no such configuration; the ones that come with the project are in config/"
-        ) from None
+        raise AVQAError(f"{source}: no such configuration; those of the project are in config/") from None
     except IsADirectoryError:
         raise AVQAError(f"{source}: is a folder; give the configuration file in it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AVQAError(f"{source}: not YAML: {error}") from error
-    return check_configs(config, source, sections)
 
 
 def check_configs(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
@@ -78,6 +80,15 @@ def check_configs(config: object, source: str | Path = "configuration", sections
     }
     if lines := [f"  {line}" for line in _conflicts(configs)]:
         raise AVQAError(f"{source}: data sets that do not fit together:\n" + "\n".join(lines))
+    for config in configs.values():
+        if not is_trained(config) and "annotations" in config:
+            trained_on = configs[config["trained_on"][0]]
+            parts = {
+                name: trained_on[name] for name in ("annotations", "format", "answers", "card") if name in trained_on
+            }
+            if isinstance(files := parts["annotations"], dict):
+                parts["annotations"] = {split: file for split, file in files.items() if split == "train"}
+            config["numbered_as"] = parts
     return configs
 
 
