@@ -155,7 +155,8 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from pipeline.evaluate import evaluate, evaluate_by_second, evaluate_released, format_scores
+    from pipeline.accuracy import format_scores
+    from pipeline.evaluate import evaluate, evaluate_by_second, evaluate_released
 
     claim()
     if args.checkpoint:
