@@ -151,14 +151,15 @@ def gather_failures(dataset: str | Path, collection: str | Path, max_failed_frac
 
     failures.tsv: one line per video that could not be decoded. missing.tsv: how many questions of each kind each video
     costs that is missing or failed. Raises AVQAError if more than `max_failed_fraction` of the shards' videos could not
-    be decoded. Files that have gone since they were first listed do not count.
+    be decoded. Files that have gone since they were first listed did not fail: absent.tsv has those that are missing.
     """
     dataset, collection = Path(dataset), Path(collection)
     shards = list(read_manifest(dataset)["shards"])
     videos = [v for shard in shards for v in read_shard_list(collection / "shards" / f"{shard}.tsv")]
-    gone = {video.video_id for video in videos if video.gone}
+    there = {video.video_id for video in videos if not video.gone}
     rows = [row for shard in shards for row in _read_failures(collection / "failures" / f"{shard}.tsv")]
-    failed = {row["video_id"] for row in rows} - gone
+    rows = [row for row in rows if row["video_id"] in there]
+    failed = {row["video_id"] for row in rows}
     with atomic(dataset / "failures.tsv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FAILURE_FIELDS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
@@ -168,12 +169,12 @@ def gather_failures(dataset: str | Path, collection: str | Path, max_failed_frac
     absent = pd.read_csv(dataset / "absent.tsv", sep="\t", dtype=str, keep_default_na=False)
     with atomic(dataset / "missing.tsv") as partial:
         pd.concat([absent, lost]).to_csv(partial, sep="\t", index=False)
-    if len(failed) > max_failed_fraction * len(videos):
+    if len(failed) > max_failed_fraction * len(there):
         raise AVQAError(
-            f"{dataset / 'failures.tsv'}: {len(failed)} of {len(videos)} videos failed, more than max_failed_fraction "
+            f"{dataset / 'failures.tsv'}: {len(failed)} of {len(there)} videos failed, more than max_failed_fraction "
             f"({max_failed_fraction:.2%}) allows; mend the files that the table lists, or raise the limit"
         )
-    log.info(f"{dataset / 'failures.tsv'}: {len(failed)} of {len(videos)} videos failed")
+    log.info(f"{dataset / 'failures.tsv'}: {len(failed)} of {len(there)} videos failed")
 
 
 def _read_failures(path: Path) -> list[dict]:

@@ -246,6 +246,9 @@ def test_too_many_failures_are_an_error_but_removed_files_do_not_count(tmp_path)
         [Video("v1-0", "a", 1, 1), Video("v1-1", "b", 1, 1), Video("v1-2", "c", 0, 0)],
     )
     gather_failures(dataset, collection, 0.2)
+    assert pd.read_csv(dataset / "failures.tsv", sep="\t")["video_id"].tolist() == ["v1-0"]
+    with pytest.raises(AVQAError, match="1 of 5 videos failed"):
+        gather_failures(dataset, collection, 0.19)
 
 
 def test_an_index_over_fewer_videos_or_shards_than_the_manifest_says_is_refused(tmp_path):
