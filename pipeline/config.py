@@ -15,7 +15,7 @@ import yaml
 from extractors import ENCODERS, FrameInput, is_file
 from extractors import text_encoders as known_text_encoders
 from pipeline.cards import apply_card
-from pipeline.data.formats import FORMATS
+from pipeline.data.formats import FORMATS, SPLITS
 from pipeline.errors import AVQAError
 from pipeline.models import entry_schema, entry_settings, settings_class
 from pipeline.models.settings import TOKENS, StrictValidator
@@ -145,7 +145,7 @@ def check_config(config: object, source: str | Path = "configuration", sections:
     if errors:
         lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {_sentence(e)}" for e in errors]
         raise AVQAError(f"{source} does not fit config/schema.yaml:\n" + "\n".join(lines))
-    config.setdefault("trained_on", [config["dataset"]] if "dataset" in config else [])
+    config.setdefault("trained_on", [config["dataset"]] if "dataset" in config and config.get("models") else [])
     if lines := [f"  {line}" for line in _contradictions(config)]:
         raise AVQAError(f"{source}: settings that do not fit together:\n" + "\n".join(lines))
     return config
@@ -239,14 +239,24 @@ def _contradictions(config: dict) -> Iterator[str]:
     if isinstance(annotations, str) and not Path(annotations).suffix:
         yield "annotations: is a folder, which needs a card that says what is in it; see manifests/ for the cards"
     if isinstance(annotations, dict):
-        wanted = {"train", "val", "test"} if models and is_trained(config) else {"test"} if models else set()
-        if lacking := wanted - annotations.keys():
-            yield f"annotations: training needs the splits train, val and test; {', '.join(sorted(lacking))} missing"
+        if lacking := [split for split in needed_splits(config) if split not in annotations]:
+            yield f"annotations: {needs(config)}; {', '.join(lacking)} missing"
 
 
 def is_trained(config: dict) -> bool:
     """Whether models are trained on the data set, and not only scored."""
     return config.get("dataset") in config.get("trained_on", [])
+
+
+def needed_splits(config: dict) -> tuple[str, ...]:
+    """The splits that a data set needs questions of: none where no model is trained or scored."""
+    return SPLITS if is_trained(config) else ("test",) if config.get("trained_on") else ()
+
+
+def needs(config: dict) -> str:
+    """The same as a sentence."""
+    *others, last = needed_splits(config)
+    return f"training needs the splits {', '.join(others)} and {last}" if others else f"scoring needs the split {last}"
 
 
 def text_encoders(config: dict) -> dict[str, dict]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.cards import compare, read_answers, read_card
-from pipeline.config import annotation_files, collection_dir, dataset_dir
+from pipeline.config import annotation_files, collection_dir, dataset_dir, needed_splits, needs
 from pipeline.data.formats import read_annotations
 from pipeline.errors import AVQAError
 from pipeline.storage.atomic import atomic
@@ -52,6 +52,7 @@ def build_manifest(config: dict) -> None:
         )
     if absent.all():
         raise AVQAError(f"{config['videos']['folder']}: none of the videos that the annotations name is there")
+    check_splits(config, questions, absent)
     ledger = count_questions(questions[absent], "missing")
     questions = questions[~absent].reset_index(drop=True)
     answers = read_answers(config["answers"]) if "answers" in config else None
@@ -83,6 +84,23 @@ def read_questions(config: dict) -> pd.DataFrame:
     if questions.empty:
         raise AVQAError(f"video_ids: no question is about a video whose id matches {pattern!r}")
     return questions.reset_index(drop=True)
+
+
+def check_splits(config: dict, questions: pd.DataFrame, absent: pd.Series) -> None:
+    """Raises AVQAError if no question is left of a split that training or scoring needs, which would notice it hours
+    later. `absent` says of each question whether its video is missing."""
+    for split in needed_splits(config):
+        in_split = questions["split"] == split
+        if not in_split.any():
+            files = [path for named, _, path in annotation_files(config) if named in (None, split)]
+            allowed = " about videos that video_ids allows" if config.get("video_ids") else ""
+            raise AVQAError(
+                f"{', '.join(files) or 'annotations'}: has no questions of split {split}{allowed}; {needs(config)}"
+            )
+        if absent[in_split].all():
+            raise AVQAError(
+                f"{config['videos']['folder']}: the videos of all questions of split {split} are missing; {needs(config)}"
+            )
 
 
 def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
