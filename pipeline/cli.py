@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
-from pipeline.config import check_config, collection_dir, dataset_dir, load_config, load_configs, text_encoders
+from pipeline.config import (
+    check_config,
+    collection_dir,
+    dataset_dir,
+    load_config,
+    load_configs,
+    text_encoders,
+)
 from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError, out_of_memory, out_of_space
 from pipeline.gpu import claim
@@ -156,21 +163,42 @@ def train(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     from pipeline.accuracy import format_scores
-    from pipeline.evaluate import evaluate, evaluate_by_second, evaluate_released
+    from pipeline.checkpoints import evaluate_released
+    from pipeline.evaluate import evaluate, evaluate_by_second
 
     claim()
     if args.checkpoint:
-        if not args.config or not args.model:
-            raise AVQAError("--checkpoint: needs --config FILE and --model NAME, which say what features it reads")
-        config = _config(args, "dataset", "models")
+        config, written = _released(args)
         folder = args.folder or dataset_dir(config) / "released" / args.model
-        print(format_scores(evaluate_released(config, args.model, args.checkpoint, folder, args.split)))
+        print(format_scores(evaluate_released(config, written, args.model, args.checkpoint, folder, args.split)))
         return
     if not args.folder:
         raise AVQAError("give the folder that `avqa train` wrote, or --checkpoint FILE")
     print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out)))
     if args.steps:
-        print(evaluate_by_second(args.folder, args.split).to_string(index=False))
+        print(evaluate_by_second(args.folder, args.split, args.questions_of, args.out).to_string(index=False))
+
+
+def convert_checkpoint(args: argparse.Namespace) -> None:
+    from pipeline.checkpoints import take_over, write_released
+
+    if Path(args.source).is_dir():
+        write_released(args.source, args.out)
+        return
+    config, written = _released(args)
+    take_over(config, written, args.model, args.source, args.out)
+
+
+def _released(args: argparse.Namespace) -> tuple[dict, dict]:
+    """The configuration for a published checkpoint, and the model's entry as it is written."""
+    from pipeline.checkpoints import written_entry
+
+    if not args.config or not args.model:
+        raise AVQAError("a published checkpoint needs --config FILE and --model NAME, which say what features it reads")
+    config = _config(args, "dataset", "models")
+    if args.model not in config["models"]:
+        raise AVQAError(f"--model: {args.config} has no {args.model}; it has {', '.join(config['models'])}")
+    return config, written_entry(args.config, config["dataset"], args.model)
 
 
 def model(args: argparse.Namespace) -> None:
@@ -294,7 +322,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(run, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            run.__name__.rstrip("_"),
+            run.__name__.rstrip("_").replace("_", "-"),
             help=help,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
             description=help,
@@ -392,6 +420,18 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--questions-of", help="folder in results of another data set, whose questions are asked in place")
     sub.add_argument("--out", help="folder for the scores (default: DIR)")
     sub.add_argument("--steps", action="store_true", help="accuracy after each second as well, if the model offers it")
+
+    sub = command(
+        convert_checkpoint,
+        "Turn what `avqa train` wrote into a checkpoint of the model's release, or such a one into it.",
+    )
+    sub.add_argument(
+        "source", metavar="DIR|FILE", help="what `avqa train` wrote, or published weights (.safetensors, .pt)"
+    )
+    sub.add_argument("--out", required=True, help="folder")
+    sub.add_argument("--model", help="of published weights: name under models: in the configuration")
+    sub.add_argument("--config", help="of published weights: configuration with the data set and the features")
+    sub.add_argument("--dataset", help="of published weights: which data set of a configuration with several")
 
     sub = command(model, "Parameters and FLOPs of a model, by part.")
     sub.add_argument("architecture", choices=list(MODELS))

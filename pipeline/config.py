@@ -45,17 +45,19 @@ def load_config(source: str | Path, *sections: str, dataset: str | None = None) 
 
 def load_configs(source: str | Path, *sections: str) -> dict[str, dict]:
     """The configurations of all data sets of a file, by name. Raises AVQAError naming the file and the field."""
+    return check_configs(read_written(source), source, sections)
+
+
+def read_written(source: str | Path) -> object:
+    """A configuration as it is written. Raises AVQAError naming the file."""
     try:
-        config = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(source).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AVQAError(
-            f"{source}: no such configuration; the ones that come with the project are in config/"
-        ) from None
+        raise AVQAError(f"{source}: no such configuration; those of the project are in config/") from None
     except IsADirectoryError:
         raise AVQAError(f"{source}: is a folder; give the configuration file in it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AVQAError(f"{source}: not YAML: {error}") from error
-    return check_configs(config, source, sections)
 
 
 def check_configs(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
@@ -78,6 +80,13 @@ def check_configs(config: object, source: str | Path = "configuration", sections
     }
     if lines := [f"  {line}" for line in _conflicts(configs)]:
         raise AVQAError(f"{source}: data sets that do not fit together:\n" + "\n".join(lines))
+    for config in configs.values():
+        if config["trained_on"] and not is_trained(config) and "annotations" in config:
+            trained_on = configs[config["trained_on"][0]]
+            numbers = {name: trained_on[name] for name in ("format", "answers", "card") if name in trained_on}
+            files = trained_on["annotations"]
+            only_training = isinstance(files, dict) and "train" in files
+            config["numbered_as"] = numbers | {"annotations": {"train": files["train"]} if only_training else files}
     return configs
 
 
@@ -116,7 +125,7 @@ def _conflicts_with_trained(name: str, configs: dict[str, dict]) -> Iterator[str
     for trained in configs[name].get("trained_on", []):
         if trained not in configs:
             yield f"{name}.trained_on: there is no data set {trained}; there are {', '.join(configs)}"
-        elif trained != name and not is_trained(configs[trained]):
+        elif trained != name and configs[name].get("models") and not is_trained(configs[trained]):
             yield f"{name}.trained_on: {trained} is not trained on itself, so there are no models"
         elif differing := [part for part in OF_A_RUN if configs[name].get(part) != configs[trained].get(part)]:
             yield f"{name}.trained_on: {', '.join(differing)} must be as in {trained}; make them common settings"
@@ -238,9 +247,9 @@ def _contradictions(config: dict) -> Iterator[str]:
     annotations = config.get("annotations")
     if isinstance(annotations, str) and not Path(annotations).suffix:
         yield "annotations: is a folder, which needs a card that says what is in it; see manifests/ for the cards"
-    if isinstance(annotations, dict):
-        if lacking := [split for split in needed_splits(config) if split not in annotations]:
-            yield f"annotations: {needs(config)}; {', '.join(lacking)} missing"
+    lacking = [split for split in needed_splits(config) if split not in (annotations or ())]
+    if lacking and isinstance(annotations, dict):
+        yield f"annotations: {needs(config)}; {', '.join(lacking)} missing"
 
 
 def is_trained(config: dict) -> bool:

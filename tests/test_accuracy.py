@@ -73,6 +73,7 @@ def percent(rows):
     return 100 * rows["correct"].mean()
 
 
+@settings(max_examples=50, deadline=None)
 @example(COLLIDING)
 @given(tables)
 def test_every_question_stands_in_one_row(table):
@@ -92,6 +93,7 @@ def test_every_question_stands_in_one_row(table):
             assert scores[name][value] == {"accuracy": rows["correct"].mean(), "count": len(rows)}
 
 
+@settings(max_examples=50, deadline=None)
 @example(COLLIDING)
 @given(tables)
 def test_every_question_is_counted_once_in_the_tables(table):
@@ -111,7 +113,7 @@ def test_every_question_is_counted_once_in_the_tables(table):
     assert f"{table['correct'].mean():>9.2%}{len(table):>11}" in format_scores(scores)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @example(COLLIDING)
 @given(tables)
 def test_every_accuracy_has_a_column_beside_the_papers(tmp_path_factory, table):
@@ -134,7 +136,7 @@ def test_every_accuracy_has_a_column_beside_the_papers(tmp_path_factory, table):
     assert len(wide(rows)) == 1 and "pooled (ours)" in format_results("MUSIC-AVQA", None, None, "overall", config)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @example(COLLIDING)
 @given(tables)
 def test_scenarios_of_any_name_have_a_column(tmp_path_factory, table):
@@ -167,6 +169,7 @@ def as_before(scores):
     return earlier
 
 
+@settings(max_examples=50, deadline=None)
 @example(COLLIDING)
 @given(tables.filter(lambda table: not table["failed"].all()))
 def test_scores_of_an_earlier_version_are_read_or_refused(tmp_path_factory, table):

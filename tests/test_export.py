@@ -20,7 +20,7 @@ from pipeline.data.containers import CONTAINERS
 from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError
 from pipeline.export import IDS, export, export_ids
-from pipeline.manifest import index_answers
+from pipeline.numbering import index_answers, number
 from pipeline.verify import verify
 
 L14 = "clip_vit_l14_336"
@@ -141,7 +141,11 @@ def test_answers_keep_their_numbers_although_the_videos_of_one_failed(tmp_path):
     dataset = make_results(tmp_path, 6, 4, {"vggish": ("embedding",)}, change=failed)
     table = pd.read_parquet(dataset / "questions.parquet")
     table.loc[table["video_id"] == "v000", "answer"] = ["rare", "rarer"]
-    table.assign(answer_id=index_answers(table)).to_parquet(dataset / "questions.parquet")
+    numbering = number({}, table)
+    answer_id = index_answers(table["answer"], numbering.answers)
+    table.assign(answer_id=answer_id).to_parquet(dataset / "questions.parquet")
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    (dataset / "manifest.json").write_text(json.dumps(manifest | numbering.as_dict()))
     layout = replace(LAYOUTS["qa-tiger"], folders=(LAYOUTS["qa-tiger"].folders[0],))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LAYOUTS, "qa-tiger", layout)

@@ -23,6 +23,7 @@ from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate, evaluate_by_second
 from pipeline.index import build_index
 from pipeline.models import fast, model_class
+from pipeline.numbering import number
 from pipeline.report import write_report
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
@@ -101,6 +102,7 @@ def make_features(folder, collection):
     )
     table.to_parquet(folder / "questions.parquet", index=False)
     manifest = {"videos": VIDEOS, "shards": {f"{k:05d}": digest(listed(k)) for k in shards}}
+    manifest |= number({"answers": ["no", "yes"]}, table.assign(keywords=None)).as_dict()
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
     return visual, audio

@@ -20,8 +20,8 @@ from pipeline.config import check_config
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
-from pipeline.manifest import index_answers
 from pipeline.models import MODELS
+from pipeline.numbering import index_answers
 from pipeline.reporting.stages import stage_table
 from pipeline.storage.features import FeatureIndex
 from pipeline.timing import Stopwatch
@@ -91,7 +91,7 @@ def test_a_list_of_answers_may_have_some_that_no_question_has(config, folder):  
     """As where videos of a rare answer are missing: the numbers of answers, and the model's outputs, are the list's."""
     listed = ["maybe", "no", "never", "yes", "always"]
     table = pd.read_parquet(folder / "questions.parquet")
-    table["answer_id"] = index_answers(table, listed)
+    table["answer_id"] = index_answers(table["answer"], listed)
     table.to_parquet(folder / "questions.parquet", index=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"answers": listed}))

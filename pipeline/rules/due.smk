@@ -3,9 +3,12 @@
 
 
 def annotations(wildcards):
-    files = dict.fromkeys(path for _, _, path in annotation_files(CONFIGS[wildcards.dataset]))
-    if "answers" in CONFIGS[wildcards.dataset]:
-        files[CONFIGS[wildcards.dataset]["answers"]] = None
+    own = CONFIGS[wildcards.dataset]
+    files = {}
+    for each in [own, *([own["numbered_as"]] if "numbered_as" in own else [])]:
+        files |= dict.fromkeys(path for _, _, path in annotation_files(each))
+        if isinstance(each.get("answers"), str):
+            files[each["answers"]] = None
     if CONFIGS[wildcards.dataset]["format"] == "music_avqa":
         files[f"{workflow.basedir}/manifests/prompts.csv"] = None
     return list(files)
@@ -52,7 +55,7 @@ def state_of_weights(field, entry):
 
 
 MANIFEST_SECTIONS = ["results", "dataset", "videos", "annotations", "format", "card", "answers", "video_ids"]
-MANIFEST_SECTIONS += ["trained_on", "allow_missing", "shard_size"]
+MANIFEST_SECTIONS += ["numbered_as", "trained_on", "allow_missing", "shard_size"]
 
 
 def manifest_settings(wildcards):
