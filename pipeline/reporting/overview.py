@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.config import dataset_dir
 from pipeline.data.formats.base import TYPES
-from pipeline.manifest import read_manifest
+from pipeline.manifest import read_numbering
 from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
 from pipeline.storage.tables import read_table
@@ -37,8 +37,7 @@ def answer_counts(config: dict, questions: pd.DataFrame) -> list[tuple[str, str]
     for name in config["trained_on"]:
         folder, own = dataset_dir(config | {"dataset": name}), name == config["dataset"]
         table = questions if own else read_table(folder / "questions.parquet")
-        known = read_manifest(folder).get("answers") or table.loc[table["answer_id"] >= 0, "answer"].unique()
-        number = f"{len(known):,}"
+        number = f"{len(read_numbering(folder).answers):,}"
         if (options := questions.get("choices", pd.Series(dtype=object)).dropna()).size:
             number = f"each question has its own, {options.map(len).max()} at most"
         learned = table.loc[table["split"] == "train", "answer"]
