@@ -55,8 +55,9 @@ def check_writable(folder: str | Path) -> None:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path`: renamed to it when the block ends well, removed when it does not. Raises AVQAError
-    if its folder may not be written."""
+    """A temporary name beside `path`: renamed to it when the block ends well, removed when it does not.
+
+    Raises AVQAError if its folder may not be written."""
     path = Path(path)
     check_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
