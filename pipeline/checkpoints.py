@@ -50,7 +50,7 @@ def evaluate_released(
 
     `name` is an entry of `models`, and `written` that entry as the user wrote it: what it says comes before what
     follows from the checkpoint. Writes to `out` and returns what `evaluate` does. Raises AVQAError if the file is no
-    checkpoint of the model, or not one for these features, or if it is not known how its answers and words are numbered.
+    checkpoint of the model, or not one for these features, or if how its answers and words are numbered is not known.
     """
     config, model, data = open_released(config, written, name, Path(checkpoint))
     described = {"model": name, "checkpoint": str(checkpoint)}

@@ -146,7 +146,8 @@ def text(args: argparse.Namespace) -> None:
     from pipeline.text import encode_texts
 
     claim()
-    encode_texts(args.questions, args.out, sentence=args.sentence, dataset=args.dataset, **_weights(args))
+    given = {"sentence": args.sentence, "drop_last_character": args.drop_last_character}
+    encode_texts(args.questions, args.out, dataset=args.dataset, **given, **_weights(args))
 
 
 def _weights(args: argparse.Namespace) -> dict:
@@ -412,6 +413,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("questions", metavar="QUESTIONS", help=".parquet of the manifest, or a text file, one per line")
     add_weights(sub)
     sub.add_argument("--sentence", choices=["eot", "first", "mean"], default="eot")
+    sub.add_argument(
+        "--drop-last-character",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="encode questions without their last character, the question mark, as some releases do",
+    )
     sub.add_argument("--dataset", default="")
 
     sub = command(index, "Join a data set's shards into features.h5.")

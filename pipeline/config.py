@@ -83,10 +83,12 @@ def check_configs(config: object, source: str | Path = "configuration", sections
     for config in configs.values():
         if config["trained_on"] and not is_trained(config) and "annotations" in config:
             trained_on = configs[config["trained_on"][0]]
-            numbers = {name: trained_on[name] for name in ("format", "answers", "card") if name in trained_on}
-            files = trained_on["annotations"]
-            only_training = isinstance(files, dict) and "train" in files
-            config["numbered_as"] = numbers | {"annotations": {"train": files["train"]} if only_training else files}
+            parts = {
+                name: trained_on[name] for name in ("annotations", "format", "answers", "card") if name in trained_on
+            }
+            if isinstance(files := parts["annotations"], dict):
+                parts["annotations"] = {split: file for split, file in files.items() if split == "train"}
+            config["numbered_as"] = parts
     return configs
 
 

@@ -32,7 +32,11 @@ def evaluate(
     """
     folder, out = Path(folder), Path(out or folder)
     trained, model, data = load_trained(folder, questions_of)
-    described = {"model": trained["model"], "seed": trained["seed"], "trained_on": trained["config"]["dataset"]}
+    described = {"model": trained["model"]}
+    if "checkpoint" in trained:  # a published one that was taken over
+        described |= {"checkpoint": trained["checkpoint"]}
+    else:
+        described |= {"seed": trained["seed"], "trained_on": trained["config"]["dataset"]}
     return answer(model, data, trained["config"]["train"], trained["answers"], out, split, described)
 
 

@@ -79,8 +79,9 @@ def _commands(path: Path, attributes: dict[str, Any], tsv: Path) -> list[str]:
         return ["avqa index --config CONFIG.yaml"]
     if kind == "text":
         questions = path.parent.parent / "questions.parquet"
+        shortened = " --drop-last-character" if config.get("drop_last_character") else ""
         given = {"dataset": attributes.get("dataset"), "sentence": config.get("sentence"), **_weights(attributes)}
-        return [_command("text", questions, path, given)]
+        return [_command("text", questions, path, given) + shortened]
     encoders = [attributes["encoder"]] if kind == "features" else ["ENCODER"]
     decode = dict(config.get("decode") or config)
     selective = decode.pop("selective", True)

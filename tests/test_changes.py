@@ -199,6 +199,22 @@ def test_annotations_that_are_replaced_by_an_older_file_are_detected(place):
     assert due(place) == {}
 
 
+def test_results_of_an_earlier_version_need_the_manifests_only(place):
+    """Which had no numbers in manifest.json, no left_out.parquet, and no record in questions.parquet."""
+    for name in CONFIG["datasets"]:
+        folder = place / "results" / name
+        (folder / "left_out.parquet").unlink()
+        table = pd.read_parquet(folder / "questions.parquet")
+        table.drop(columns="record").to_parquet(folder / "questions.parquet", index=False)
+        described = json.loads((folder / "manifest.json").read_text())
+        old = {k: v for k, v in described.items() if not k.startswith(("answers", "words", "longest"))}
+        (folder / "manifest.json").write_text(json.dumps(old))
+    assert due(place).keys() == {"manifest"}
+    assert snakemake(place, CONFIG, *(f"results/{name}/manifest.json" for name in CONFIG["datasets"])).returncode == 0
+    assert due(place) == {}
+    assert "record" in pd.read_parquet(place / "results" / "tiny" / "questions.parquet")
+
+
 def test_other_test_questions_need_no_training(place):
     records = json.loads((place / "data" / "test.json").read_text())
     (place / "data" / "test.json").write_text(json.dumps(records[1:]))

@@ -21,6 +21,7 @@ from extractors import ENCODERS, AudioInput, EncoderSpec, FrameInput, Transform,
 from extractors.base import Encoder
 from pipeline.errors import AVQAError
 from pipeline.extract import extract_shard
+from pipeline.provenance import provenance
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.text import encode_texts, read_texts
@@ -264,6 +265,30 @@ def test_each_different_question_once(tmp_path):
         read_texts(tmp_path / "empty.txt")
     with pytest.raises(AVQAError, match=r"vggish has no text outputs; use one of clip_vit_l14.*siglip2"):
         encode_texts(tmp_path / "q.txt", tmp_path / "t.h5", encoder="vggish", weights="random")
+
+
+def test_questions_without_their_last_character_keep_their_names(tmp_path):
+    """Options and prompts are encoded whole. The file says which of the two it holds; others say nothing, as before."""
+    marks = ["How many?", "How many？", "Is it loud? ", "?", "aé"]
+    table = pd.DataFrame(
+        {"question": marks, "prompt": ["It is loud."] + [None] * 4, "choices": [["two?"], *[None] * 4]}
+    )
+    table.to_parquet(tmp_path / "q.parquet")
+    whole, short = tmp_path / "whole.h5", tmp_path / "short.h5"
+    common = {"encoder": "clip_vit_b32", "weights": "random"}
+    encode_texts(tmp_path / "q.parquet", whole, **common)
+    encode_texts(tmp_path / "q.parquet", short, **common, drop_last_character=True)
+    read = ["How many", "How many", "Is it loud", "", "a", "two?", "It is loud."]
+    expected = load_encoder("clip_vit_b32", "random").encode_text(read, "eot")
+    with h5py.File(whole) as plain, h5py.File(short) as file:
+        assert file["text"].asstr()[:].tolist() == plain["text"].asstr()[:].tolist() == [*marks, "two?", "It is loud."]
+        for name in ("words", "sentence"):
+            np.testing.assert_allclose(file[name][:], expected[name].half(), rtol=0.05, atol=0.05)
+        np.testing.assert_array_equal(file["words"][0], file["words"][1])
+        assert (file["length"][:] - plain["length"][:]).tolist() == [-1, -1, -1, -1, -1, 0, 0]
+        assert json.loads(file.attrs["config"])["drop_last_character"] is True
+        assert set(json.loads(plain.attrs["config"])) == {"dtype", "sentence"}
+    assert "--drop-last-character" in provenance(short) and "--drop-last" not in provenance(whole)
 
 
 def test_the_times_of_an_extraction_say_which_part_is_slow(tmp_path, monkeypatch):
