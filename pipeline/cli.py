@@ -146,7 +146,7 @@ def text(args: argparse.Namespace) -> None:
     from pipeline.text import encode_texts
 
     claim()
-    given = {"sentence": args.sentence, "drop_last_character": args.drop_last_character}
+    given = {name: getattr(args, name) for name in ("sentence", "drop_last_character", "prompts")}
     encode_texts(args.questions, args.out, dataset=args.dataset, **given, **_weights(args))
 
 
@@ -418,6 +418,11 @@ def build_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=False,
         help="encode questions without their last character, the question mark, as some releases do",
+    )
+    sub.add_argument(
+        "--prompts",
+        action="store_true",
+        help="encode the questions as statements too, for models that read them (TSPM)",
     )
     sub.add_argument("--dataset", default="")
 

@@ -270,6 +270,11 @@ def needs(config: dict) -> str:
     return f"training needs the splits {', '.join(others)} and {last}" if others else f"scoring needs the split {last}"
 
 
+def reads_prompts(config: dict) -> bool:
+    """Whether a model reads questions as statements, so that these have to be encoded as well."""
+    return any("prompt" in entry_settings(entry).texts for entry in config.get("models", {}).values())
+
+
 def text_encoders(config: dict) -> dict[str, dict]:
     """The settings of each text encoder by name, that of `text.encoder` first."""
     if "text" not in config:

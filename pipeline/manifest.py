@@ -131,7 +131,7 @@ def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], numbering:
     val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
     asked = questions.drop(columns=["question_id", "file", "record"])
     trained = set(asked.loc[asked["split"] != "test", "video_id"])
-    texts = set(questions["question"]).union(*questions["choices"].dropna(), questions["prompt"].dropna())
+    texts = set(questions["question"]).union(*questions["choices"].dropna())
     training = asked[asked["split"] != "test"].to_csv(index=False)
     return {
         "videos": int(questions["video_id"].nunique()),
@@ -141,6 +141,7 @@ def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], numbering:
         "training": _sha256("\n".join(_outputs(questions, numbering)) + training),
         "test": _sha256(asked[asked["split"] == "test"].to_csv(index=False)),
         "texts": _sha256("\n".join(sorted(texts))),
+        "prompts": _sha256("\n".join(sorted(set(questions["prompt"].dropna())))),
         **numbering.as_dict(),
     }
 
