@@ -24,7 +24,13 @@ ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: conf
 OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with a given seed depends on
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
-OF_A_RUN = ("models", "train", "text", "encoders")  # settings that a data set shares with those its models are from
+OF_A_RUN = (
+    "models",
+    "train",
+    "text",
+    "encoders",
+    "merge_answers",
+)  # settings that a data set shares with those its models are from
 PROTOCOLS = ROOT / "config" / "protocols.yaml"
 
 

@@ -206,6 +206,10 @@ def test_a_removed_video_leaves_a_hole(place):
     assert ledger["questions"].sum() == sum(record["video_id"] == lost for record in records)
 
 
+def test_merged_answers_make_the_manifests_due(finished):
+    assert due(finished, CONFIG | {"merge_answers": True})["manifest"] == 2
+
+
 def test_annotations_that_are_replaced_by_an_older_file_are_detected(place):
     path = place / "data" / "train.json"
     text = path.read_text()

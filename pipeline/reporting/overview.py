@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.config import dataset_dir
+from pipeline.data.answers import display_forms, written_as
 from pipeline.data.formats.base import TYPES
 from pipeline.manifest import read_numbering
 from pipeline.storage.contract import DECODED
@@ -37,11 +38,15 @@ def answer_counts(config: dict, questions: pd.DataFrame) -> list[tuple[str, str]
     for name in config["trained_on"]:
         folder, own = dataset_dir(config | {"dataset": name}), name == config["dataset"]
         table = questions if own else read_table(folder / "questions.parquet")
-        number = f"{len(read_numbering(folder).answers):,}"
+        numbering = read_numbering(folder)
+        number = f"{len(numbering.answers):,}"
         if (options := questions.get("choices", pd.Series(dtype=object)).dropna()).size:
             number = f"each question has its own, {options.map(len).max()} at most"
         learned = table.loc[table["split"] == "train", "answer"]
-        unknown = int((~questions["answer"].isin(learned)).sum())
+        answers = questions["answer"]
+        if numbering.merge_answers:  # another data set may write them differently
+            answers = pd.Series(written_as(answers, display_forms(learned)))
+        unknown = int((~answers.isin(learned)).sum())
         models = "" if own else f", models trained on {name}"
         lines.append((f"Answers to choose from{models}", number))
         lines.append((f"Questions whose answer never occurs in training{models}", f"{unknown:,}"))

@@ -55,7 +55,7 @@ def state_of_weights(field, entry):
 
 
 MANIFEST_SECTIONS = ["results", "dataset", "videos", "annotations", "format", "card", "answers", "video_ids"]
-MANIFEST_SECTIONS += ["numbered_as", "trained_on", "allow_missing", "shard_size"]
+MANIFEST_SECTIONS += ["merge_answers", "numbered_as", "trained_on", "allow_missing", "shard_size"]
 
 
 def manifest_settings(wildcards):
