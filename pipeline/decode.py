@@ -1,6 +1,7 @@
 """A shard's videos to one HDF5 file of segments, in worker processes whose failure does no harm."""
 
 import csv
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from pipeline.storage.contract import DECODED, DECODER_VERSION, FAILED, FAILURE_
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.shard_list import Video, digest
 from pipeline.timing import Stopwatch
+
+log = logging.getLogger(__name__)
 
 UNLIMITED = 2**60  # bytes
 AUDIO_CHUNK = 60  # seconds; each batch of an encoder reads whole chunks
@@ -52,8 +55,9 @@ def decode_shard(
     A video that `backend` cannot decode is a row of zeros with status 1 and a line in the table `failures`; no other
     backend is tried, since its frames may be others. Where the process was lost or lacked memory, a new one tries once
     more. A run that was interrupted resumes. Raises MachineError if the machine fails and not a video, also where a
-    video's process is killed from outside twice, and AVQAError if no video at all can be decoded; neither leaves a row
-    for the videos concerned. The file `timing` then says how long decoders and writing took (`pipeline.timing`).
+    video's process is killed from outside twice, and AVQAError if no video at all can be decoded (the only one of a
+    named `shard` may be a failed row); neither leaves a row for the videos concerned. The file `timing` then says how
+    long decoders and writing took (`pipeline.timing`).
     """
     inputs = list({item.key: item for item in inputs}.values())
     options = {
@@ -84,13 +88,15 @@ def decode_shard(
         pool = _Pool(workers, limits or Limits(), inputs, backend, options)
         shard_in_work = _Shard(videos, writer, record, pool, watch)
         shard_in_work.decode()
+        for video in videos:
+            if video.video_id in record.lines and not writer.published:
+                log.warning(f"{video.path or video.audio_path}: {record.lines[video.video_id][2]}")
         present = sum(not video.gone for video in videos)
-        if present > 1 and not writer.published and len(record.lines) == len(videos):
+        if (present > 1 or not shard) and not writer.published and len(record.lines) == len(videos):
             shutil.rmtree(writer.parts)  # so that the next run tries again
-            first = record.lines[ids[0]]
             raise AVQAError(
-                f"{out}: none of the {len(videos)} videos can be decoded; "
-                f"the first is {videos[0].path or videos[0].audio_path}: {first[2]}. "
+                f"{out}: none of the {len(videos)} videos can be decoded; the first is "
+                f"{videos[0].path or videos[0].audio_path}: {record.lines[ids[0]][2]}. "
                 "Mend or leave out these videos, or the storage that holds them, and run again"
             )
         record.publish(failures, ids)
