@@ -72,11 +72,12 @@ class SigLIP(Encoder):
     @cached_property
     def _tokenizer(self) -> HFTokenizer:
         # A folder also for a hub tag: a repository's name would be looked up in the network.
-        folder = Path(self.weights).resolve().parent if is_file(self.weights) else self.fetch_all(self.weights)[-1].parent
+        file = Path(self.weights).resolve() if is_file(self.weights) else self.fetch_all(self.weights)[-1]
+        folder = file.parent
         if lacking := [name for name in TOKENIZER if not (folder / name).exists()]:
             raise EncoderError(
-                f"{folder}: has no {' and no '.join(lacking)}; put {' and '.join(TOKENIZER)} of the weights' repository "
-                "beside the weights file"
+                f"{folder}: has no {' and no '.join(lacking)}; put {' and '.join(TOKENIZER)} of the weights' "
+                "repository beside the weights file"
             )
         text = open_clip.get_model_config(self.spec.model)["text_cfg"]
         try:

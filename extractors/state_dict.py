@@ -50,7 +50,7 @@ class _DType:
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
-        self.dtype = self.dtype.newbyteorder({">": ">", "<": "<"}.get(state[1], "="))
+        self.dtype = self.dtype.newbyteorder(">" if state[1] == ">" else "<")  # `|` of types of one byte
 
 
 class _Array:

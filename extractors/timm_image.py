@@ -17,7 +17,7 @@ from extractors.base import Encoder, download_from_hub, normalize
 class TimmImage(Encoder):
     """A network of timm by its name. Frames are normalised as timm's own configuration of the weights' tag says.
 
-    Where a model's tags differ in that, config.json of the weights' repository beside a local file says which tag it is.
+    Where a model's tags differ in that, config.json of the weights' repository beside a local file says which it is.
     """
 
     libraries = ("timm",)
@@ -39,8 +39,8 @@ class TimmImage(Encoder):
         if _tag_in(config) not in tags:
             raise EncoderError(
                 f"weights {weights}: frames for {' and '.join(tags)} are normalised differently, and {config} does not "
-                "say which of them this file is; put config.json of the weights' repository there, or in a file of that "
-                f'name {{"pretrained_cfg": {{"tag": "{next(iter(tags))}"}}}}'
+                "say which of them this file is; put config.json of the weights' repository there, or in a file of "
+                f'that name {{"pretrained_cfg": {{"tag": "{next(iter(tags))}"}}}}'
             )
         return [Path(weights), config]
 

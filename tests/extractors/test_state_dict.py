@@ -36,7 +36,9 @@ def of_numpy_1(path):
 
 
 @given(
-    values=st.sampled_from(NUMBERS).flatmap(lambda code: arrays.arrays(code, arrays.array_shapes(min_dims=0, max_dims=3))),
+    values=st.sampled_from(NUMBERS).flatmap(
+        lambda code: arrays.arrays(code, arrays.array_shapes(min_dims=0, max_dims=3))
+    ),
     by_columns=st.booleans(),
     legacy=st.booleans(),
     numpy_1=st.booleans(),
