@@ -72,8 +72,8 @@ class SigLIP(Encoder):
     @cached_property
     def _tokenizer(self) -> HFTokenizer:
         # A folder also for a hub tag: a repository's name would be looked up in the network.
-        file = Path(self.weights).resolve() if is_file(self.weights) else self.fetch_all(self.weights)[-1]
-        folder = file.parent
+        file = Path(self.weights) if is_file(self.weights) else self.fetch_all(self.weights)[-1]
+        folder = file.absolute().parent
         if lacking := [name for name in TOKENIZER if not (folder / name).exists()]:
             raise EncoderError(
                 f"{folder}: has no {' and no '.join(lacking)}; put {' and '.join(TOKENIZER)} of the weights' "
