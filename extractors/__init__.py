@@ -100,6 +100,7 @@ class EncoderSpec:
     on_request: frozenset[str] = frozenset()  # outputs that are made only where a configuration names them
     norms: tuple[float, float] = (1e-3, 1e4)  # smallest and largest Euclidean norm that a vector of it can have
     dtype: str = "bfloat16"  # in which it computes where nothing else is configured
+    beside: str = ""  # name of a file beside a local weights file that decides numbers too
     # Of its numbers, by weights, or under "" for all: raised when a change of the code changes them, which makes the
     # features due. 1 where nothing stands here.
     versions: dict[str, int] = field(default_factory=dict)
@@ -139,9 +140,9 @@ def _vggish(loader: str, hop: int | None = None) -> EncoderSpec:
 
 
 def _dinov3() -> EncoderSpec:
-    """Version 2 of sat493m has that tag's own mean and deviation."""
+    """Its tags differ in mean and deviation; version 2 of sat493m has its own."""
     spec = _timm("DINO", "vit_large_patch16_dinov3", FrameInput(256), {"cls": (1024,), "patch": (256, 1024)})
-    return replace(spec, versions={"sat493m": 2})
+    return replace(spec, beside="config.json", versions={"sat493m": 2})
 
 
 ENCODERS = {
@@ -192,7 +193,12 @@ ENCODERS = {
     "vggish": _vggish("VGGish"),
     "vggish_hop096": _vggish("VGGish", hop=15360),
     # Whitening enlarges rounding errors. Version 2: PCA of what the last ReLU would read, and truncation.
-    "vggish_hop096_pca": replace(_vggish("VGGishPCA", hop=15360), dtype="float32", versions={"": 2}),
+    "vggish_hop096_pca": replace(
+        _vggish("VGGishPCA", hop=15360),
+        dtype="float32",
+        beside="vggish_pca_params-970ea276.pth",
+        versions={"": 2},
+    ),
     "panns_cnn14": EncoderSpec(
         "extractors.panns:PANNs", "Cnn14", (AudioInput(32000, seconds=2),), {"embedding": (2048,)}
     ),
@@ -243,6 +249,8 @@ def fetch_weights(name: str, weights: str) -> list[Path]:
     Raises EncoderError for an unknown tag, and where a download is impossible.
     """
     kind = encoder_class(name)
+    if not is_hub_tag(weights):
+        raise EncoderError(f"weights {weights} of {name}: are no hub tag, so that there is nothing to download")
     encoder = kind.__new__(kind)
     encoder.spec = encoder_spec(name)
     return encoder.fetch_all(weights)

@@ -73,8 +73,12 @@ class Encoder(ABC):
         """
 
     def files(self, weights: str) -> list[Path]:
-        """The files that decide the outputs, the state dict first: a local file, or those of a hub tag as `fetch`."""
-        return [Path(weights) if is_file(weights) else self.fetch(weights).resolve()]
+        """The files that decide the outputs, the state dict first: a local file and `spec.beside` where it is there, or
+        those of a hub tag. Raises as `fetch`."""
+        if not is_file(weights):
+            return [self.fetch(weights)]
+        beside = Path(weights).with_name(self.spec.beside) if self.spec.beside else None
+        return [Path(weights), *([beside] if beside and beside.exists() else [])]
 
     def fetch_all(self, tag: str) -> list[Path]:
         """All files that are downloaded for a hub tag, the state dict first. Raises as `fetch`."""
@@ -144,7 +148,8 @@ class Encoder(ABC):
     def _remedy(self, path: Path) -> str:
         if is_file(self.weights):
             return "fetch the file again"
-        return f"delete {path}, a download in the library's cache, and run again to download it"
+        # Of a link in the hub's cache, what it leads to: deleting the link would change nothing.
+        return f"delete {path.resolve()}, a download in the library's cache, and run again to download it"
 
     def _fill(self, state: dict[str, torch.Tensor]) -> None:
         """Give the network its tensors, each converted and moved by itself: a file is never in memory as a whole.

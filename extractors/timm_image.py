@@ -32,10 +32,9 @@ class TimmImage(Encoder):
 
     def files(self, weights: str) -> list[Path]:
         tags = self._tags()
-        differ = len({(cfg.mean, cfg.std) for cfg in tags.values()}) > 1
-        if not is_file(weights) or not differ or not Path(weights).exists():
+        if not is_file(weights) or not self.spec.beside or not Path(weights).exists():
             return super().files(weights)
-        config = Path(weights).with_name("config.json")
+        config = Path(weights).with_name(self.spec.beside)
         if _tag_in(config) not in tags:
             raise EncoderError(
                 f"weights {weights}: frames for {' and '.join(tags)} are normalised differently, and {config} does not "

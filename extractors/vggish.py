@@ -9,14 +9,13 @@ import torch
 from torch import nn
 from torchvggish import mel_features, torchvggish, vggish_params
 
-from extractors import EncoderError, is_file
+from extractors import EncoderError, is_hub_tag
 from extractors.base import Encoder, download, initialize_he
 from extractors.spectrogram import power_spectrum
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples at 16 kHz: 25 ms, 10 ms, and the next power of 2
 FRAMES = 96  # per example, 0.96 s
 PCA = {"pca_eigen_vectors": (128, 128), "pca_means": (128,)}
-PCA_FILE = torchvggish.PCA_PARAMS.rsplit("/", 1)[1]
 
 
 class VGGish(Encoder):
@@ -60,18 +59,16 @@ class VGGishPCA(VGGish):
         return network
 
     def files(self, weights: str) -> list[Path]:
-        if not is_file(weights):
-            return [*super().files(weights), download(torchvggish.PCA_PARAMS)]
-        beside = Path(weights).with_name(PCA_FILE)
-        return [Path(weights), *([beside] if beside.exists() else [])]
+        files = super().files(weights)
+        return [*files, download(torchvggish.PCA_PARAMS)] if is_hub_tag(weights) else files
 
     def adapt(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         weights, *beside = self.paths
         if not PCA.keys() <= state.keys():
             if not beside:
                 raise EncoderError(
-                    f"weights {weights}: has no {' and '.join(PCA)}; put {PCA_FILE} beside it, which `avqa weights "
-                    "--encoder vggish_hop096_pca --weights torchvggish` downloads"
+                    f"weights {weights}: has no {' and '.join(PCA)}; put {self.spec.beside} beside it, which "
+                    "`avqa weights --encoder vggish_hop096_pca --weights torchvggish` downloads"
                 )
             state = state | self._read_pca(beside[0])
         return state | {name: state[name].reshape(shape) for name, shape in PCA.items()}

@@ -42,7 +42,7 @@ def extract_shard(
     outputs: list[str] | None = None,
     sha256: str | None = None,
     seed: int = 0,
-    dtype: str = "bfloat16",
+    dtype: str | None = None,
     batch_size: int | None = None,
     timing: str | Path | None = None,
 ) -> None:
@@ -59,6 +59,7 @@ def extract_shard(
     outputs, watch, ended = _check_outputs(encoder, spec, outputs), Stopwatch(), 0.0
     with open_hdf5(segments, "segments") as source:
         seconds = _check_inputs(encoder, spec, source)
+        dtype = dtype or spec.dtype
         model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
         attributes = _attributes(source, {"encoder": encoder, **model.provenance}, dtype)
         layout = {f"{encoder}/{name}": _layout(seconds, spec.outputs[name]) for name in outputs}

@@ -46,7 +46,7 @@ def encode_texts(
     dataset: str = "",
     sha256: str | None = None,
     seed: int = 0,
-    dtype: str = "bfloat16",
+    dtype: str | None = None,
     batch_size: int | None = None,
 ) -> None:
     """Write text Q, length Q (tokens) and the encoder's text outputs of the different questions.
@@ -58,6 +58,7 @@ def encode_texts(
     if not spec.text_outputs:
         raise AVQAError(f"encoder {encoder} has no text outputs; use one of {text_encoders()}")
     texts = read_texts(questions)
+    dtype = dtype or spec.dtype
     model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
     attributes = {
         "kind": "text",

@@ -98,6 +98,11 @@ def test_every_encoder_has_its_tags():
     assert len(ALL) > len(ENCODERS) and ("dinov3_l16", "sat493m") in ALL
 
 
+def test_a_model_whose_tags_differ_reads_its_tag_beside_a_local_file():
+    kinds = {name: {str(published(name, tag)[:2]) for _, tag in OF_IMAGES if _ == name} for name, _ in OF_IMAGES}
+    assert {name for name, kind in kinds.items() if len(kind) > 1} == {n for n in kinds if ENCODERS[n].beside}
+
+
 @pytest.mark.parametrize(("name", "tag"), OF_IMAGES)
 def test_frames_are_normalised_as_the_tag_says(values_read, name, tag):
     mean, std, _ = published(name, tag)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvggish import torchvggish, vggish_input
 
-from extractors import EncoderError, fetch_weights, load_encoder
-from extractors.vggish import PCA_FILE, log_mel
+from extractors import ENCODERS, EncoderError, fetch_weights, load_encoder
+from extractors.vggish import log_mel
 from pipeline.extract import Piece, read_audio_windows
 
 
@@ -56,6 +56,9 @@ def test_rows_with_a_hop_are_those_of_the_whole_track(vggish, minute):
     with torch.inference_mode():
         expected = vggish.network(examples[chosen].float())
     torch.testing.assert_close(encoder.encode(windows[chosen])["embedding"], expected, rtol=1e-3, atol=1e-4)
+
+
+PCA_FILE = ENCODERS["vggish_hop096_pca"].beside
 
 
 def audioset(embeddings, matrix, means):
@@ -165,6 +168,10 @@ def test_a_hub_tag_has_the_pca_file_too_and_its_hash_covers_both(downloads, offl
     pca_file.unlink()
     with pytest.raises(EncoderError, match=rf"weights {pca_file.name} cannot be downloaded"):
         fetch_weights("vggish_hop096_pca", "torchvggish")
+
+
+def test_the_file_beside_local_weights_is_named_as_torchvggishs_download():
+    assert torchvggish.PCA_PARAMS.endswith(f"/{PCA_FILE}")
 
 
 def test_the_pca_may_be_in_the_weights_file_or_beside_it(vggish, weights_file, pca, tmp_path):
