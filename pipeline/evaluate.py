@@ -203,9 +203,11 @@ def accuracy_by_second(model: AVQAModel, data: QuestionData, split: str, size: i
 
 
 def score_all(table: pd.DataFrame) -> dict:
-    """`score` of all questions, of each part of the split (head, tail), and of those whose video did not fail."""
+    """`score` of all questions, of each part of the split (head, tail), and of those whose video did not fail: None
+    where all failed."""
+    present = table[~table["failed"]]
     parts = {part: score(rows) for part, rows in table.dropna(subset="part").groupby("part", sort=False)}
-    return {**score(table), "parts": parts, "present": score(table[~table["failed"]])}
+    return {**score(table), "parts": parts, "present": score(present) if len(present) else None}
 
 
 def score(table: pd.DataFrame) -> dict:
@@ -252,11 +254,17 @@ def format_scores(scores: dict) -> str:
         lines.append(f"{f'{name}, all scenarios':36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
     overall = scores["overall"]
     lines.append(f"{'overall':36}{overall['accuracy']:>9.2%}{overall['count']:>11}")
+    if "present" in scores and scores["present"] is None:
+        lines.append(ALL_FAILED)
     if not all(e["pretrained"] for e in scores.get("encoders", {}).values()):
         lines.append(RANDOM_WEIGHTS)
     return "\n".join(lines)
 
 
+ALL_FAILED = (
+    "NOTE: the videos of all these questions could not be decoded; the answers are made from zeros, and these scores "
+    "say nothing about the model. failures.tsv has the reasons."
+)
 RANDOM_WEIGHTS = (
     "NOTE: encoder weights are seeded random numbers, not pretrained ones; these scores show that the pipeline "
     "works and say nothing about the model."

@@ -45,7 +45,7 @@ def score_table(scores: dict[str, list[dict]]) -> pd.DataFrame:
         cells = _cells(scores, lambda s, n=name: s["question_type"][n])
         lines[f"{name}, all scenarios"] = {"questions": entry["count"], **cells}
     lines["overall"] = {"questions": first["overall"]["count"], **_cells(scores, lambda s: s["overall"])}
-    if first["present"]["overall"]["count"] < first["overall"]["count"]:
+    if first["present"] and first["present"]["overall"]["count"] < first["overall"]["count"]:
         count, cells = first["present"]["overall"]["count"], _cells(scores, lambda s: s["present"]["overall"])
         lines["overall, without failed videos"] = {"questions": count, **cells}
     return pd.DataFrame.from_dict(lines, orient="index")
