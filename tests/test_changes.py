@@ -113,6 +113,21 @@ def test_what_changes_no_result_makes_nothing_due(finished):
     assert due(finished, other) == {}
 
 
+def test_an_encoder_whose_code_gives_other_numbers_is_due_as_with_other_settings(finished, tmp_path):
+    """Its version is raised for the weights that are configured, then for others."""
+    for weights, expected in (
+        ("random", due(finished, changed(CONFIG, "encoders", "vggish", "seed", value=1))),
+        ("another tag", {}),
+    ):
+        (tmp_path / "sitecustomize.py").write_text(
+            "from dataclasses import replace\n"
+            "from extractors import ENCODERS\n"
+            f"ENCODERS['vggish'] = replace(ENCODERS['vggish'], versions={{{weights!r}: 2}})\n"
+        )
+        assert due(finished, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])) == expected
+        assert ("extract" in expected) == (weights == "random")
+
+
 def test_switching_conda_on_makes_nothing_due(finished, tmp_path):
     script = tmp_path / "conda"
     info = {"platform": "linux-64", "conda_prefix": "/", "get": {"channel_priority": "strict"}}
