@@ -56,8 +56,8 @@ def plain_forward(model, image, layers, count):
 
 
 def test_tokens_are_the_papers(tmp_path):
-    """ViT-Ti/16 at 96 pixels, 37 tokens, whose layers merge until two are left; in the type in which the encoder computes
-    unless told otherwise: in bfloat16, rounding decides which tokens merge."""
+    """ViT-Ti/16 at 96 pixels, 37 tokens, whose layers merge until two are left; in the type in which the encoder
+    computes unless told otherwise: in bfloat16, rounding decides which tokens merge."""
     model, size = "vit_tiny_patch16_384", 96
     torch.manual_seed(0)
     reference = timm.create_model(model, num_classes=3, img_size=size).eval()

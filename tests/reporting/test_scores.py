@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.accuracy import entry_of, format_scores, read_scores, score_all
 from pipeline.config import check_config, scores_dir
 from pipeline.data.formats.base import TYPES
-from pipeline.evaluate import format_scores, score_all
 from pipeline.reporting.scores import beside_published, cross_table, paper_layout, score_table
 from pipeline.results import published
 
@@ -58,8 +58,6 @@ def test_accuracy_by_question_type_and_by_relation():
     for kind, rows in table.groupby(["scenario", "type"]):
         assert shown["/".join(kind)] == f"{percent(rows):.2f}"
     assert "Which, all scenarios" in format_scores(scores | {"encoders": {}})
-    earlier = {name: part for name, part in scores.items() if name != "question_type"}  # as version 0.1 wrote it
-    assert "Which, all scenarios" not in score_table({"pooled": [scores, earlier]}).index
 
 
 def test_no_type_is_left_out_although_names_have_slashes():
@@ -82,7 +80,8 @@ def test_scores_without_failed_videos_are_there_for_those_who_lack_others():
     assert 0 < len(there) < len(table) == scores["overall"]["count"]
     assert scores["present"]["overall"] == {"accuracy": there["correct"].mean(), "count": len(there)}
     for kind, rows in there.groupby(["scenario", "type"]):
-        assert scores["present"]["type"]["/".join(kind)] == {"accuracy": rows["correct"].mean(), "count": len(rows)}
+        entry = scores["present"]["types"][kind[0]][kind[1]]
+        assert entry == {"accuracy": rows["correct"].mean(), "count": len(rows)}
     shown = score_table({"pooled": [scores]})
     assert shown.loc["overall, without failed videos"].tolist() == [len(there), f"{percent(there):.2f}"]
     whole = score_table({"pooled": [score_all(table.assign(failed=False))]})
@@ -165,12 +164,14 @@ def test_names_with_a_slash_have_their_rows(scenario):
     assert len(format_scores(scores).splitlines()) == 1 + 3 + table["scenario"].nunique() + 1 + 1
 
 
-def test_scores_of_failed_videos_alone_have_no_others_and_say_so():
+def test_scores_of_failed_videos_alone_have_no_others_and_say_so(tmp_path):
     """JSON has no NaN: a mean over no question is absent."""
     table = predictions(list(TYPES))
     scores = score_all(table.assign(failed=True))
     assert scores["present"] is None and scores["overall"]["count"] == len(table)
-    json.dumps(scores, allow_nan=False)
+    (tmp_path / "scores.json").write_text(json.dumps(scores, allow_nan=False))
+    assert read_scores(tmp_path / "scores.json") == scores
+    assert np.isnan(entry_of(scores, ("present", "overall"))["accuracy"])
     assert "videos of all these questions could not be decoded" in format_scores(scores | {"encoders": {}})
     assert "overall, without failed videos" not in score_table({"pooled": [scores]}).index
     some = score_all(table.assign(failed=[True] * (len(table) - 1) + [False]))
