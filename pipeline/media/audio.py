@@ -1,6 +1,7 @@
-"""The audio of a video file: mono, at a given rate, placed by its timestamps. Decoded by ffmpeg, and resampled by it."""
+"""The audio of a video file: mono, at a given rate, placed by its timestamps; decoded and resampled by ffmpeg."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -11,12 +12,11 @@ import ffmpeg
 import numpy as np
 
 from pipeline.media.container import AUDIO_CODECS, MediaError, MediaFile
-from pipeline.media.placement import Run, place
-from pipeline.media.program import stream_ffmpeg
+from pipeline.media.placement import place
+from pipeline.media.program import run_ffmpeg, stream_ffmpeg
 from pipeline.media.video import open_container
 
 RATES = range(1000, 768_001)  # sampling rates that audio has; a damaged header may have any
-_BLOCK = 2**20  # samples that are resampled at a time
 _INTERLEAVING = 5  # seconds by which audio may stand after video of the same time
 
 
@@ -56,9 +56,9 @@ def read_audio(file: MediaFile, seconds: int, rate: int | None = None) -> AudioT
     with open_container(file) as container:
         streams = container.streams.audio
         starts = [stream.start_time * stream.time_base for stream in streams if stream.start_time is not None]
-        names = {stream.codec_context.codec.name if stream.codec_context else "unknown" for stream in streams}
-        if names and not names & AUDIO_CODECS:
-            raise UnheardAudio(f"the audio codec {', '.join(sorted(names))} is not allowed")
+        decoders = {stream.codec_context.codec.name if stream.codec_context else "" for stream in streams}
+        if streams and not decoders & AUDIO_CODECS:
+            raise _unheard(file)
         # A stream that is only announced at the beginning of the file has no properties yet.
         if not any(stream.rate and stream.channels for stream in streams if stream.codec_context):
             packet = _first_packet(container, seconds) if streams else None
@@ -67,21 +67,28 @@ def read_audio(file: MediaFile, seconds: int, rate: int | None = None) -> AudioT
             file = replace(file, probe=packet)
     # Nut has no negative timestamps. Whole seconds, so that the shift is exact.
     shift = 10 - math.floor(min(starts, default=0))
-    with stream_ffmpeg(_arguments(file, shift)) as process:
-        stream = _read_nut(process.output, seconds + 2)
-    if process.returncode < 0:  # what it has written may be incomplete
-        raise MediaError(file.path, f"the ffmpeg that decodes the audio was ended by signal {-process.returncode}")
-    if stream is None and process.returncode:
-        lines = process.log.strip().splitlines()
-        reason = lines[-1] if lines else f"ffmpeg ended with code {process.returncode}"
-        if barred := names - AUDIO_CODECS:
-            raise UnheardAudio(f"the audio codec {', '.join(sorted(barred))} is not allowed")
-        raise MediaError(file.path, f"the audio cannot be decoded ({reason})", True)
-    if stream is None:
+    try:
+        decoded = _decode(file, shift, seconds, rate, {})
+        jumps = {} if decoded is None else place(decoded.stamps, decoded.sizes, decoded.own_rate, seconds + 1)
+        if jumps:  # rare; all samples at their own rate would need much memory
+            decoded = _decode(file, shift, seconds, rate, jumps)
+    except MediaError as error:
+        if decoders - AUDIO_CODECS:
+            raise _unheard(file) from error
+        raise
+    if decoded is None:
         return None
-    if stream.rate not in RATES:
-        raise UnheardAudio(f"the audio has an impossible sampling rate, {stream.rate} Hz")
-    return _in_place(stream, seconds + 1, rate or stream.rate, shift)
+    start = math.floor((decoded.start - shift) * decoded.rate + Fraction(1, 2))  # the nearest sample
+    # Lossy codecs overshoot full scale a little; float PCM may hold anything.
+    samples = np.clip(np.nan_to_num(decoded.samples[: (seconds + 1) * decoded.rate]), -1, 1)
+    return AudioTrack(decoded.rate, Fraction(start, decoded.rate), samples, decoded.length)
+
+
+def _unheard(file: MediaFile) -> UnheardAudio:
+    # The program knows also the names of codecs that it cannot decode.
+    log = run_ffmpeg(file.arguments).stderr.decode("utf-8", "replace")
+    names = sorted(set(re.findall(r"^ *Stream #0:.*?: Audio: ([\w ]+\b)", log, re.MULTILINE)))
+    return UnheardAudio(f"the audio codec {', '.join(names) or 'unknown'} is not among those that are read")
 
 
 def _first_packet(container: av.container.InputContainer, seconds: int) -> tuple[float, int] | None:
@@ -119,77 +126,83 @@ def _arguments(file: MediaFile, shift: int) -> list[str]:
     return command.get_args()
 
 
-class _Stream(NamedTuple):
-    """Decoded packets: when each begins, by its timestamp, and its length, in samples; all samples, mono float32."""
+class _Decoded(NamedTuple):
+    """All samples that were decoded, mono at `rate` Hz, and the packets that they came in."""
 
-    rate: int
-    stamps: np.ndarray
+    own_rate: int  # that of packets
+    stamps: np.ndarray  # when each packet begins by its timestamp, and its length, in samples of its own rate
     sizes: np.ndarray
+    rate: int
     samples: np.ndarray
 
+    @property
+    def start(self) -> Fraction:
+        return Fraction(int(self.stamps[0]), self.own_rate)
 
-def _read_nut(output: BinaryIO, seconds: int) -> _Stream | None:
+    @property
+    def length(self) -> Fraction:
+        """In seconds, by timestamps."""
+        return Fraction(int((self.stamps + self.sizes).max()), self.own_rate) - self.start
+
+
+def _decode(file: MediaFile, shift: int, seconds: int, rate: int | None, jumps: dict[int, int]) -> _Decoded | None:
+    """What ffmpeg decodes; None if there is nothing. Raises MediaError."""
+    with stream_ffmpeg(_arguments(file, shift)) as process:
+        decoded = _read_nut(process.output, seconds + 2, rate, jumps)
+    if process.returncode is not None and process.returncode < 0:  # what it has written may be incomplete
+        raise MediaError(file.path, f"the ffmpeg that decodes the audio was ended by signal {-process.returncode}")
+    if decoded is None and process.returncode != 0:
+        lines = process.log.strip().splitlines()
+        reason = lines[-1] if lines else f"ffmpeg ended with code {process.returncode}"
+        raise MediaError(file.path, f"the audio cannot be decoded ({reason})", True)
+    return decoded
+
+
+def _read_nut(output: BinaryIO, seconds: int, rate: int | None, jumps: dict[int, int]) -> _Decoded | None:
     """The first `seconds` seconds by timestamps as well as by samples; None if there are none."""
-    stamps, parts, read = [], [], 0
+    stamps, sizes, parts, read = [], [], [], 0
     try:
         with av.open(output, format="nut") as container:
             stream = container.streams.audio[0]
-            rate, channels = stream.rate, stream.channels
-            for packet in container.demux(stream):
-                if not packet.size:
-                    continue
-                stamps.append(round(packet.pts * stream.time_base * rate))
-                # The plain mean of two channels is also that of the ffmpeg program; it gives others weights.
-                samples = np.frombuffer(bytes(packet), "<f4").reshape(-1, channels)
-                parts.append(samples.mean(1, dtype=np.float64).astype(np.float32))
-                read += len(samples)
-                enough = min(read, stamps[-1] + len(samples) - stamps[0]) >= seconds * rate
-                if enough or read >= 2 * seconds * rate:  # timestamps may stand still
+            if stream.rate not in RATES:
+                raise UnheardAudio(f"the audio has an impossible sampling rate, {stream.rate} Hz")
+            wanted = seconds * stream.rate
+            resampler = av.AudioResampler("flt", rate=rate or stream.rate)  # ffmpeg's own; of all channels
+            for frame in container.decode(stream):
+                for part in _moved(frame, min(wanted, jumps.get(len(stamps), 0))):
+                    parts += _mixed(resampler.resample(part))
+                stamps.append(round(frame.pts * stream.time_base * stream.rate))
+                sizes.append(frame.samples)
+                read += frame.samples
+                enough = min(read, stamps[-1] + sizes[-1] - stamps[0]) >= wanted
+                if enough or read >= 2 * wanted:  # timestamps may stand still
                     break
+    except av.MemoryError:
+        raise
     except (av.FFmpegError, EOFError):
         return None  # nothing, or cut short: ffmpeg has given up
-    if not parts:
+    if not stamps:
         return None
-    return _Stream(rate, np.array(stamps), np.array([len(part) for part in parts]), np.concatenate(parts))
+    samples = np.concatenate([np.zeros(0, np.float32), *parts, *_mixed(resampler.resample(None))])
+    return _Decoded(stream.rate, np.array(stamps), np.array(sizes), rate or stream.rate, samples)
 
 
-def _in_place(stream: _Stream, seconds: int, rate: int, shift: int) -> AudioTrack:
-    """The first `seconds` seconds at `rate` Hz: each contiguous run of samples at its place, to the nearest sample.
-
-    Timestamps are `shift` seconds late. As in the ffmpeg program, resampling goes on over the gaps between runs.
-    """
-    runs = place(stream.stamps, stream.sizes, stream.rate, seconds)
-    # A number that is not finite would spread over its neighbours.
-    samples = np.nan_to_num(stream.samples, posinf=0, neginf=0)
-    first = Fraction(int(stream.stamps[0]), stream.rate) - shift
-    start, read, end, pieces = _nearest(first * rate), 0, 0, []
-    for run, piece in zip(runs, _resampled(samples, runs, stream.rate, rate), strict=True):
-        gaps = Fraction(run.position - read, stream.rate)  # all up to here
-        pieces.append((end + _nearest((first + gaps) * rate) - start, piece))
-        read, end = read + run.last - run.first, end + len(piece)
-    placed = np.zeros(max(at + len(piece) for at, piece in pieces), np.float32)
-    for at, piece in pieces:
-        placed[at : at + len(piece)] = piece
-    length = int((stream.stamps + stream.sizes).max() - stream.stamps[0])
-    # Lossy codecs overshoot full scale a little; float PCM may hold anything.
-    placed = np.clip(np.nan_to_num(placed), -1, 1)
-    return AudioTrack(rate, Fraction(start, rate), placed, Fraction(length, stream.rate))
+def _moved(frame: av.AudioFrame, samples: int) -> Iterator[av.AudioFrame]:
+    """A frame after so many samples of silence, or without so many of its own at its beginning (negative)."""
+    channels = frame.layout.nb_channels
+    if not samples:
+        yield frame
+        return
+    content = frame.to_ndarray()
+    silence = np.zeros((1, max(0, samples) * channels), np.float32)
+    moved = np.concatenate([silence, content[:, max(0, -samples) * channels :]], 1)
+    if moved.size:
+        made = av.AudioFrame.from_ndarray(moved, format="flt", layout=frame.layout.name)
+        made.sample_rate = frame.sample_rate
+        yield made
 
 
-def _nearest(value: Fraction) -> int:
-    return math.floor(value + Fraction(1, 2))
-
-
-def _resampled(samples: np.ndarray, runs: list[Run], source: int, rate: int) -> Iterator[np.ndarray]:
-    """The runs at another rate, as ffmpeg's library resamples it; the last one has also what is left at the end."""
-    resampler = av.AudioResampler("flt", "mono", rate)
-    for number, run in enumerate(runs, 1):
-        parts = [np.zeros(0, np.float32)]
-        for at in range(run.first, run.last, _BLOCK):
-            block = samples[None, at : min(run.last, at + _BLOCK)]
-            frame = av.AudioFrame.from_ndarray(block, format="flt", layout="mono")
-            frame.sample_rate = source
-            parts += [out.to_ndarray()[0] for out in resampler.resample(frame)]
-        if number == len(runs):
-            parts += [out.to_ndarray()[0] for out in resampler.resample(None)]
-        yield np.concatenate(parts)
+def _mixed(frames: list[av.AudioFrame]) -> list[np.ndarray]:
+    """The plain mean of all channels of each frame, which for two is ffmpeg's own; more of them it would weight."""
+    samples = [frame.to_ndarray().reshape(-1, frame.layout.nb_channels) for frame in frames]
+    return [part.mean(1, dtype=np.float64).astype(np.float32) for part in samples]

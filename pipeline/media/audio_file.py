@@ -1,8 +1,8 @@
-"""An audio file in place of a video's audio track. WAV, FLAC and Ogg are decoded by libsndfile; all are resampled by soxr.
+"""An audio file in place of a video's audio track, resampled by soxr. WAV, FLAC and Ogg are decoded by libsndfile.
 
-ffmpeg decodes, as it does a video's own audio, what libsndfile refuses or gets wrong: MP3 (where a file does not state its
-length, libsndfile takes an estimate for its end, which may be much too early), FLAC of unknown length or behind an ID3
-tag, FLAC and Speex in Ogg, and rare codecs in WAV.
+What libsndfile refuses or gets wrong is decoded by ffmpeg, as a video's own audio is: MP3 (where a file does not state
+its length, libsndfile takes an estimate for its end, which may be much too early), FLAC of unknown length or behind an
+ID3 tag, FLAC and Speex in Ogg, rare codecs in WAV.
 """
 
 import os

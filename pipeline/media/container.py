@@ -25,7 +25,8 @@ _AUDIO = (
     "aac,aac_latm,mp1,mp1float,mp2,mp2float,mp3,mp3float,ac3,eac3,opus,libopus,vorbis,libvorbis,flac,alac,wmav1,wmav2,"
     "wmapro,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,adpcm_swf,nellymoser,"
     "speex,pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,"
-    "pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray,dca,truehd,mlp"
+    "pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray,dca,truehd,mlp,tta,wavpack,wmavoice,wmalossless,"
+    "s302m,gsm,gsm_ms,qcelp,evrc"
 )
 VIDEO_CODECS = frozenset(_VIDEO.split(","))
 AUDIO_CODECS = frozenset(_AUDIO.split(","))

@@ -19,7 +19,7 @@ class RunningFFmpeg:
 
     def __init__(self, output: BinaryIO):
         self.output = output
-        self.returncode = 0  # also if it was stopped here
+        self.returncode: int | None = None  # None also if it was stopped before its end
         self.log = ""  # the end of its messages
 
 
@@ -36,9 +36,7 @@ def stream_ffmpeg(arguments: Sequence[str]) -> Iterator[RunningFFmpeg]:
     with tempfile.TemporaryFile() as messages:  # a pipe that nobody reads would stop ffmpeg when it is full
         with _starting():
             command = [imageio_ffmpeg.get_ffmpeg_exe(), *arguments]
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages
-            )
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
         running, ended = RunningFFmpeg(process.stdout), False
         try:
             yield running
@@ -50,7 +48,7 @@ def stream_ffmpeg(arguments: Sequence[str]) -> Iterator[RunningFFmpeg]:
             code = process.wait()
             messages.seek(max(0, messages.seek(0, 2) - _LOG))
             running.log = messages.read().decode("utf-8", "replace")
-            running.returncode = code if ended else 0
+            running.returncode = code if ended else None
 
 
 @contextmanager
