@@ -87,7 +87,7 @@ def read_audio(file: MediaFile, seconds: int, rate: int | None = None) -> AudioT
 def _unheard(file: MediaFile) -> UnheardAudio:
     # The program knows also the names of codecs that it cannot decode.
     log = run_ffmpeg(file.arguments).stderr.decode("utf-8", "replace")
-    names = sorted(set(re.findall(r"^ *Stream #0:.*?: Audio: ([\w ]+\b)", log, re.MULTILINE)))
+    names = sorted(set(re.findall(r"^ *Stream #0:.*?: Audio: ([^,\n]+)", log, re.MULTILINE)))
     return UnheardAudio(f"the audio codec {', '.join(names) or 'unknown'} is not among those that are read")
 
 

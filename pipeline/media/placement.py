@@ -12,6 +12,7 @@ _JUMP = 0.05  # seconds
 _LASTING = 1  # seconds
 _LASTING_AT_END = 0.04  # seconds, where the stream ends before
 _FEW, _FEW_PER_SECOND = 8, 0.2  # jumps that a stream may have
+_FEW_PACKETS = 0.5  # of all packets, those at which there may be a jump
 
 
 def place(stamps: np.ndarray, sizes: np.ndarray, rate: int, seconds: int) -> dict[int, int]:
@@ -21,16 +22,28 @@ def place(stamps: np.ndarray, sizes: np.ndarray, rate: int, seconds: int) -> dic
     beginning.
     """
     begins = np.cumsum(sizes) - sizes
-    jumps = _jumps(stamps - stamps[0] - begins, begins, sizes, rate, seconds)
-    return jumps if len(jumps) <= _FEW + _FEW_PER_SECOND * min(seconds, begins[-1] / rate) else {}
+    most = _FEW + _FEW_PER_SECOND * min(seconds, begins[-1] / rate)
+    jumps, packets = _jumps(stamps - stamps[0] - begins, begins, sizes, rate, seconds, most)
+    if len(jumps) > _FEW_PACKETS * packets:
+        return {}
+    shift, seen = 0, {}
+    for packet, change in jumps.items():
+        if begins[packet] + shift < seconds * rate:
+            seen[packet] = change
+        shift += change
+    return seen if len(seen) <= most else {}
 
 
-def _jumps(offsets: np.ndarray, begins: np.ndarray, sizes: np.ndarray, rate: int, seconds: int) -> dict[int, int]:
-    """All jumps, also those of wrong timestamps. `offsets`: of each timestamp from where its packet would begin."""
+def _jumps(
+    offsets: np.ndarray, begins: np.ndarray, sizes: np.ndarray, rate: int, seconds: int, most: float
+) -> tuple[dict[int, int], int]:
+    """All jumps, one more than `most` at most, and the number of packets up to the last of them.
+
+    `offsets`: of each timestamp from where its packet would begin.
+    """
     jumps: dict[int, int] = {}
     shift, packet, first, latest = 0, 0, None, -1  # latest: the packet of the last jump
-    most = _FEW + _FEW_PER_SECOND * seconds
-    while packet < len(offsets) and begins[packet] + shift < seconds * rate and len(jumps) <= most:
+    while packet < len(offsets) and begins[packet] < seconds * rate and len(jumps) <= most:
         found = None
         if abs(offsets[packet] - shift) <= _JUMP * rate:
             first = None
@@ -48,7 +61,7 @@ def _jumps(offsets: np.ndarray, begins: np.ndarray, sizes: np.ndarray, rate: int
         jumps[found] = max(int(offsets[found]) - shift, -int(sizes[found]))  # an overlap takes at most all of it
         shift += jumps[found]
         packet, first, latest = found + 1, None, found
-    return jumps
+    return jumps, packet
 
 
 def _last_jump(deviations: np.ndarray, begins: np.ndarray, sizes: np.ndarray, first: int, rate: int) -> int | None:
