@@ -69,7 +69,7 @@ def read_audio(file: MediaFile, seconds: int, rate: int | None = None) -> AudioT
     shift = 10 - math.floor(min(starts, default=0))
     try:
         decoded = _decode(file, shift, seconds, rate, {})
-        jumps = {} if decoded is None else place(decoded.stamps, decoded.sizes, decoded.own_rate, seconds + 1)
+        jumps = {} if decoded is None else place(decoded.stamps, decoded.sizes, decoded.own_rate, seconds)
         if jumps:  # rare; all samples at their own rate would need much memory
             decoded = _decode(file, shift, seconds, rate, jumps)
     except MediaError as error:
@@ -148,7 +148,7 @@ class _Decoded(NamedTuple):
 def _decode(file: MediaFile, shift: int, seconds: int, rate: int | None, jumps: dict[int, int]) -> _Decoded | None:
     """What ffmpeg decodes; None if there is nothing. Raises MediaError."""
     with stream_ffmpeg(_arguments(file, shift)) as process:
-        decoded = _read_nut(process.output, seconds + 2, rate, jumps)
+        decoded = _read_nut(process.output, seconds + 3, rate, jumps)
     if process.returncode is not None and process.returncode < 0:  # what it has written may be incomplete
         raise MediaError(file.path, f"the ffmpeg that decodes the audio was ended by signal {-process.returncode}")
     if decoded is None and process.returncode != 0:
@@ -160,7 +160,7 @@ def _decode(file: MediaFile, shift: int, seconds: int, rate: int | None, jumps: 
 
 def _read_nut(output: BinaryIO, seconds: int, rate: int | None, jumps: dict[int, int]) -> _Decoded | None:
     """The first `seconds` seconds by timestamps as well as by samples; None if there are none."""
-    stamps, sizes, parts, read = [], [], [], 0
+    stamps, sizes, parts, read, latest = [], [], [], 0, 0
     try:
         with av.open(output, format="nut") as container:
             stream = container.streams.audio[0]
@@ -171,8 +171,12 @@ def _read_nut(output: BinaryIO, seconds: int, rate: int | None, jumps: dict[int,
             for frame in container.decode(stream):
                 for part in _moved(frame, min(wanted, jumps.get(len(stamps), 0))):
                     parts += _mixed(resampler.resample(part))
-                stamps.append(round(frame.pts * stream.time_base * stream.rate))
+                stamp = round(frame.pts * stream.time_base * stream.rate)
+                # Nut's timestamps ascend: one that does not has become the one before and 1.
+                is_moved = bool(stamps) and stamp == latest + 1 < latest + sizes[-1]
+                stamps.append(stamps[-1] if is_moved else stamp)
                 sizes.append(frame.samples)
+                latest = stamp
                 read += frame.samples
                 enough = min(read, stamps[-1] + sizes[-1] - stamps[0]) >= wanted
                 if enough or read >= 2 * wanted:  # timestamps may stand still

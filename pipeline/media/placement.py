@@ -13,6 +13,7 @@ _LASTING = 1  # seconds
 _LASTING_AT_END = 0.04  # seconds, where the stream ends before
 _FEW, _FEW_PER_SECOND = 8, 0.2  # jumps that a stream may have
 _FEW_PACKETS = 0.5  # of all packets, those at which there may be a jump
+_MORE = 2  # seconds after those that are wanted whose jumps count too
 
 
 def place(stamps: np.ndarray, sizes: np.ndarray, rate: int, seconds: int) -> dict[int, int]:
@@ -23,12 +24,12 @@ def place(stamps: np.ndarray, sizes: np.ndarray, rate: int, seconds: int) -> dic
     """
     begins = np.cumsum(sizes) - sizes
     most = _FEW + _FEW_PER_SECOND * min(seconds, begins[-1] / rate)
-    jumps, packets = _jumps(stamps - stamps[0] - begins, begins, sizes, rate, seconds, most)
+    jumps, packets = _jumps(stamps - stamps[0] - begins, begins, sizes, rate, seconds + _MORE, most)
     if len(jumps) > _FEW_PACKETS * packets:
         return {}
     shift, seen = 0, {}
     for packet, change in jumps.items():
-        if begins[packet] + shift < seconds * rate:
+        if begins[packet] + shift < (seconds + _MORE) * rate:
             seen[packet] = change
         shift += change
     return seen if len(seen) <= most else {}

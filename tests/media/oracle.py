@@ -95,6 +95,11 @@ def audio_packets(path: Path) -> tuple[list[tuple[int, int]], Fraction]:
     return _table(ffmpeg("-copyts", "-i", path, "-vn", "-c:a", "pcm_f32le", "-f", "framecrc", "-"))
 
 
+def video_packets(path: Path) -> tuple[list[tuple[int, int]], Fraction]:
+    """Time and duration of each packet of the video, and their unit."""
+    return _table(ffmpeg("-copyts", "-i", path, "-an", "-c", "copy", "-f", "framecrc", "-"))
+
+
 def audio_samples(path: Path) -> np.ndarray:
     """All samples that ffmpeg writes to an audio file, at the stream's own rate, channels averaged."""
     packets, _ = audio_packets(path)
