@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.accuracy import format_scores
 from pipeline.config import check_config, collection_dir, dataset_dir
 from pipeline.data.formats import read_annotations
-from pipeline.evaluate import evaluate, format_scores
+from pipeline.evaluate import evaluate
 from pipeline.index import build_index
-from pipeline.manifest import index_answers, write_parquet
+from pipeline.manifest import write_parquet
+from pipeline.numbering import Numbering, index_answers, number
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import Video, digest, read_shard_list, write_shard_list
@@ -59,10 +61,11 @@ def main() -> None:
         }
     )
     folder, collection = dataset_dir(config), collection_dir(config)
-    videos = write_questions(args.train, args.test, folder)
+    videos, numbering = write_questions(args.train, args.test, folder)
     write_zeros(videos, collection)
     shards = {"00000": digest(read_shard_list(collection / "shards" / "00000.tsv"))}
-    (folder / "manifest.json").write_text(json.dumps({"videos": len(videos), "shards": shards}))
+    manifest = {"videos": len(videos), "shards": shards, **numbering.as_dict()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     encode_texts(folder / "questions.parquet", folder / "text" / "clip_vit_b32.h5", **config["text"])
     build_index(folder, collection, list(UNREAD), "clip_vit_b32")
     overall = []
@@ -75,16 +78,17 @@ def main() -> None:
     print("MCD, Table II, question only, trained on the whole training split: 51.24 %")
 
 
-def write_questions(training: list[Path], test: Path, folder: Path) -> list[str]:
-    """Write questions.parquet; returns the ids of its videos."""
+def write_questions(training: list[Path], test: Path, folder: Path) -> tuple[list[str], Numbering]:
+    """Write questions.parquet; returns the ids of its videos, and the numbers of its answers and words."""
     parts = [*(read_annotations(path, "train", "music_avqa") for path in training)]
     table = pd.concat([*parts, read_annotations(test, "test", "music_avqa")], ignore_index=True)
-    table["answer_id"] = index_answers(table)
-    number = table["video_id"].factorize()[0]
-    table.loc[(table["split"] == "train") & (number % 10 == 0), "split"] = "val"
+    numbering = number({}, table)
+    table["answer_id"] = index_answers(table["answer"], numbering.answers)
+    groups = table["video_id"].factorize()[0]
+    table.loc[(table["split"] == "train") & (groups % 10 == 0), "split"] = "val"
     folder.mkdir(parents=True, exist_ok=True)
     write_parquet(table, folder / "questions.parquet")
-    return list(table["video_id"].unique())
+    return list(table["video_id"].unique()), numbering
 
 
 def write_zeros(videos: list[str], collection: Path) -> None:

@@ -33,6 +33,7 @@ from pipeline.data import features  # noqa: E402
 from pipeline.index import build_index  # noqa: E402
 from pipeline.models import settings_class  # noqa: E402
 from pipeline.models.settings import TOKENS, ModelSettings  # noqa: E402
+from pipeline.numbering import number  # noqa: E402
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec  # noqa: E402
 from pipeline.storage.features import FeatureIndex, _byte_ranges  # noqa: E402
 from pipeline.storage.hdf5 import ShardWriter  # noqa: E402
@@ -81,10 +82,10 @@ def make_data(folder: Path, videos: int, settings: type[ModelSettings]) -> None:
     table = {"split": "train", "video_id": names, "question": [texts[n % TEXTS] for n in range(videos)]}
     table |= {"question_id": None, "scenario": "Audio", "type": "Counting", "keywords": [["it"]] * videos}
     answers = np.arange(videos) % 42
-    pd.DataFrame(table | {"answer": answers.astype(str), "answer_id": answers}).to_parquet(
-        folder / "d" / "questions.parquet"
-    )
-    (folder / "d" / "manifest.json").write_text(json.dumps({"videos": videos, "shards": digests}))
+    questions = pd.DataFrame(table | {"answer": answers.astype(str), "answer_id": answers})
+    questions.to_parquet(folder / "d" / "questions.parquet")
+    manifest = {"videos": videos, "shards": digests, **number({}, questions).as_dict()}
+    (folder / "d" / "manifest.json").write_text(json.dumps(manifest))
     build_index(folder / "d", folder / "c", [*by_encoder], "clip_vit_b32")
 
 

@@ -78,23 +78,48 @@ def published_videos(card: dict) -> int | None:
     return next((counts["videos"] for counts in card["published"].values() if "videos" in counts), None)
 
 
-def read_answers(path: str | Path) -> list[str]:
-    """A release's list of answers in the order of their numbers: JSON, or a text file with one per line.
+def card_answers(name: str) -> list[str] | None:
+    """The answers in the order of their numbers in a data set's release; None where the card does not say. A card may
+    name the card whose numbers its data set has (`answers_of`)."""
+    card = read_card(name)
+    return card.get("answers") or (card_answers(card["answers_of"]) if "answers_of" in card else None)
+
+
+def read_answers(source: str | Path | list[str]) -> list[str]:
+    """A release's answers in the order of their numbers: the list, or a file. JSON is a list, or an object with each
+    answer's number, by itself or under ans2ix (answer2idx.json); a text file has one answer per line.
 
     Raises AVQAError naming the file."""
+    named = "answers" if isinstance(source, list) else str(source)
+    answers = source if isinstance(source, list) else _load_answers(Path(source))
+    if isinstance(answers, dict):
+        answers = _by_number(answers.get("ans2ix", answers), named)
+    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+        raise AVQAError(
+            f"{named}: must hold a list of answers, each a text, or an object with the number of each answer"
+        )
+    answers = [answer.strip() for answer in answers]  # as those of the annotations
+    if unusable := [answer for answer in answers if not is_storable(answer)]:
+        raise AVQAError(f"{named}: {unusable[0]!r} has NUL or half of a surrogate pair; write the character whole")
+    if len(set(answers)) < len(answers):
+        raise AVQAError(f"{named}: names an answer twice")
+    return answers
+
+
+def _load_answers(path: Path) -> object:
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise AVQAError(f"{path}: {error.strerror} (answers)") from None
     try:
-        answers = json.loads(text) if Path(path).suffix == ".json" else text.splitlines()
-    except ValueError as error:
+        return json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except (ValueError, RecursionError) as error:
         raise AVQAError(f"{path}: not JSON ({error})") from error
-    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
-        raise AVQAError(f"{path}: must hold a list of answers, each a text")
-    answers = [answer.strip() for answer in answers]  # as those of the annotations
-    if unusable := [answer for answer in answers if not is_storable(answer)]:
-        raise AVQAError(f"{path}: {unusable[0]!r} has NUL or half of a surrogate pair; write the character whole")
-    if len(set(answers)) < len(answers):
-        raise AVQAError(f"{path}: names an answer twice")
-    return answers
+
+
+def _by_number(numbers: object, named: str) -> list[str]:
+    """The answers of an object with each one's number. Raises AVQAError unless these are 0, 1, 2, …"""
+    whole = isinstance(numbers, dict) and all(type(number) is int for number in numbers.values())
+    if not whole or sorted(numbers.values()) != list(range(len(numbers))):
+        raise AVQAError(f"{named}: must give each answer a number, from 0 on and each number once")
+    return sorted(numbers, key=numbers.get)

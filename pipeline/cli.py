@@ -10,14 +10,23 @@ import sys
 from pathlib import Path
 
 from extractors import ENCODERS, EncoderError
-from pipeline.config import check_config, collection_dir, dataset_dir, load_config, load_configs, text_encoders
+from pipeline.config import (
+    check_config,
+    collection_dir,
+    dataset_dir,
+    load_config,
+    load_configs,
+    text_encoders,
+)
 from pipeline.data.layouts import LAYOUTS
-from pipeline.errors import AVQAError, out_of_memory, out_of_space
+from pipeline.errors import AVQAError, forbidden, out_of_memory, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
-from pipeline.storage.atomic import write_if_changed
+from pipeline.storage.atomic import check_writable, write_if_changed
 from pipeline.storage.shard_list import Video, read_shard_list
 
+OUTPUT_FOLDERS = ("synthesize", "train", "evaluate", "explain", "convert-checkpoint", "export")  # --out, or DIR itself
+OUTPUT_FILES = ("failures", "timing", "json", "plot")  # and --out of other commands
 EXPORTS = ("webdataset", "datasets", "safetensors")  # rows of pipeline/data/containers.py
 
 log = logging.getLogger(__name__)
@@ -28,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
+        _check_outputs(arguments)
         arguments.run(arguments)
     except (AVQAError, EncoderError) as error:
         print(f"avqa {arguments.command}: {error}", file=sys.stderr)
@@ -44,6 +54,13 @@ def main(argv: list[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 1
+        if forbidden(error):
+            print(
+                f"avqa {arguments.command}: {error}: this may not be read or written; change its permissions, or name "
+                "another file or folder",
+                file=sys.stderr,
+            )
+            return 1
         if not out_of_space(error):
             raise
         print(
@@ -53,6 +70,17 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 1
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Before the work, which may take hours, and not after it: that what it ends in can be written."""
+    paths = {name: Path(getattr(args, name)) for name in ("out", *OUTPUT_FILES) if getattr(args, name, None)}
+    if args.command in OUTPUT_FOLDERS and (folder := paths.pop("out", None) or args.folder):
+        check_writable(folder)
+    for path in paths.values():
+        if path.is_dir():
+            raise AVQAError(f"{path}: is a folder; name a file in it")
+        check_writable(path.parent)
 
 
 def _config(args: argparse.Namespace, *sections: str) -> dict:
@@ -118,7 +146,8 @@ def text(args: argparse.Namespace) -> None:
     from pipeline.text import encode_texts
 
     claim()
-    encode_texts(args.questions, args.out, sentence=args.sentence, dataset=args.dataset, **_weights(args))
+    given = {name: getattr(args, name) for name in ("sentence", "drop_last_character", "prompts")}
+    encode_texts(args.questions, args.out, dataset=args.dataset, **given, **_weights(args))
 
 
 def _weights(args: argparse.Namespace) -> dict:
@@ -155,21 +184,43 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from pipeline.evaluate import evaluate, evaluate_by_second, evaluate_released, format_scores
+    from pipeline.accuracy import format_scores
+    from pipeline.checkpoints import evaluate_released
+    from pipeline.evaluate import evaluate, evaluate_by_second
 
     claim()
     if args.checkpoint:
-        if not args.config or not args.model:
-            raise AVQAError("--checkpoint: needs --config FILE and --model NAME, which say what features it reads")
-        config = _config(args, "dataset", "models")
+        config, written = _released(args)
         folder = args.folder or dataset_dir(config) / "released" / args.model
-        print(format_scores(evaluate_released(config, args.model, args.checkpoint, folder, args.split)))
+        print(format_scores(evaluate_released(config, written, args.model, args.checkpoint, folder, args.split)))
         return
     if not args.folder:
         raise AVQAError("give the folder that `avqa train` wrote, or --checkpoint FILE")
     print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out)))
     if args.steps:
-        print(evaluate_by_second(args.folder, args.split).to_string(index=False))
+        print(evaluate_by_second(args.folder, args.split, args.questions_of, args.out).to_string(index=False))
+
+
+def convert_checkpoint(args: argparse.Namespace) -> None:
+    from pipeline.checkpoints import take_over, write_released
+
+    if Path(args.source).is_dir():
+        write_released(args.source, args.out)
+        return
+    config, written = _released(args)
+    take_over(config, written, args.model, args.source, args.out)
+
+
+def _released(args: argparse.Namespace) -> tuple[dict, dict]:
+    """The configuration for a published checkpoint, and the model's entry as it is written."""
+    from pipeline.checkpoints import written_entry
+
+    if not args.config or not args.model:
+        raise AVQAError("a published checkpoint needs --config FILE and --model NAME, which say what features it reads")
+    config = _config(args, "dataset", "models")
+    if args.model not in config["models"]:
+        raise AVQAError(f"--model: {args.config} has no {args.model}; it has {', '.join(config['models'])}")
+    return config, written_entry(args.config, config["dataset"], args.model)
 
 
 def model(args: argparse.Namespace) -> None:
@@ -260,8 +311,13 @@ def export(args: argparse.Namespace) -> None:
 
 def import_(args: argparse.Namespace) -> None:
     from pipeline.import_ import import_features
+    from pipeline.import_source import layout_of
 
-    import_features(args.folder, args.layout, _config(args, "dataset", "videos", "annotations"))
+    if args.layout and len(args.folder) > 1:
+        raise AVQAError("--layout: takes the one folder that holds the layout's folders")
+    layout = LAYOUTS[args.layout] if args.layout else layout_of(args.folder)
+    root, name = (args.folder[0], args.layout) if args.layout else (".", "folders")
+    import_features(root, layout, name, _config(args, "dataset", "videos", "annotations"))
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -293,7 +349,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     def command(run, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            run.__name__.rstrip("_"),
+            run.__name__.rstrip("_").replace("_", "-"),
             help=help,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
             description=help,
@@ -362,6 +418,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("questions", metavar="QUESTIONS", help=".parquet of the manifest, or a text file, one per line")
     add_weights(sub)
     sub.add_argument("--sentence", choices=["eot", "first", "mean"], default="eot")
+    sub.add_argument(
+        "--drop-last-character",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="encode questions without their last character, the question mark, as some releases do",
+    )
+    sub.add_argument(
+        "--prompts",
+        action="store_true",
+        help="encode the questions as statements too, for models that read them (TSPM)",
+    )
     sub.add_argument("--dataset", default="")
 
     sub = command(index, "Join a data set's shards into features.h5.")
@@ -391,6 +458,18 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--questions-of", help="folder in results of another data set, whose questions are asked in place")
     sub.add_argument("--out", help="folder for the scores (default: DIR)")
     sub.add_argument("--steps", action="store_true", help="accuracy after each second as well, if the model offers it")
+
+    sub = command(
+        convert_checkpoint,
+        "Turn what `avqa train` wrote into a checkpoint of the model's release, or such a one into it.",
+    )
+    sub.add_argument(
+        "source", metavar="DIR|FILE", help="what `avqa train` wrote, or published weights (.safetensors, .pt)"
+    )
+    sub.add_argument("--out", required=True, help="folder")
+    sub.add_argument("--model", help="of published weights: name under models: in the configuration")
+    sub.add_argument("--config", help="of published weights: configuration with the data set and the features")
+    sub.add_argument("--dataset", help="of published weights: which data set of a configuration with several")
 
     sub = command(model, "Parameters and FLOPs of a model, by part.")
     sub.add_argument("architecture", choices=list(MODELS))
@@ -462,7 +541,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     sub = command(import_, "Take published .npy folders over into shards, so that a model can be trained on them.")
-    sub.add_argument("folder", metavar="DIR", help="holds the layout's folders, or links to them")
-    sub.add_argument("--layout", required=True, choices=list(LAYOUTS))
+    sub.add_argument(
+        "folder",
+        metavar="DIR|ENCODER/OUTPUT=DIR",
+        nargs="+",
+        help="holds the layout's folders, or links to them; without --layout, a folder of arrays for each feature, as "
+        "vggish/embedding=feats/vggish",
+    )
+    sub.add_argument("--layout", choices=list(LAYOUTS))
     add_config(sub)
     return parser

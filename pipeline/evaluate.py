@@ -1,7 +1,6 @@
-"""Score a trained model: accuracy overall, by scenario and by question type."""
+"""Answer the questions of a split with a trained model, and score the answers."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,12 @@ import safetensors.torch
 import torch
 import yaml
 
-from extractors.base import read_state_dict
+from pipeline.accuracy import score_all
 from pipeline.data.dataset import QuestionData, option_names
-from pipeline.data.formats.base import TYPES
 from pipeline.data.vocabulary import encode
 from pipeline.errors import AVQAError
-from pipeline.models import entry_settings, fast, model_class, settings_class
+from pipeline.models import fast
 from pipeline.models.base import AVQAModel
-from pipeline.models.settings import TOKENS
 from pipeline.storage.atomic import atomic
 from pipeline.train import build_model, frozen, load_data, of_one_model, predict
 
@@ -35,51 +32,12 @@ def evaluate(
     """
     folder, out = Path(folder), Path(out or folder)
     trained, model, data = load_trained(folder, questions_of)
-    described = {"model": trained["model"], "seed": trained["seed"], "trained_on": trained["config"]["dataset"]}
+    described = {"model": trained["model"]}
+    if "checkpoint" in trained:  # a published one that was taken over
+        described |= {"checkpoint": trained["checkpoint"]}
+    else:
+        described |= {"seed": trained["seed"], "trained_on": trained["config"]["dataset"]}
     return answer(model, data, trained["config"]["train"], trained["answers"], out, split, described)
-
-
-def evaluate_released(config: dict, name: str, checkpoint: str | Path, out: str | Path, split: str = "test") -> dict:
-    """Answer a split's questions with a published checkpoint, a .safetensors file or a .pt file of plain tensors.
-
-    `name` is an entry of `models` with the features to read. Writes to `out` and returns what `evaluate` does. Raises
-    AVQAError if the file is no checkpoint of the model, or not one for these features, words and answers.
-    """
-    config = of_one_model(config, name)
-    data = load_data(config, name, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    with fast.switched(config["train"]["fast"]):
-        model = load_released(config["models"][name], data, Path(checkpoint))
-    described = {"model": name, "checkpoint": str(checkpoint)}
-    Path(out).mkdir(parents=True, exist_ok=True)
-    return answer(model.to(data.device), data, config["train"], data.answers, Path(out), split, described)
-
-
-def load_released(entry: dict, data: QuestionData, checkpoint: Path) -> AVQAModel:
-    """The model of an entry with a published checkpoint's weights and sizes, for the data's shapes."""
-    if not checkpoint.is_file():
-        raise AVQAError(f"{checkpoint}: no such checkpoint")
-    chosen, usual = entry_settings(entry), settings_class(entry["architecture"])()
-    changes = {k: v for k, v in vars(chosen).items() if v != getattr(usual, k)}  # the others follow from the tensors
-    try:
-        published = model_class(entry["architecture"]).load_released(read_state_dict(checkpoint), **changes)
-    except ValueError as error:
-        raise AVQAError(f"{checkpoint}: {error}") from error
-    counts = {"answers": (published.num_answers, len(data.answers))}
-    if data.vocabulary is not None:
-        counts["words"] = (published.num_tokens, len(data.vocabulary))
-    for what, (theirs, ours) in counts.items():
-        if theirs != ours:
-            raise AVQAError(
-                f"{checkpoint}: is of a data set with {theirs} {what}, this one has {ours}; both are numbered in the "
-                "order of the training questions, so use the annotations that the checkpoint was trained on"
-            )
-    for name, shape in data.shapes.items():
-        if name not in TOKENS and published.shapes[name][1:] != shape[1:]:
-            expected = "×".join(map(str, published.shapes[name][1:]))
-            raise AVQAError(f"{checkpoint}: reads {name} features of size {expected}, not {entry.get(name, name)}")
-    model = build_model(entry | asdict(published.settings), data)
-    model.load_state_dict(published.state_dict())
-    return model.eval()
 
 
 def answer(
@@ -140,11 +98,13 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
     name = trained["model"]
     config = trained["config"] = of_one_model(trained["config"], name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = load_data(config, name, device, trained.get("vocabulary"))
-    answers = trained["answers"]
-    same = answers == (data.answers if data.choices is None else option_names(len(answers)))
-    if not same:  # how many options the test's questions have is no matter: each is scored by its text
-        raise AVQAError(f"{folder / 'config.yaml'}: was trained on other answers than there are now; train again")
+    data = load_data(config, name, device, trained.get("vocabulary"), trained["answers"])
+    with_options = trained["answers"] == option_names(len(trained["answers"]))
+    if with_options is (data.choices is None):
+        raise AVQAError(
+            f"{folder / 'config.yaml'}: was trained on questions {'with' if with_options else 'without'} options, "
+            f"unlike those of {data.path.parent}; train again"
+        )
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)
     return trained, model.eval(), data if questions_of is None else load_other(data, config, name, Path(questions_of))
@@ -155,7 +115,7 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
     standardized by the statistics of training; its questions have as many word numbers. Raises AVQAError."""
     config = config | {"results": str(folder.parent), "dataset": folder.name}
     plain = config | {"train": config["train"] | {"standardize": False}}
-    data = load_data(plain, name, trained.device, trained.vocabulary)
+    data = load_data(plain, name, trained.device, trained.vocabulary, trained.answers)
     if (trained.choices is None) != (data.choices is None):
         theirs, ours = ("with" if which.choices is not None else "without" for which in (trained, data))
         raise AVQAError(
@@ -166,26 +126,27 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
         for attribute in ("weights", "weights_sha256", "config"):
             if provenance[attribute] != data.provenance[encoder][attribute]:
                 raise AVQAError(f"{data.path}: {attribute} of {encoder} differ from what the model was trained with")
-    asked = data.questions.assign(split="test")  # whatever it is there, none is a training question of this model
     for source, numbers in trained.tokens.items():
-        data.tokens[source] = encode(asked, source, trained.vocabulary or (), numbers.shape[1])
+        data.tokens[source] = encode(data.questions, source, trained.vocabulary or (), numbers.shape[1])
     for kind in ("features", "texts"):
         for feature, values in getattr(data, kind).items():
             values.mean, values.std = getattr(trained, kind)[feature].mean, getattr(trained, kind)[feature].std
     return data
 
 
-def evaluate_by_second(folder: str | Path, split: str = "test") -> pd.DataFrame:
-    """Accuracy had the videos ended after each second; writes steps.csv to `folder`.
+def evaluate_by_second(
+    folder: str | Path, split: str = "test", questions_of: str | Path | None = None, out: str | Path | None = None
+) -> pd.DataFrame:
+    """Accuracy had the videos ended after each second; writes steps.csv. The arguments are those of `evaluate`.
 
     Raises AVQAError if the model does not offer it."""
-    folder = Path(folder)
-    trained, model, data = load_trained(folder)
+    folder, out = Path(folder), Path(out or folder)
+    trained, model, data = load_trained(folder, questions_of)
     schedule = trained["config"]["train"]
     with fast.switched(schedule["fast"]):
         accuracies = accuracy_by_second(model, data, split, schedule["batch_size"])
     steps = pd.DataFrame({"second": np.arange(1, len(accuracies) + 1), "accuracy": accuracies})
-    with atomic(folder / f"steps{suffix(split)}.csv") as partial:
+    with atomic(out / f"steps{suffix(split)}.csv") as partial:
         steps.to_csv(partial, index=False)
     return steps
 
@@ -200,64 +161,3 @@ def accuracy_by_second(model: AVQAModel, data: QuestionData, split: str, size: i
             right = right + (answers == batch.answer[:, None]).sum(0).cpu().numpy()
             count += len(answers)
     return right / count
-
-
-def score_all(table: pd.DataFrame) -> dict:
-    """`score` of all questions, of each part of the split (head, tail), and of those whose video did not fail."""
-    parts = {part: score(rows) for part, rows in table.dropna(subset="part").groupby("part", sort=False)}
-    return {**score(table), "parts": parts, "present": score(table[~table["failed"]])}
-
-
-def score(table: pd.DataFrame) -> dict:
-    """Accuracy and count of predictions: overall, by scenario, by scenario/type, and by type in all scenarios."""
-
-    def entry(part: pd.DataFrame) -> dict:
-        return {"accuracy": float(part["correct"].mean()), "count": len(part)}
-
-    kinds = sorted(
-        table[["scenario", "type"]].drop_duplicates().itertuples(index=False, name=None),
-        key=lambda kind: (TYPES.index(kind) if kind in TYPES else len(TYPES), kind),
-    )
-    return {
-        "overall": entry(table),
-        "scenario": {s: entry(table[table["scenario"] == s]) for s in dict.fromkeys(s for s, _ in kinds)},
-        "type": {f"{s}/{t}": entry(table[(table["scenario"] == s) & (table["type"] == t)]) for s, t in kinds},
-        "question_type": {t: entry(table[table["type"] == t]) for t in dict.fromkeys(t for _, t in kinds)},
-    }
-
-
-def types_of(scores: dict, scenario: str) -> list[str]:
-    """The names under `type` of a scenario's types, scenario/type. Both parts may have a / themselves."""
-
-    def own(name: str) -> str:
-        return max((s for s in scores["scenario"] if name.startswith(f"{s}/")), key=len)
-
-    return [name for name in scores["type"] if own(name) == scenario]
-
-
-def in_all_scenarios(scores: dict) -> dict[str, dict]:
-    """Accuracy and count by type, of the types that several scenarios have (AVQA's relations have all eight)."""
-    types = [name.removeprefix(f"{s}/") for s in scores["scenario"] for name in types_of(scores, s)]
-    return {name: entry for name, entry in scores.get("question_type", {}).items() if types.count(name) > 1}
-
-
-def format_scores(scores: dict) -> str:
-    """Scores as a table in the papers' order: each scenario's types, its average, types in all scenarios, the whole."""
-    lines = [f"{'':36}{'accuracy':>9}{'questions':>11}"]
-    for scenario, average in scores["scenario"].items():
-        parts = {name: scores["type"][name] for name in types_of(scores, scenario)}
-        for name, entry in [*parts.items(), (f"{scenario} average", average)]:
-            lines.append(f"{name:36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
-    for name, entry in in_all_scenarios(scores).items():
-        lines.append(f"{f'{name}, all scenarios':36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
-    overall = scores["overall"]
-    lines.append(f"{'overall':36}{overall['accuracy']:>9.2%}{overall['count']:>11}")
-    if not all(e["pretrained"] for e in scores.get("encoders", {}).values()):
-        lines.append(RANDOM_WEIGHTS)
-    return "\n".join(lines)
-
-
-RANDOM_WEIGHTS = (
-    "NOTE: encoder weights are seeded random numbers, not pretrained ones; these scores show that the pipeline "
-    "works and say nothing about the model."
-)

@@ -10,11 +10,13 @@ import pandas as pd
 import torch
 
 from extractors import EncoderError, encoder_class
+from pipeline.accuracy import score
 from pipeline.data.dataset import QuestionData
-from pipeline.evaluate import accuracy_by_second, load_trained, score, suffix
+from pipeline.evaluate import accuracy_by_second, load_trained, suffix
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel, NotOffered
 from pipeline.storage.atomic import atomic
+from pipeline.text import without_last_character
 from pipeline.train import frozen
 
 QUESTIONS = 1000  # at most so many of a split are answered again
@@ -83,7 +85,7 @@ def word_attention(model: AVQAModel, data: QuestionData, split: str, size: int) 
     """One question of each type with what each modality attends to in it (AV-Master, Fig. 9)."""
     examples = data.questions.drop_duplicates(["scenario", "type"]).index
     text = next(attributes for name, attributes in data.provenance.items() if name.startswith("text"))
-    encoder = encoder_class(text["encoder"])
+    encoder, shortened = encoder_class(text["encoder"]), "drop_last_character" in json.loads(text.get("config", "{}"))
     found = []
     for batch in data.batches(split, size):
         if not (chosen := np.flatnonzero(np.isin(batch.row, examples))).size:
@@ -91,7 +93,7 @@ def word_attention(model: AVQAModel, data: QuestionData, split: str, size: int) 
         attention = {name: x.double().cpu().numpy() for name, x in model.word_attention(batch).items()}  # B, W
         for n in chosen:
             row = data.questions.loc[batch.row[n]]
-            tokens = encoder.tokens(row["question"])
+            tokens = encoder.tokens(without_last_character(row["question"]) if shortened else row["question"])
             shares = {name: np.round(x[n, : len(tokens)], 4).tolist() for name, x in attention.items()}
             described = {k: row[k] for k in ("video_id", "question", "answer", "scenario", "type")}
             found.append(described | {"tokens": tokens[: next(iter(attention.values())).shape[1]], "attention": shares})

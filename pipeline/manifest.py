@@ -9,14 +9,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.cards import compare, read_answers, read_card
-from pipeline.config import annotation_files, collection_dir, dataset_dir
+from pipeline.cards import compare, read_card
+from pipeline.config import annotation_files, collection_dir, dataset_dir, needed_splits, needs
+from pipeline.data.answers import merge_answers, written_differently
 from pipeline.data.formats import read_annotations
 from pipeline.errors import AVQAError
+from pipeline.numbering import CONFIGURATION, Numbering, index_answers, number, read_training
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
 from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
@@ -29,20 +32,23 @@ log = logging.getLogger(__name__)
 
 
 def build_manifest(config: dict) -> None:
-    """Write questions.parquet, absent.tsv and manifest.json of the data set, videos.parquet and shards/<k>.tsv of its
-    collection.
+    """Write questions.parquet, left_out.parquet, absent.tsv and manifest.json of the data set, videos.parquet and
+    shards/<k>.tsv of its collection.
 
-    questions.parquet: the columns of `read_annotations`, and answer_id (-1 if the answer has no number). absent.tsv:
-    how many questions of each kind each missing video costs. manifest.json: the shards that hold the data set's videos,
-    each with the digest of its list, and digests of what the questions decide. videos.parquet: video_id, path, size
-    (bytes), mtime_ns, the same of the audio file, shard, row (in the shard). Raises AVQAError naming file, record and
-    field.
+    questions.parquet: the columns of `read_annotations`, record (the question's place among all that were published),
+    and answer_id (-1 if the answer has no number). left_out.parquet: the other published questions in the same columns,
+    and reason: missing (the video), or filtered (by `video_ids`). absent.tsv: how many questions of each kind each
+    missing video costs. manifest.json: the shards that hold the data set's videos, each with the digest of its list,
+    digests of what the questions decide, the numbers of answers and words, and the data sets whose models are scored on
+    it. videos.parquet: video_id, path, size (bytes), mtime_ns, the same of the audio file, shard, row (in the shard).
+    Raises AVQAError naming file, record and field.
     """
-    questions = read_questions(config)
-    for line in compare(read_card(config["card"]), questions) if "card" in config else ():
+    published = read_published(config)
+    allowed = is_allowed(config, published)
+    for line in compare(read_card(config["card"]), published[allowed]) if "card" in config else ():
         log.info(line)
-    found, missing = find_videos(questions["video_id"].unique(), config["videos"])
-    absent = questions["video_id"].isin(missing)
+    found, missing = find_videos(published.loc[allowed, "video_id"].unique(), config["videos"])
+    absent = allowed & published["video_id"].isin(missing)
     if missing and not config["allow_missing"]:
         raise AVQAError(
             f"{config['videos']['folder']}: {len(missing)} videos that {int(absent.sum())} questions need are missing"
@@ -50,39 +56,87 @@ def build_manifest(config: dict) -> None:
             f"{', '.join(missing[:FIRST_FEW])}; put them there, or set allow_missing: true to leave "
             "their questions out"
         )
-    if absent.all():
+    if absent.sum() == allowed.sum():
         raise AVQAError(f"{config['videos']['folder']}: none of the videos that the annotations name is there")
-    ledger = count_questions(questions[absent], "missing")
-    questions = questions[~absent].reset_index(drop=True)
-    answers = read_answers(config["answers"]) if "answers" in config else None
-    questions["answer_id"] = index_answers(questions, answers)
-    if answers:
-        check_answers(questions, config["answers"])
+    check_splits(config, published[allowed], absent[allowed])
+    ledger = count_questions(published[absent], "missing")
+    numbering = number(config, published)
+    warn_of_forms(published["answer"], numbering)
+    published["answer_id"] = index_answers(published["answer"], numbering.answers)
+    questions = published[allowed & ~absent].reset_index(drop=True)
+    left_out = published.assign(reason=allowed.map({True: "missing", False: "filtered"}))[~allowed | absent]
 
     shards = update_shards(collection_dir(config), found, config["shard_size"])
     wanted = {video.video_id for video in found}
     own = {name: videos for name, videos in shards.items() if any(video.video_id in wanted for video in videos)}
     out = dataset_dir(config)
     write_parquet(questions, out / "questions.parquet")
+    write_parquet(left_out, out / "left_out.parquet")
     with atomic(out / "absent.tsv") as partial:
         ledger.to_csv(partial, sep="\t", index=False)
     with atomic(out / "manifest.json") as partial:
-        partial.write_text(json.dumps(describe(questions, own, answers), indent=1) + "\n")
+        described = describe(questions, own, numbering) | {"trained_on": config.get("trained_on", [config["dataset"]])}
+        partial.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     _summarize(questions, len(found), len(own), len(missing))
 
 
-def read_questions(config: dict) -> pd.DataFrame:
-    """The questions of all annotation files, about the videos that `video_ids` allows. Raises AVQAError."""
+def read_published(config: dict) -> pd.DataFrame:
+    """The questions of all annotation files as published, but for answers that are merged; record counts them. Raises
+    AVQAError."""
     read = {}  # a file that stands for two splits is read twice, since its rows say so
     for split, part, path in annotation_files(config):
         read[split, part] = read_annotations(path, split, config["format"], part).assign(file=path)
     questions = pd.concat(read.values(), ignore_index=True)
-    pattern = config.get("video_ids")
-    if pattern:
-        questions = questions[questions["video_id"].map(re.compile(pattern).fullmatch).notna()]
-    if questions.empty:
-        raise AVQAError(f"video_ids: no question is about a video whose id matches {pattern!r}")
-    return questions.reset_index(drop=True)
+    if config.get("merge_answers"):
+        training = read_training(config["numbered_as"]) if "numbered_as" in config else questions
+        questions = merge_answers(questions, training.loc[training["split"] == "train", "answer"])
+    return questions.assign(record=np.arange(len(questions)))
+
+
+def is_allowed(config: dict, published: pd.DataFrame) -> pd.Series:
+    """Whether `video_ids` allows the video of each question. Raises AVQAError if it allows none."""
+    pattern = re.compile(config.get("video_ids") or "(?s:.*)")
+    allowed = published["video_id"].map(lambda video_id: pattern.fullmatch(video_id) is not None)
+    if not allowed.any():
+        raise AVQAError(f"video_ids: no question is about a video whose id matches {config['video_ids']!r}")
+    return allowed
+
+
+def read_questions(config: dict) -> pd.DataFrame:
+    """The questions of all annotation files, about the videos that `video_ids` allows. Raises AVQAError."""
+    published = read_published(config)
+    return published[is_allowed(config, published)].reset_index(drop=True)
+
+
+def check_splits(config: dict, questions: pd.DataFrame, absent: pd.Series) -> None:
+    """Raises AVQAError if no question is left of a split that training or scoring needs, which would notice it hours
+    later. `absent` says of each question whether its video is missing."""
+    for split in needed_splits(config):
+        in_split = questions["split"] == split
+        if not in_split.any():
+            files = [path for named, _, path in annotation_files(config) if named in (None, split)]
+            allowed = " about videos that video_ids allows" if config.get("video_ids") else ""
+            raise AVQAError(
+                f"{', '.join(files) or 'annotations'}: has no questions of split {split}{allowed}; {needs(config)}"
+            )
+        if absent[in_split].all():
+            raise AVQAError(
+                f"{config['videos']['folder']}: the videos of all questions of split {split} are missing; "
+                f"{needs(config)}"
+            )
+
+
+def warn_of_forms(answers: pd.Series, numbering: Numbering) -> None:
+    """Name the answers that are several classes and seem to be one."""
+    groups = written_differently(answers, numbering.answers)
+    if groups:
+        named = "; ".join(
+            ", ".join(f"{answer!r} ({count})" for answer, count in group.items()) for group in groups[:FIRST_FEW]
+        )
+        log.warning(
+            f"{len(groups)} answers are written in several ways, which count as different answers: {named}"
+            f"{'; …' if len(groups) > FIRST_FEW else ''}. merge_answers: true makes each of them one"
+        )
 
 
 def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
@@ -92,24 +146,33 @@ def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
     return counted.rename("questions").reset_index()
 
 
-def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], answers: list[str] | None) -> dict:
+def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], numbering: Numbering) -> dict:
     """What manifest.json says. Digests of the questions tell the workflow what a change concerns: those of train and
-    val and the numbers of the answers training, those of test evaluation, the texts their encoder. `answers` is a
-    release's list, some of which no question may have."""
-    asked = questions.drop(columns=["question_id", "file"])
+    val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
+    asked = questions.drop(columns=["question_id", "file", "record"])
     trained = set(asked.loc[asked["split"] != "test", "video_id"])
-    texts = set(questions["question"]).union(*questions["choices"].dropna(), questions["prompt"].dropna())
+    texts = set(questions["question"]).union(*questions["choices"].dropna())
     training = asked[asked["split"] != "test"].to_csv(index=False)
     return {
         "videos": int(questions["video_id"].nunique()),
         "video_ids": _sha256("\n".join(sorted(set(questions["video_id"])))),
         "shards": {name: digest(videos) for name, videos in shards.items()},
         "training_shards": [name for name, videos in shards.items() if any(v.video_id in trained for v in videos)],
-        "training": _sha256("\n".join(answers or []) + training),
-        "test": _sha256(asked[asked["split"] == "test"].to_csv(index=False)),
+        "training": _sha256("\n".join(_outputs(questions, numbering)) + training),
+        "test": _sha256("merged\n" * numbering.merge_answers + asked[asked["split"] == "test"].to_csv(index=False)),
         "texts": _sha256("\n".join(sorted(texts))),
-        **({"answers": answers} if answers else {}),
+        "prompts": _sha256("\n".join(sorted(set(questions["prompt"].dropna())))),
+        **numbering.as_dict(),
     }
+
+
+def _outputs(questions: pd.DataFrame, numbering: Numbering) -> list[str]:
+    """The answers that a model can give, where the questions that are there do not say so: a list has some that no
+    question has. A list of the configuration's is always named, as in digests of earlier versions."""
+    training = questions[questions["split"] == "train"]
+    of_those_there = (questions if training.empty else training)["answer"].unique().tolist()
+    named = numbering.answers_from == CONFIGURATION or numbering.answers != of_those_there
+    return numbering.answers if named else []
 
 
 def read_manifest(dataset: str | Path) -> dict:
@@ -118,6 +181,18 @@ def read_manifest(dataset: str | Path) -> dict:
         return json.loads(Path(dataset, "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AVQAError(f"{Path(dataset, 'manifest.json')}: no such file; run `avqa manifest` first") from None
+
+
+def read_numbering(dataset: str | Path) -> Numbering:
+    """How manifest.json numbers answers and words. Raises AVQAError where an earlier version made it."""
+    found = read_manifest(dataset)
+    try:
+        return Numbering(**{name: found[name] for name in Numbering.__dataclass_fields__})
+    except KeyError:
+        raise AVQAError(
+            f"{Path(dataset, 'manifest.json')}: does not say how answers and words are numbered, as those of earlier "
+            "versions; run the workflow or `avqa manifest` again, which makes no features again for that"
+        ) from None
 
 
 def _sha256(text: str) -> str:
@@ -138,10 +213,14 @@ def _summarize(questions: pd.DataFrame, videos: int, shards: int, missing: int) 
 
 def find_videos(ids: Iterable[str], videos: dict) -> tuple[list[Video], list[str]]:
     """The files of the given ids, and the ids that lack a file. An id that ends in _flip and has no file is the
-    mirrored video of the id before it. Raises AVQAError for links out and special files."""
-    patterns = (videos["pattern"], videos.get("audio_pattern"))
+    mirrored video of the id before it. Ids in videos["absent"] are not looked for. Raises AVQAError for links out and
+    special files."""
+    patterns, absent = (videos["pattern"], videos.get("audio_pattern")), videos.get("absent", ())
     found, missing = [], []
     for video_id in ids:
+        if video_id in absent:
+            missing.append(video_id)
+            continue
         for name in dict.fromkeys((video_id, video_id.removesuffix(FLIP))):
             files = [_find(videos, pattern.format(video_id=name)) if pattern else ("", 0, 0) for pattern in patterns]
             if None not in files:
@@ -206,24 +285,6 @@ def _as_it_is(video: Video, now: dict[str, Video]) -> Video:
         return now[video.video_id]
     files = [(path, *((path and _state(Path(path))) or (0, 0))) for path in (video.path, video.audio_path)]
     return Video(video.video_id, *files[0], *files[1])
-
-
-def index_answers(questions: pd.DataFrame, answers: list[str] | None = None) -> pd.Series:
-    """The number of each answer: its place in `answers`, or else in the order of first appearance in training (in all
-    splits where there is no training). -1 for others."""
-    training = questions[questions["split"] == "train"]
-    known = answers or (questions if training.empty else training)["answer"].unique()
-    return questions["answer"].map({answer: n for n, answer in enumerate(known)}).fillna(-1).astype("int64")
-
-
-def check_answers(questions: pd.DataFrame, path: str) -> None:
-    """Raises AVQAError if a release's list lacks an answer of a training question, which no model can then learn."""
-    lacking = questions.loc[(questions["answer_id"] < 0) & (questions["split"] == "train"), "answer"].unique()
-    if len(lacking):
-        raise AVQAError(
-            f"{path}: lacks {len(lacking)} answers of training questions, as {lacking[0]!r}; add them, or remove "
-            "answers: from the configuration"
-        )
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:

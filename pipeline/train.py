@@ -284,8 +284,14 @@ def start_from(model: AVQAModel, checkpoint: Path) -> None:
     log.info(f"starting from {checkpoint}: {len(fitting)} of the model's {len(own)} tensors")
 
 
-def load_data(config: dict, model_name: str, device: torch.device, vocabulary: list[str] | None = None) -> QuestionData:
-    """The data set as the model reads it, with the given numbers of words (default: those of its training)."""
+def load_data(
+    config: dict,
+    model_name: str,
+    device: torch.device,
+    vocabulary: list[str] | None = None,
+    answers: list[str] | None = None,
+) -> QuestionData:
+    """The data set as the model reads it, with the given numbers of words and answers (default: its own)."""
     entry, schedule = config["models"][model_name], config["train"]
     reads = settings_class(entry["architecture"])
     return QuestionData(
@@ -299,6 +305,7 @@ def load_data(config: dict, model_name: str, device: torch.device, vocabulary: l
         vocabulary,
         schedule.get("workers", 1),
         entry.get("text"),
+        answers,
     )
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from extractors import ENCODERS
 from pipeline.index import build_index
-from pipeline.manifest import index_answers, write_parquet
+from pipeline.manifest import write_parquet
+from pipeline.numbering import index_answers, number
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import Video, digest, write_shard_list
@@ -57,12 +58,13 @@ def questions(videos: list[str]) -> pd.DataFrame:
         split = ("train", "train", "train", "train", "val", "test")[n % 6]
         for m, text in enumerate((f"How many of kind {n % 3}?", "Is it loud?")):
             answer = ("yes", "no", "two")[(n + m) % 3]
-            rows.append((split, str(2 * n + m), video_id, text, "Audio", "Counting", answer, None))
-    columns = ["split", "question_id", "video_id", "question", "scenario", "type", "answer", "choices"]
+            rows.append((split, str(2 * n + m), video_id, text, "Audio", "Counting", answer, None, None))
+    columns = ["split", "question_id", "video_id", "question", "scenario", "type", "answer", "choices", "keywords"]
     table = pd.DataFrame(rows, columns=columns)
     table.loc[len(table) - 2, "question_id"] = None
     table.loc[len(table) - 1, "question_id"] = "0"
-    return table.assign(answer_id=index_answers(table))
+    numbers = index_answers(table["answer"], number({}, table).answers)
+    return table.assign(part=None, prompt=None, record=range(len(table)), answer_id=numbers)
 
 
 def write_shard(
@@ -129,7 +131,9 @@ def make_results(
     dataset.mkdir(parents=True)
     table = questions(ids)
     write_parquet(table, dataset / "questions.parquet")
+    write_parquet(table.assign(reason="")[:0], dataset / "left_out.parquet")
     manifest = {"videos": videos, "shards": {shard: digest(files) for shard, files in shards.items()}}
+    manifest |= number({}, table).as_dict()
     (dataset / "manifest.json").write_text(json.dumps(manifest))
     attributes.pop("seconds", None)
     write_text(dataset, table["question"].unique().tolist(), encoder=text, **attributes)

@@ -15,13 +15,15 @@ import torch
 import yaml
 
 from pipeline.ablations import MANIFESTS
+from pipeline.accuracy import format_scores, score
 from pipeline.cli import main
 from pipeline.config import check_config
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
-from pipeline.evaluate import evaluate, evaluate_by_second, format_scores, score
+from pipeline.evaluate import evaluate, evaluate_by_second
 from pipeline.index import build_index
 from pipeline.models import fast, model_class
+from pipeline.numbering import number
 from pipeline.report import write_report
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
@@ -100,6 +102,7 @@ def make_features(folder, collection):
     )
     table.to_parquet(folder / "questions.parquet", index=False)
     manifest = {"videos": VIDEOS, "shards": {f"{k:05d}": digest(listed(k)) for k in shards}}
+    manifest |= number({"answers": ["no", "yes"]}, table.assign(keywords=None)).as_dict()
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
     return visual, audio
@@ -439,7 +442,13 @@ def test_scores_are_counted_as_in_the_papers():
     assert scores["overall"] == {"accuracy": 0.6, "count": 5}
     assert list(scores["scenario"]) == ["Audio", "Visual", "Audio-Visual"]
     assert scores["scenario"]["Audio"] == {"accuracy": pytest.approx(2 / 3), "count": 3}
-    assert list(scores["type"]) == ["Audio/Counting", "Audio/Comparative", "Visual/Location", "Audio-Visual/Temporal"]
+    types = [(scenario, kind) for scenario, kinds in scores["types"].items() for kind in kinds]
+    assert types == [
+        ("Audio", "Counting"),
+        ("Audio", "Comparative"),
+        ("Visual", "Location"),
+        ("Audio-Visual", "Temporal"),
+    ]
     assert json.loads(json.dumps(scores)) == scores
     lines = format_scores(scores).splitlines()
     names = [line.split("  ")[0] for line in lines[1:5]]

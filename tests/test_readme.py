@@ -29,7 +29,7 @@ from pipeline.index import build_index
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [(ROOT / name).read_text() for name in ("README.md", "config/README.md")]
 FENCE = re.compile(r"^( *)```console\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-OTHERS = re.compile(r"benchmarks\.yaml| verify | compare | provenance | export | import ")
+OTHERS = re.compile(r"benchmarks\.yaml| verify | compare | provenance | export | import |-checkpoint ")
 INDENTED = re.compile(r"^    ((?:snakemake|python|make|avqa|\.venv/bin/\w+) .*)$", re.MULTILINE)
 
 

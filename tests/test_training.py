@@ -20,8 +20,8 @@ from pipeline.config import check_config
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
-from pipeline.manifest import index_answers
 from pipeline.models import MODELS
+from pipeline.numbering import index_answers
 from pipeline.reporting.stages import stage_table
 from pipeline.storage.features import FeatureIndex
 from pipeline.timing import Stopwatch
@@ -91,7 +91,7 @@ def test_a_list_of_answers_may_have_some_that_no_question_has(config, folder):  
     """As where videos of a rare answer are missing: the numbers of answers, and the model's outputs, are the list's."""
     listed = ["maybe", "no", "never", "yes", "always"]
     table = pd.read_parquet(folder / "questions.parquet")
-    table["answer_id"] = index_answers(table, listed)
+    table["answer_id"] = index_answers(table["answer"], listed)
     table.to_parquet(folder / "questions.parquet", index=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"answers": listed}))
@@ -256,7 +256,7 @@ def test_a_published_checkpoint_is_scored_like_the_run_that_it_is_from(tokens, f
     given = ["evaluate", "--checkpoint", str(path), "--model", "tokens", "--config", str(tmp_path / "c.yaml")]
     assert main(given) == 0
     again = json.loads((folder / "released" / "tokens" / "scores.json").read_text())
-    assert again["overall"] == scores["overall"] and again["type"] == scores["type"]
+    assert again["overall"] == scores["overall"] and again["types"] == scores["types"]
     assert again["checkpoint"] == str(path)
 
 

@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline.data.answers import display_forms, written_as
 from pipeline.data.features import Features
 from pipeline.data.vocabulary import build_vocabulary, encode
 from pipeline.errors import AVQAError
-from pipeline.manifest import read_manifest
+from pipeline.manifest import read_numbering
 from pipeline.models.base import Batch
 from pipeline.models.settings import TOKENS
+from pipeline.numbering import index_answers
 from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
 from pipeline.storage.read_ahead import read_ahead
@@ -27,7 +29,7 @@ class QuestionData:
         paper: outputs of the text encoder, the prompt's sentence, and TOKENS, which are at least as long.
     seconds: features are read up to this second (default: all).
     reads: of these seconds, those that are read, by the model's name of a feature (default: all).
-    vocabulary: the words by their numbers (default: those of the training questions).
+    vocabulary, answers: a checkpoint's words and answers by their numbers (default: as manifest.json numbers them).
     workers: threads that read batches ahead, which changes no batch.
     text_encoder: whose text outputs are read (default: the first one's).
 
@@ -47,6 +49,7 @@ class QuestionData:
         vocabulary: list[str] | None = None,
         workers: int = 1,
         text_encoder: str | None = None,
+        answers: list[str] | None = None,
     ):
         folder = Path(folder)
         self.path = folder / "features.h5"
@@ -70,9 +73,12 @@ class QuestionData:
         self.texts = {name: Features(self.index, f"{text}/{output}", device) for name, output in outputs.items()}
         self.questions = self._read_questions(folder / "questions.parquet")
         self.vocabulary: list[str] | None = None
-        self._number_words({name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
-        known = self.questions[self.questions["answer_id"] >= 0].drop_duplicates("answer_id").sort_values("answer_id")
-        self.answers = read_manifest(folder).get("answers") or known["answer"].tolist()
+        self._number_words(folder, {name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
+        numbering = read_numbering(folder)
+        self.answers = answers or numbering.answers
+        if numbering.merge_answers and not is_multiple_choice(self.questions):  # a checkpoint may have other forms
+            self.questions["answer"] = written_as(self.questions["answer"], display_forms(self.answers))
+        self.questions["answer_id"] = index_answers(self.questions["answer"], self.answers)
         self.choices = self._read_choices()
         if standardize:
             self._standardize()
@@ -149,11 +155,16 @@ class QuestionData:
         wanted = range(self.index.names[feature][1])[:first][part or slice(None)]
         return None if len(wanted) == self.index.names[feature][1] else slice(wanted.start, wanted.stop, wanted.step)
 
-    def _number_words(self, lengths: dict[str, int], vocabulary: list[str] | None) -> None:
-        """`tokens`: for each of TOKENS that is read, the numbers of all questions' words; no vocabulary if none is."""
-        if lengths:
-            self.vocabulary = vocabulary or build_vocabulary(self.questions, lengths)
-        self.tokens = {name: encode(self.questions, name, self.vocabulary, n) for name, n in lengths.items()}
+    def _number_words(self, folder: Path, lengths: dict[str, int], vocabulary: list[str] | None) -> None:
+        """`tokens`: for each of TOKENS that is read, the numbers of all questions' words, at least as many as in the
+        paper; no vocabulary if none is."""
+        self.tokens = {}
+        if not lengths:
+            return
+        numbering = read_numbering(folder)
+        self.vocabulary = vocabulary or build_vocabulary(numbering.words, lengths)
+        for name, paper in lengths.items():
+            self.tokens[name] = encode(self.questions, name, self.vocabulary, max(paper, numbering.longest[name]))
 
     def _read_questions(self, path: Path) -> pd.DataFrame:
         table = read_table(path)
@@ -178,12 +189,17 @@ class QuestionData:
         """For multiple choice: which texts are each question's options (N, K, -1 where it has fewer). Answers are then
         numbered among a question's own options. None where questions have no options. An option that stands twice
         counts at its first place: the scores of both differ by rounding, and either could be the highest."""
-        if "choices" not in self.questions or self.questions["choices"].isna().all():
+        if not is_multiple_choice(self.questions):
             return None
         if self.questions["choices"].isna().any():
             raise AVQAError("questions.parquet: has questions with options and without; put them into two data sets")
         rows = {text: n for n, text in enumerate(self.index.texts)}
         lists = [list(options) for options in self.questions["choices"]]
+        if lacking := sorted({option for options in lists for option in options} - rows.keys()):
+            raise AVQAError(
+                f"{self.path}: has no text features of {len(lacking)} options, as {lacking[0]!r}; make the text file "
+                "with `avqa text`, then run `avqa index`"
+            )
         choices = [[rows[x] if options.index(x) == n else -1 for n, x in enumerate(options)] for options in lists]
         most = max(map(len, choices))
         answers = zip(lists, self.questions["answer"], strict=True)
@@ -205,6 +221,11 @@ class QuestionData:
         for name, features in self.texts.items():
             if features.shape:  # but for the number of tokens
                 features.standardize(text_rows(training, name).unique())
+
+
+def is_multiple_choice(questions: pd.DataFrame) -> bool:
+    """Whether questions have options of their own."""
+    return "choices" in questions and bool(questions["choices"].notna().any())
 
 
 def option_names(count: int) -> list[str]:

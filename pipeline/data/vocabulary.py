@@ -1,12 +1,12 @@
 """Questions as numbers of words, as MUSIC-AVQA's authors number them.
 
 A question is split at blanks and its question mark dropped. Words are numbered in the order of their first appearance
-in the training questions, from 1: MUSIC-AVQA has 92. 0 is the padding at the end, and, since the released code has no
-number for one, a word that training does not have.
+in the training questions as published, from 1: MUSIC-AVQA has 92. 0 is the padding at the end, and, since the released
+code has no number for one, a word that training does not have.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -38,19 +38,14 @@ def keyword_words(questions: pd.DataFrame) -> list[list[str]]:
 SOURCES = {"tokens": question_words, "keywords": keyword_words, "type": type_words}
 
 
-def build_vocabulary(questions: pd.DataFrame, sources: Iterable[str]) -> list[str]:
-    """The words of the training questions by their numbers; the first is the padding."""
-    training = questions[questions["split"] == "train"]
-    lists = [words for name in SOURCES if name in set(sources) for words in SOURCES[name](training)]
-    return list(dict.fromkeys(["<pad>", *(word for words in lists for word in words)]))
+def build_vocabulary(words: Mapping[str, list[str]], sources: Iterable[str]) -> list[str]:
+    """The words that a model reads by their numbers, the first is the padding; `words` are those of each of SOURCES."""
+    return list(dict.fromkeys(["<pad>", *(word for name in SOURCES if name in set(sources) for word in words[name])]))
 
 
 def encode(questions: pd.DataFrame, source: str, vocabulary: Sequence[str], length: int) -> np.ndarray:
-    """Q, L int64: the numbers of each question's words. L is `length`, or more where a training question is longer; a
-    longer question of another split is cut."""
+    """Q, length int64: the numbers of each question's words; a longer question is cut."""
     lists, numbers = SOURCES[source](questions), {word: n for n, word in enumerate(vocabulary)}
-    training = (questions["split"] == "train").to_numpy()
-    length = max(length, *(len(words) for words, trains in zip(lists, training, strict=True) if trains), 0)
     encoded = np.zeros((len(lists), length), np.int64)
     for row, words in zip(encoded, lists, strict=True):
         row[: len(words)] = [numbers.get(word, 0) for word in words[:length]]

@@ -22,6 +22,7 @@ from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.settings import TOKENS, ModelSettings
 
+DATA_PARALLEL = "module."  # nn.DataParallel begins the names of a model's tensors with it
 PAPER_TOKENS = 93  # words in MUSIC-AVQA's training questions, padding among them
 
 
@@ -69,6 +70,7 @@ class AVQAModel(nn.Module, ABC):
 
     Settings: ClassVar[type[ModelSettings]]
     score_fields: ClassVar[tuple[str, ...]] = ()
+    released_prefix: ClassVar[str] = DATA_PARALLEL  # of names in the file that the released test script loads
 
     def __init__(
         self,
@@ -128,12 +130,22 @@ class AVQAModel(nn.Module, ABC):
 
     @classmethod
     def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVQAModel:
-        """A model with the weights of its authors' released checkpoint. Not every model offers it."""
+        """A model with the weights of its authors' released checkpoint, with or without the prefix of DataParallel.
+        Not every model offers it. Raises ValueError for a checkpoint of another model."""
+        return cls.from_released({name.removeprefix(DATA_PARALLEL): x for name, x in state_dict.items()}, **settings)
+
+    @classmethod
+    def from_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVQAModel:
+        """What `load_released` does, for names without prefix."""
         raise NotOffered(f"{cls.__name__} does not offer released checkpoints")
 
     def released_state_dict(self) -> dict[str, Tensor]:
         """The weights under the names of the authors' release. Not every model offers it."""
         raise self._not_offered("released checkpoints")
+
+    def released_checkpoint(self) -> dict[str, Tensor]:
+        """`released_state_dict` as the released test script loads it."""
+        return {self.released_prefix + name: tensor for name, tensor in self.released_state_dict().items()}
 
     def _not_offered(self, what: str) -> NotOffered:
         return NotOffered(f"{type(self).__name__} does not offer {what}")

@@ -13,11 +13,6 @@ from pipeline.models.base import AVQAModel
 Modules = dict[str, str | Callable[[], nn.Module]]
 
 
-def stripped(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix of nn.DataParallel."""
-    return {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
-
-
 def shape_of(state_dict: dict[str, Tensor], name: str) -> torch.Size:
     """Of a tensor. Raises ValueError if there is no such name."""
     if name not in state_dict:

@@ -33,6 +33,7 @@ checkpoint manifest:
     output:
         manifest=f"{DATASET}/manifest.json",
         questions=f"{DATASET}/questions.parquet",
+        left_out=f"{DATASET}/left_out.parquet",
         absent=f"{DATASET}/absent.tsv",
     log:
         f"{DATASET}/logs/manifest.log",

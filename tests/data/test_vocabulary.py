@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.data.formats import read_annotations
 from pipeline.data.vocabulary import build_vocabulary, encode
 from pipeline.errors import AVQAError
+from pipeline.numbering import number
 
 
 def released_words(record):
@@ -30,7 +31,8 @@ def test_music_avqas_questions_get_the_numbers_of_the_release(shared, trained, s
     for record in records:
         expected += [word for word in dict.fromkeys(released_words(record)) if word not in expected]
     table = read_annotations(path, "train")
-    vocabulary = build_vocabulary(table, ["tokens"])
+    numbering = number({}, table)
+    vocabulary = build_vocabulary(numbering.words, ["tokens"])
     assert vocabulary == expected and len(vocabulary) == size
     numbers = encode(table, "tokens", vocabulary, 14)
     assert numbers.shape == (len(records), 14) and numbers.dtype == np.int64
@@ -40,24 +42,31 @@ def test_music_avqas_questions_get_the_numbers_of_the_release(shared, trained, s
 
 
 def table(questions, split="train", **columns):
-    return pd.DataFrame({"split": split, "question": questions, "scenario": "Audio", "type": "Counting"} | columns)
+    return pd.DataFrame(
+        {"split": split, "question": questions, "scenario": "Audio", "type": "Counting"}
+        | {"answer": "yes", "keywords": None}
+        | columns
+    )
 
 
 def test_a_model_that_reads_more_texts_numbers_the_question_as_one_that_does_not():
     questions = table(["How many violins?", "Is it left?"], keywords=[["violins"], ["left", "new"]])
-    short, long = build_vocabulary(questions, ["tokens"]), build_vocabulary(questions, ["type", "keywords", "tokens"])
+    words = number({}, questions).words
+    short, long = build_vocabulary(words, ["tokens"]), build_vocabulary(words, ["type", "keywords", "tokens"])
     assert long[: len(short)] == short and long[len(short) :] == ["new", "Audio", "Counting"]
     assert encode(questions, "type", long, 2).tolist() == [[8, 9]] * 2
     assert encode(questions, "keywords", long, 2).tolist() == [[3, 0], [6, 7]]
     with pytest.raises(AVQAError, match="has no keywords"):
-        build_vocabulary(questions.drop(columns="keywords"), ["keywords"])
+        encode(questions.drop(columns="keywords"), "keywords", long, 2)
 
 
 def test_longer_questions_and_unknown_words(caplog):
     caplog.set_level("INFO")
     questions = pd.concat([table(["a b c d e?"]), table(["a b c d e a b", "x a"], split="test")], ignore_index=True)
-    vocabulary = build_vocabulary(questions, ["tokens"])
-    numbers = encode(questions, "tokens", vocabulary, 3)
+    numbering = number({}, questions)
+    vocabulary = build_vocabulary(numbering.words, ["tokens"])
+    assert numbering.longest["tokens"] == 5
+    numbers = encode(questions, "tokens", vocabulary, 5)
     assert numbers.tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [0, 1, 0, 0, 0]]
     assert "1 questions have words that training does not have, 1 are cut to 5" in caplog.text
 
@@ -65,7 +74,8 @@ def test_longer_questions_and_unknown_words(caplog):
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=6), st.integers(1, 8))
 def test_any_text_becomes_numbers_that_stand_for_its_words(texts, length):
     questions = table(texts)
-    vocabulary = build_vocabulary(questions, ["tokens"])
+    numbering = number({}, questions)
+    vocabulary, length = build_vocabulary(numbering.words, ["tokens"]), max(length, numbering.longest["tokens"])
     assert len(set(vocabulary)) == len(vocabulary)
     for text, row in zip(texts, encode(questions, "tokens", vocabulary, length), strict=True):
         assert [vocabulary[n] for n in row if n] == text.strip().removesuffix("?").split()

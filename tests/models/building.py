@@ -66,7 +66,7 @@ class TokenModel(AVQAModel):
         return output
 
     @classmethod
-    def load_released(cls, state_dict, **settings):
+    def from_released(cls, state_dict, **settings):
         missing = {"table", "projection", "bias", "head", "head_bias"} - state_dict.keys()
         if missing:
             raise ValueError(f"lacks {min(missing)}")

@@ -52,7 +52,7 @@ class Sequences(NamedTuple):
 class AVMaster(AVQAModel):
     """Equals reference.reference_av_master with the settings' defaults; other settings make the paper's tables.
 
-    Released tensors that no output depends on are kept from `load_released` to `released_state_dict`, outside the
+    Released tensors that no output depends on are kept from `from_released` to `released_state_dict`, outside the
     parameters: fc_p, fc_spat_q, audio_fusion, visual_fusion, SM_fusion, fc_av_fusion, object_embeddings;
     GlobalSelf_Module's cm_attn and norm2, norm1 and norm2 of AP_Module and VP_Module; each fc_answer_pred's
     class_embedding, positional_embedding and memory_intermediate; queries and keys where all keys are equal
@@ -275,7 +275,7 @@ class AVMaster(AVQAModel):
         return self
 
     @classmethod
-    def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVMaster:
+    def from_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVMaster:
         """A model with the weights of a released checkpoint, in its type; sizes follow the tensors. Raises ValueError
         when a name is missing or unknown, or a shape does not fit the others."""
         sizes, dims, num_answers = released.sizes(state_dict)

@@ -230,11 +230,10 @@ class PSTPNet(AVQAModel):
         return x.mean(1) if copies is None else (copies[:, None] @ x)[:, 0] / copies.sum(1, keepdim=True)
 
     @classmethod
-    def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> PSTPNet:
+    def from_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> PSTPNet:
         """A model with the weights of a released checkpoint, in the released variant, K, k and m unless `settings` says
         otherwise. Sizes follow the tensors. Raises ValueError when a name is missing or unknown, or a shape does not
         fit."""
-        state_dict = released.stripped(state_dict)
         layers = {"audio": "fc_a", "visual": "fc_v", "patch": "fc_p", "words": "fc_word", "sentence": "fc_q"}
         dims = {name: released.shape_of(state_dict, f"{layer}.weight")[1] for name, layer in layers.items()}
         answers, width = released.shape_of(state_dict, "fc_answer_pred.weight")

@@ -157,6 +157,7 @@ class QATiger(AVQAModel):
     """Equals the released model; the text encoder, which it holds frozen, is the feature extraction's here."""
 
     Settings = QATigerSettings
+    released_prefix = ""  # and what the file lacks, its script leaves as it is
     settings: QATigerSettings
 
     def __init__(self, settings: QATigerSettings, shapes: dict[str, tuple[int, ...]], num_answers: int):
@@ -194,10 +195,9 @@ class QATiger(AVQAModel):
         return self.answers(F.relu(self.reasoning(query, fused, of_audio)))
 
     @classmethod
-    def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> QATiger:
+    def from_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> QATiger:
         """A model with the weights of a released checkpoint, in the released variant unless `settings` says otherwise.
         Sizes follow the tensors. Raises ValueError when a name is missing or unknown, or a shape does not fit."""
-        state_dict = released.stripped(state_dict)
         width, audio = released.shape_of(state_dict, "audio_proj.proj.weight")
         dims = {
             name: released.shape_of(state_dict, f"{theirs}_proj.proj.weight")[1]

@@ -87,10 +87,9 @@ class TSPM(AVQAModel):
         return self.spatial(audio.flatten(0, 1)[:, None], tokens)[:, 0].view_as(audio)
 
     @classmethod
-    def load_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> TSPM:
+    def from_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> TSPM:
         """A model with the weights of a released checkpoint, in the released variant unless `settings` says otherwise.
         Sizes follow the tensors. Raises ValueError when a name is missing or unknown, or a shape does not fit."""
-        state_dict = released.stripped(state_dict)
         layers = {"audio": "a", "visual": "v", "patch": "v_patch", "sentence": "qst", "prompt": "qst_prompt"}
         dims = {name: released.shape_of(state_dict, f"input_{layer}.weight")[1] for name, layer in layers.items()}
         answers, width = released.shape_of(state_dict, "answer_pred_fc.weight")
