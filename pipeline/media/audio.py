@@ -80,7 +80,8 @@ def read_audio(file: MediaFile, seconds: int, rate: int | None = None) -> AudioT
         return None
     start = math.floor((decoded.start - shift) * decoded.rate + Fraction(1, 2))  # the nearest sample
     # Lossy codecs overshoot full scale a little; float PCM may hold anything.
-    samples = np.clip(np.nan_to_num(decoded.samples[: (seconds + 1) * decoded.rate]), -1, 1)
+    samples = decoded.samples[: (seconds + 1) * decoded.rate]
+    np.clip(np.nan_to_num(samples, copy=False), -1, 1, out=samples)
     return AudioTrack(decoded.rate, Fraction(start, decoded.rate), samples, decoded.length)
 
 
