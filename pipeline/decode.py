@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from extractors import FrameInput, Input, major_minor
 from pipeline.errors import AVQAError
-from pipeline.media.segments import BACKENDS, MachineError
+from pipeline.media.segments import MachineError
 from pipeline.media.worker import Limits, Worker, WorkerFailure, inputs_to_json
 from pipeline.storage.atomic import atomic
 from pipeline.storage.contract import (
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 UNLIMITED = 2**60  # bytes
 AUDIO_CHUNK = 60  # seconds; each batch of an encoder reads whole chunks
+BACKEND = "S8"  # type of the dataset that names the backend of each row
 
 
 def decode_shard(
@@ -60,12 +61,12 @@ def decode_shard(
 ) -> None:
     """Decode videos in `workers` processes and write the segments file `out`: row n is video n, one dataset per input.
 
-    A video that fails is tried once with the next backend, unless the file itself is refused; once more with the same
-    backend if its process was killed from outside. Then it is a row of zeros with status 1 and a line in the table
-    `failures`; a video that is decoded without its sound has a line in the table beside it (`unheard_table`). A run
-    that was interrupted resumes. Raises MachineError if the machine fails and not a video, and AVQAError if no video at
-    all can be decoded; neither leaves a row for the videos concerned. The file `timing` then says how long decoders and
-    writing took (`pipeline.timing`).
+    A video that `backend` cannot decode is a row of zeros with status 1 and a line in the table `failures`; no other
+    backend is tried, since its frames may be others. Where the process was lost or lacked memory, a new one tries once
+    more. A video that is decoded without its sound has a line in the table beside it (`unheard_table`). A run that was
+    interrupted resumes. Raises MachineError if the machine fails and not a video, also where a video's process is
+    killed from outside twice, and AVQAError if no video at all can be decoded; neither leaves a row for the videos
+    concerned. The file `timing` then says how long decoders and writing took (`pipeline.timing`).
     """
     inputs = list({item.key: item for item in inputs}.values())
     options = {
@@ -120,8 +121,8 @@ def decode_shard(
 def _libraries(videos: Sequence[Video], backend: str) -> tuple[str, ...]:
     """The packages that decide the segments' numbers. Raises MachineError if one is not there."""
     of_audio_files = ("soundfile", "soxr") if any(video.audio_path for video in videos) else ()
-    of_backend = ("torchcodec",) if backend == "nvdec" else ()
-    if of_backend and find_spec("torchcodec") is None:
+    of_backend = {"nvdec": ("torchcodec",), "decord": ("decord",)}.get(backend, ())
+    if backend == "nvdec" and find_spec("torchcodec") is None:
         raise MachineError("backend nvdec: torchcodec is not installed: pip install 'torchcodec>=0.17'")
     return ("av", "imageio-ffmpeg", "pillow", *of_audio_files, *of_backend)
 
@@ -133,17 +134,16 @@ def _datasets(inputs: Sequence[Input], segments: int) -> dict[str, DatasetSpec]:
         shape = (segments, *item.shape)
         frame = (*[1] * (len(shape) - 3), *shape[-3:]) if isinstance(item, FrameInput) else None
         datasets[item.key] = DatasetSpec(shape, item.dtype, frame or (min(segments, AUDIO_CHUNK), *item.shape))
-    return datasets | {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
+    return datasets | {name: DatasetSpec((), dtype) for name, dtype in (PER_VIDEO | {"backend": BACKEND}).items()}
 
 
 class _Pool:
     """Worker processes, each of which decodes one video at a time."""
 
     def __init__(self, workers: int, limits: Limits, inputs: Sequence[Input], backend: str, options: dict):
-        self.inputs, self.options = inputs, options
+        self.inputs, self.backend, self.options = inputs, backend, options
         if backend == "nvdec":  # CUDA reserves more addresses than a decoder may have
             limits = replace(limits, memory=UNLIMITED)
-        self.backends = [backend, *(name for name in BACKENDS if name != backend)][:2]
         self.workers = [Worker(limits) for _ in range(workers)]
         self.idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in self.workers:
@@ -154,7 +154,7 @@ class _Pool:
         """A video's row and "", or None and the reason why it has none."""
         worker = self.idle.get()
         try:
-            return self._try_backends(worker, video)
+            return self._try_twice(worker, video)
         finally:
             self.idle.put(worker)
 
@@ -169,22 +169,24 @@ class _Pool:
         for worker in self.workers:
             worker.close()
 
-    def _try_backends(self, worker: Worker, video: Video) -> tuple[dict | None, str]:
+    def _try_twice(self, worker: Worker, video: Video) -> tuple[dict | None, str]:
         path, options = video.path or None, self.options | {"audio_path": video.audio_path or None}
-        reasons, left, repeated = [], list(self.backends), False
-        while left and not self.stopping.is_set():
-            backend = left.pop(0)
+        failures: list[WorkerFailure] = []
+        while not self.stopping.is_set():
             try:
-                scalars, data = worker.read(path, self.inputs, backend=backend, **options)
-                return data | scalars, ""
+                scalars, data = worker.read(path, self.inputs, backend=self.backend, **options)
+                return data | scalars | {"backend": self.backend}, ""
             except WorkerFailure as failure:
-                reasons.append(f"{backend}: {failure.reason}")
-                if failure.final:
+                failures.append(failure)
+                if len(failures) == 2 or not failure.again:
                     break
-                if failure.killed and not repeated:  # the same backend once more, so that its frames are the same
-                    left.insert(0, backend)
-                    repeated = True
-        return None, "; ".join(reasons)
+        if len(failures) == 2 and all(failure.killed for failure in failures) and not self.stopping.is_set():
+            raise MachineError(
+                f"{path or video.audio_path}: its decoder was killed twice from outside (SIGKILL), as the system does "
+                "when memory is used up; this is no fault of the video: give the job more memory or set decode.workers "
+                "lower, and run again"
+            )
+        return None, f"{self.backend}: {'; then '.join(failure.reason for failure in failures)}"
 
 
 class _Shard:

@@ -228,7 +228,8 @@ def find_videos(ids: Iterable[str], videos: dict) -> tuple[list[Video], list[str
         if None in files:
             missing.append(video_id)
         else:
-            found.append(Video(video_id, *files[0], *files[1]))
+            mirrored = bool(files[0][0]) and name != video_id
+            found.append(Video(video_id, *files[0], *files[1], mirrored=mirrored))
     return found, missing
 
 
@@ -283,8 +284,10 @@ def _as_it_is(video: Video, now: dict[str, Video]) -> Video:
     """A listed video with its file's present size and time; another data set's videos are looked up too."""
     if video.video_id in now:
         return now[video.video_id]
-    files = [(path, *((path and _state(Path(path))) or (0, 0))) for path in (video.path, video.audio_path)]
-    return Video(video.video_id, *files[0], *files[1])
+    paths = (video.path, video.audio_path)
+    states = [_state(Path(path)) if path else (0, 0) for path in paths]
+    files = [(path, *(state or (0, 0))) for path, state in zip(paths, states, strict=True)]
+    return Video(video.video_id, *files[0], *files[1], gone=None in states, mirrored=video.mirrored)
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:

@@ -45,7 +45,8 @@ class MachineError(AVQAError):
 
 
 class MediaError(AVQAError):
-    """A video file that cannot be decoded. `final`: no other backend may try it, or it would fail in the same way."""
+    """A video file that cannot be decoded. `final`: it was refused before a decoder has run, which could be left in any
+    state."""
 
     def __init__(self, path: str | os.PathLike, reason: str, final: bool = False):
         super().__init__(f"{os.fspath(path)}: {reason}")

@@ -20,6 +20,7 @@ from extractors import AudioInput, FrameInput, Input
 from pipeline.media.audio import AudioTrack, UnheardAudio, read_audio
 from pipeline.media.audio_file import read_audio_file
 from pipeline.media.container import MachineError, MediaError, MediaFile
+from pipeline.media.protection import check_tracks
 from pipeline.media.transform import resize_and_crop
 from pipeline.media.video import FullDecoder, UnreliableTimestamps, open_container
 from pipeline.media.video_decord import DecordDecoder
@@ -74,6 +75,7 @@ def read_segments(
         return _read(None, audio_path, segments, inputs, decoders, pad, Fraction(frame_at), frame_selection)
     file = MediaFile.check(path)
     try:
+        check_tracks(file, audio=audio_path is None)
         return _read(file, audio_path, segments, inputs, decoders, pad, Fraction(frame_at), frame_selection)
     except MediaError:
         file.check_readable()

@@ -209,14 +209,6 @@ def test_other_frame_selections_give_frames_nearby(made, frame_selection):
     assert inexact
 
 
-def test_decord_agrees_where_it_can_be_trusted(made, shared):
-    pyav = read_segments(made / "av.mp4", segments=4, inputs=(SMALL, MONO))
-    decord = read_segments(made / "av.mp4", segments=4, inputs=(SMALL, MONO), backend="decord")
-    assert all(np.array_equal(pyav.data[key], decord.data[key]) for key in pyav.data)
-    with pytest.raises(MediaError, match=r"vid2\.mp4.*179 frames, 134 are presented"):
-        read_segments(shared / "videos" / "vid2.mp4", backend="decord")
-
-
 @given(
     width=st.integers(1, 700),
     height=st.integers(1, 700),
