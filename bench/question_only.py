@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.accuracy import format_scores
 from pipeline.config import check_config, collection_dir, dataset_dir
 from pipeline.data.formats import read_annotations
-from pipeline.evaluate import evaluate, format_scores
+from pipeline.evaluate import evaluate
 from pipeline.index import build_index
 from pipeline.manifest import write_parquet
 from pipeline.numbering import Numbering, index_answers, number

@@ -1,5 +1,6 @@
 """OpenAI's CLIP (Radford et al., 2021) through open_clip: image, patch and word tokens."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class CLIP(Encoder):
 
     @staticmethod
     def tokens(text: str) -> list[str]:
-        tokenizer = open_clip.SimpleTokenizer()
+        tokenizer = _tokenizer()
         return ["(start)", *(tokenizer.decode([token]).strip() for token in tokenizer.encode(text)), "(end)"]
 
     @torch.inference_mode()
@@ -73,6 +74,9 @@ class CLIP(Encoder):
         words = (x @ model.text_projection).float()
         pooled = sentence_of(words, length, sentence, end=length - 1)
         return {"words": words, "words_unprojected": x.float(), "sentence": pooled, "length": length}
+
+
+_tokenizer = cache(open_clip.SimpleTokenizer)  # which reads its table of words
 
 
 class MaskedAttention(nn.Module):

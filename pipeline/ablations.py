@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.accuracy import OVERALL, entry_of, read_scores
 from pipeline.config import dataset_dir, kept_features
 from pipeline.errors import AVQAError
 from pipeline.models import settings_class
@@ -72,10 +73,11 @@ def write_table(config: dict, model: str, table: str) -> str:
     lines = []
     for row in grid.to_dict("records"):
         place = folder / model / f"table~{table}" / f"row~{row['row']}"
-        runs = [_scores(place / f"seed-{seed}") for seed in seeds]
+        runs = [read_scores(place / f"seed-{seed}" / "scores.json") for seed in seeds]
         line = {"row": row["label"]}
         for column, scenario in SCENARIOS.items():
-            values = 100 * np.array([_accuracy(run, scenario) for run in runs])
+            key = ("scenario", scenario) if scenario else OVERALL
+            values = 100 * np.array([entry_of(run, key)["accuracy"] for run in runs])
             line[column] = round(float(values.mean()), 2)
             line[f"{column}_sd"] = round(float(values.std(ddof=1)), 2) if len(values) > 1 else None
             line[f"{column}_paper"] = row[column]
@@ -86,16 +88,3 @@ def write_table(config: dict, model: str, table: str) -> str:
         made.to_csv(partial, index=False)
     head = f"{table} of {model}, {len(seeds)} seed(s), data set {config['dataset']}"
     return f"{head}\n{made.to_string(index=False, na_rep='')}"
-
-
-def _scores(folder: Path) -> dict:
-    try:
-        return json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AVQAError(f"{folder / 'scores.json'}: no such file; `snakemake ablations` makes it") from None
-
-
-def _accuracy(scores: dict, scenario: str | None) -> float:
-    if scenario is None:
-        return scores["overall"]["accuracy"]
-    return scores["scenario"].get(scenario, {"accuracy": np.nan})["accuracy"]

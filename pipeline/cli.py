@@ -19,12 +19,14 @@ from pipeline.config import (
     text_encoders,
 )
 from pipeline.data.layouts import LAYOUTS
-from pipeline.errors import AVQAError, out_of_memory, out_of_space
+from pipeline.errors import AVQAError, forbidden, out_of_memory, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
-from pipeline.storage.atomic import write_if_changed
+from pipeline.storage.atomic import check_writable, write_if_changed
 from pipeline.storage.shard_list import Video, read_shard_list
 
+OUTPUT_FOLDERS = ("synthesize", "train", "evaluate", "explain", "convert-checkpoint", "export")  # --out, or DIR itself
+OUTPUT_FILES = ("failures", "timing", "json", "plot")  # and --out of other commands
 EXPORTS = ("webdataset", "datasets", "safetensors")  # rows of pipeline/data/containers.py
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
+        _check_outputs(arguments)
         arguments.run(arguments)
     except (AVQAError, EncoderError) as error:
         print(f"avqa {arguments.command}: {error}", file=sys.stderr)
@@ -51,6 +54,13 @@ def main(argv: list[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 1
+        if forbidden(error):
+            print(
+                f"avqa {arguments.command}: {error}: this may not be read or written; change its permissions, or name "
+                "another file or folder",
+                file=sys.stderr,
+            )
+            return 1
         if not out_of_space(error):
             raise
         print(
@@ -60,6 +70,17 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 1
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Before the work, which may take hours, and not after it: that what it ends in can be written."""
+    paths = {name: Path(getattr(args, name)) for name in ("out", *OUTPUT_FILES) if getattr(args, name, None)}
+    if args.command in OUTPUT_FOLDERS and (folder := paths.pop("out", None) or args.folder):
+        check_writable(folder)
+    for path in paths.values():
+        if path.is_dir():
+            raise AVQAError(f"{path}: is a folder; name a file in it")
+        check_writable(path.parent)
 
 
 def _config(args: argparse.Namespace, *sections: str) -> dict:
@@ -125,7 +146,7 @@ def text(args: argparse.Namespace) -> None:
     from pipeline.text import encode_texts
 
     claim()
-    given = {"sentence": args.sentence, "drop_last_character": args.drop_last_character}
+    given = {name: getattr(args, name) for name in ("sentence", "drop_last_character", "prompts")}
     encode_texts(args.questions, args.out, dataset=args.dataset, **given, **_weights(args))
 
 
@@ -163,8 +184,9 @@ def train(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    from pipeline.accuracy import format_scores
     from pipeline.checkpoints import evaluate_released
-    from pipeline.evaluate import evaluate, evaluate_by_second, format_scores
+    from pipeline.evaluate import evaluate, evaluate_by_second
 
     claim()
     if args.checkpoint:
@@ -289,8 +311,13 @@ def export(args: argparse.Namespace) -> None:
 
 def import_(args: argparse.Namespace) -> None:
     from pipeline.import_ import import_features
+    from pipeline.import_source import layout_of
 
-    import_features(args.folder, args.layout, _config(args, "dataset", "videos", "annotations"))
+    if args.layout and len(args.folder) > 1:
+        raise AVQAError("--layout: takes the one folder that holds the layout's folders")
+    layout = LAYOUTS[args.layout] if args.layout else layout_of(args.folder)
+    root, name = (args.folder[0], args.layout) if args.layout else (".", "folders")
+    import_features(root, layout, name, _config(args, "dataset", "videos", "annotations"))
 
 
 def plan(args: argparse.Namespace) -> None:
@@ -396,6 +423,11 @@ def build_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=False,
         help="encode questions without their last character, the question mark, as some releases do",
+    )
+    sub.add_argument(
+        "--prompts",
+        action="store_true",
+        help="encode the questions as statements too, for models that read them (TSPM)",
     )
     sub.add_argument("--dataset", default="")
 
@@ -509,7 +541,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     sub = command(import_, "Take published .npy folders over into shards, so that a model can be trained on them.")
-    sub.add_argument("folder", metavar="DIR", help="holds the layout's folders, or links to them")
-    sub.add_argument("--layout", required=True, choices=list(LAYOUTS))
+    sub.add_argument(
+        "folder",
+        metavar="DIR|ENCODER/OUTPUT=DIR",
+        nargs="+",
+        help="holds the layout's folders, or links to them; without --layout, a folder of arrays for each feature, as "
+        "vggish/embedding=feats/vggish",
+    )
+    sub.add_argument("--layout", choices=list(LAYOUTS))
     add_config(sub)
     return parser

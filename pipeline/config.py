@@ -15,7 +15,7 @@ import yaml
 from extractors import ENCODERS, FrameInput, is_file
 from extractors import text_encoders as known_text_encoders
 from pipeline.cards import apply_card, decides_numbers
-from pipeline.data.formats import FORMATS
+from pipeline.data.formats import FORMATS, SPLITS
 from pipeline.errors import AVQAError
 from pipeline.models import entry_schema, entry_settings, settings_class
 from pipeline.models.settings import TOKENS, StrictValidator
@@ -24,7 +24,13 @@ ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: conf
 OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with a given seed depends on
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
-OF_A_RUN = ("models", "train", "text", "encoders")  # settings that a data set shares with those its models are from
+OF_A_RUN = (
+    "models",
+    "train",
+    "text",
+    "encoders",
+    "merge_answers",
+)  # settings that a data set shares with those its models are from
 PROTOCOLS = ROOT / "config" / "protocols.yaml"
 
 
@@ -81,7 +87,7 @@ def check_configs(config: object, source: str | Path = "configuration", sections
     if lines := [f"  {line}" for line in _conflicts(configs)]:
         raise AVQAError(f"{source}: data sets that do not fit together:\n" + "\n".join(lines))
     for config in configs.values():
-        if not is_trained(config) and "annotations" in config:
+        if config["trained_on"] and not is_trained(config) and "annotations" in config:
             config["numbered_as"] = decides_numbers(configs[config["trained_on"][0]])
     return configs
 
@@ -121,7 +127,7 @@ def _conflicts_with_trained(name: str, configs: dict[str, dict]) -> Iterator[str
     for trained in configs[name].get("trained_on", []):
         if trained not in configs:
             yield f"{name}.trained_on: there is no data set {trained}; there are {', '.join(configs)}"
-        elif trained != name and not is_trained(configs[trained]):
+        elif trained != name and configs[name].get("models") and not is_trained(configs[trained]):
             yield f"{name}.trained_on: {trained} is not trained on itself, so there are no models"
         elif differing := [part for part in OF_A_RUN if configs[name].get(part) != configs[trained].get(part)]:
             yield f"{name}.trained_on: {', '.join(differing)} must be as in {trained}; make them common settings"
@@ -150,7 +156,7 @@ def check_config(config: object, source: str | Path = "configuration", sections:
     if errors:
         lines = [f"  {'.'.join(map(str, e.absolute_path)) or '(top level)'}: {_sentence(e)}" for e in errors]
         raise AVQAError(f"{source} does not fit config/schema.yaml:\n" + "\n".join(lines))
-    config.setdefault("trained_on", [config["dataset"]] if "dataset" in config else [])
+    config.setdefault("trained_on", [config["dataset"]] if "dataset" in config and config.get("models") else [])
     if lines := [f"  {line}" for line in _contradictions(config)]:
         raise AVQAError(f"{source}: settings that do not fit together:\n" + "\n".join(lines))
     return config
@@ -243,15 +249,30 @@ def _contradictions(config: dict) -> Iterator[str]:
     annotations = config.get("annotations")
     if isinstance(annotations, str) and not Path(annotations).suffix:
         yield "annotations: is a folder, which needs a card that says what is in it; see manifests/ for the cards"
-    if isinstance(annotations, dict):
-        wanted = {"train", "val", "test"} if models and is_trained(config) else {"test"} if models else set()
-        if lacking := wanted - annotations.keys():
-            yield f"annotations: training needs the splits train, val and test; {', '.join(sorted(lacking))} missing"
+    lacking = [split for split in needed_splits(config) if split not in (annotations or ())]
+    if lacking and isinstance(annotations, dict):
+        yield f"annotations: {needs(config)}; {', '.join(lacking)} missing"
 
 
 def is_trained(config: dict) -> bool:
     """Whether models are trained on the data set, and not only scored."""
     return config.get("dataset") in config.get("trained_on", [])
+
+
+def needed_splits(config: dict) -> tuple[str, ...]:
+    """The splits that a data set needs questions of: none where no model is trained or scored."""
+    return SPLITS if is_trained(config) else ("test",) if config.get("trained_on") else ()
+
+
+def needs(config: dict) -> str:
+    """The same as a sentence."""
+    *others, last = needed_splits(config)
+    return f"training needs the splits {', '.join(others)} and {last}" if others else f"scoring needs the split {last}"
+
+
+def reads_prompts(config: dict) -> bool:
+    """Whether a model reads questions as statements, so that these have to be encoded as well."""
+    return any("prompt" in entry_settings(entry).texts for entry in config.get("models", {}).values())
 
 
 def text_encoders(config: dict) -> dict[str, dict]:

@@ -20,6 +20,13 @@ def out_of_memory(error: BaseException | None) -> bool:
     return named or isinstance(error, MemoryError) or out_of_memory(error.__context__)
 
 
+def forbidden(error: BaseException) -> bool:
+    """Whether a file may not be read or written: permissions, a file system that is read only, or a file where a folder
+    should be and the other way round."""
+    numbers = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+    return isinstance(error, OSError) and error.errno in numbers
+
+
 def out_of_space(error: BaseException | None) -> bool:
     """Whether this or what led to it is a full disk; not every library says so by an OSError with its number."""
     if error is None:

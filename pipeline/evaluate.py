@@ -1,4 +1,4 @@
-"""Score a trained model: accuracy overall, by scenario and by question type."""
+"""Answer the questions of a split with a trained model, and score the answers."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 import yaml
 
+from pipeline.accuracy import score_all
 from pipeline.data.dataset import QuestionData, option_names
-from pipeline.data.formats.base import TYPES
 from pipeline.data.vocabulary import encode
 from pipeline.errors import AVQAError
 from pipeline.models import fast
@@ -161,64 +161,3 @@ def accuracy_by_second(model: AVQAModel, data: QuestionData, split: str, size: i
             right = right + (answers == batch.answer[:, None]).sum(0).cpu().numpy()
             count += len(answers)
     return right / count
-
-
-def score_all(table: pd.DataFrame) -> dict:
-    """`score` of all questions, of each part of the split (head, tail), and of those whose video did not fail."""
-    parts = {part: score(rows) for part, rows in table.dropna(subset="part").groupby("part", sort=False)}
-    return {**score(table), "parts": parts, "present": score(table[~table["failed"]])}
-
-
-def score(table: pd.DataFrame) -> dict:
-    """Accuracy and count of predictions: overall, by scenario, by scenario/type, and by type in all scenarios."""
-
-    def entry(part: pd.DataFrame) -> dict:
-        return {"accuracy": float(part["correct"].mean()), "count": len(part)}
-
-    kinds = sorted(
-        table[["scenario", "type"]].drop_duplicates().itertuples(index=False, name=None),
-        key=lambda kind: (TYPES.index(kind) if kind in TYPES else len(TYPES), kind),
-    )
-    return {
-        "overall": entry(table),
-        "scenario": {s: entry(table[table["scenario"] == s]) for s in dict.fromkeys(s for s, _ in kinds)},
-        "type": {f"{s}/{t}": entry(table[(table["scenario"] == s) & (table["type"] == t)]) for s, t in kinds},
-        "question_type": {t: entry(table[table["type"] == t]) for t in dict.fromkeys(t for _, t in kinds)},
-    }
-
-
-def types_of(scores: dict, scenario: str) -> list[str]:
-    """The names under `type` of a scenario's types, scenario/type. Both parts may have a / themselves."""
-
-    def own(name: str) -> str:
-        return max((s for s in scores["scenario"] if name.startswith(f"{s}/")), key=len)
-
-    return [name for name in scores["type"] if own(name) == scenario]
-
-
-def in_all_scenarios(scores: dict) -> dict[str, dict]:
-    """Accuracy and count by type, of the types that several scenarios have (AVQA's relations have all eight)."""
-    types = [name.removeprefix(f"{s}/") for s in scores["scenario"] for name in types_of(scores, s)]
-    return {name: entry for name, entry in scores.get("question_type", {}).items() if types.count(name) > 1}
-
-
-def format_scores(scores: dict) -> str:
-    """Scores as a table in the papers' order: each scenario's types, its average, types in all scenarios, the whole."""
-    lines = [f"{'':36}{'accuracy':>9}{'questions':>11}"]
-    for scenario, average in scores["scenario"].items():
-        parts = {name: scores["type"][name] for name in types_of(scores, scenario)}
-        for name, entry in [*parts.items(), (f"{scenario} average", average)]:
-            lines.append(f"{name:36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
-    for name, entry in in_all_scenarios(scores).items():
-        lines.append(f"{f'{name}, all scenarios':36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
-    overall = scores["overall"]
-    lines.append(f"{'overall':36}{overall['accuracy']:>9.2%}{overall['count']:>11}")
-    if not all(e["pretrained"] for e in scores.get("encoders", {}).values()):
-        lines.append(RANDOM_WEIGHTS)
-    return "\n".join(lines)
-
-
-RANDOM_WEIGHTS = (
-    "NOTE: encoder weights are seeded random numbers, not pretrained ones; these scores show that the pipeline "
-    "works and say nothing about the model."
-)

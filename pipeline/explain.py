@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 
 from extractors import EncoderError, encoder_class
+from pipeline.accuracy import score
 from pipeline.data.dataset import QuestionData
-from pipeline.evaluate import accuracy_by_second, load_trained, score, suffix
+from pipeline.evaluate import accuracy_by_second, load_trained, suffix
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel, NotOffered
 from pipeline.storage.atomic import atomic

@@ -1,12 +1,10 @@
 """Features for other code: .npy folders of published models, WebDataset, Hugging Face `datasets`, safetensors."""
 
-import csv
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,28 @@ from tqdm import tqdm
 from pipeline import __version__
 from pipeline.data.containers import CONTAINERS, Record
 from pipeline.data.feature_set import FeatureSet, is_text
-from pipeline.data.formats.base import VIDEO_ID
-from pipeline.data.layouts import LAYOUTS, Folder, Layout, T
+from pipeline.data.layouts import LAYOUTS, Folder
 from pipeline.errors import AVQAError
+from pipeline.export_protocol import array_shape, check_protocol, choose, folder_texts, text_group
+from pipeline.export_questions import (
+    IDS,
+    LEFT_OUT,
+    USABLE,
+    VIDEOS,
+    failed_videos,
+    mark_unnumbered,
+    numbering_questions,
+    published_questions,
+    to_json,
+    write_annotations,
+    write_tables,
+    zero_videos,
+)
+from pipeline.manifest import read_numbering
+from pipeline.numbering import Numbering
 from pipeline.storage.atomic import partial_path, write_if_changed
-from pipeline.storage.contract import DECODED
 
 RECORD = "export.json"  # what an export was made from; says when it is complete
-IDS = "question_ids.csv"
-VIDEOS = "videos.csv"
 FILE_BYTES = 2**28  # of a container, at most, unless a single record is larger
 
 log = logging.getLogger(__name__)
@@ -35,35 +46,62 @@ log = logging.getLogger(__name__)
 def export(folder: str | Path, layout: str, out: str | Path, *, dtype: str = "float32", force: bool = False) -> None:
     """Write the features of a data set to `out` in a layout of LAYOUTS or CONTAINERS.
 
-    A finished file is left as it is, so an interrupted export resumes. Videos that could not be decoded are left out
-    with their questions. Raises AVQAError if a feature is lacking, if `out` holds another export, or if features were
-    not made as the layout's release made them and `force` is false.
+    A finished file is left as it is, so an interrupted export resumes. All published questions are exported, since
+    released code numbers answers and words by them; those whose video failed or is missing have zeros in place of
+    features and are marked in the tables. Containers have no such videos. Raises AVQAError if a feature is lacking, if
+    `out` holds another export, or if features were not made as the layout's release made them and `force` is false.
     """
     out = Path(out)
     with FeatureSet(folder) as features:
-        failed = set(features.index.video_id[features.index.status != DECODED])
-        questions = features.questions[lambda table: ~table["video_id"].isin(failed)].reset_index(drop=True)
-        questions["export_id"] = export_ids(questions)
+        numbering, questions = read_numbering(features.folder), published_questions(features)
+        failed = failed_videos(features)
         videos = [video_id for video_id in features if video_id not in failed]
+        zeros = zero_videos(questions, videos)
         record = {"created_by": f"avqa-pipeline {__version__}", "layout": layout, "dtype": dtype}
-        record |= {"dataset": features.folder.name, "features": features.index.provenance}
-        asked = questions[["export_id", "video_id", "question"]].to_csv(index=False)
-        record["questions"] = hashlib.sha256(asked.encode()).hexdigest()
+        record |= {"dataset": features.folder.name, "features": dict(features.index.provenance)}
         if layout in CONTAINERS:
+            record["questions"] = _digest(questions)
             start(out, record)
             _write_containers(features, videos, layout, dtype, out)
         else:
-            row = LAYOUTS[layout]
-            chosen = [(folder, _choose(folder, features)) for folder in row.folders]
-            _check_protocol(layout, row, chosen, features, force)
-            record["folders"] = {folder.path: names for folder, names in chosen if names}
-            start(out, record)
-            for folder, names in chosen:
-                _write_folder(features, videos, questions, folder, names, dtype, out)
-            _write_annotations(row, questions, features, out)
-        _write_tables(features, videos, questions, out)
-        _summarize(layout, out, videos, failed, questions)
-    write_if_changed(out / RECORD, _json(record | {"complete": True}))
+            questions = mark_unnumbered(questions, LAYOUTS[layout], numbering)
+            _write_layout(features, videos, questions, numbering, record, force, out)
+        write_tables(features, videos, zeros, questions, out)
+        _summarize(layout, out, videos, questions)
+    write_if_changed(out / RECORD, to_json(record | {"complete": True}))
+
+
+def _write_layout(
+    features: FeatureSet,
+    videos: list[str],
+    questions: pd.DataFrame,
+    numbering: Numbering,
+    record: dict[str, Any],
+    force: bool,
+    out: Path,
+) -> None:
+    """Folders of arrays and annotation files of one of LAYOUTS."""
+    layout, dtype = LAYOUTS[record["layout"]], record["dtype"]
+    borrowed = numbering_questions(features.folder, questions)
+    written = pd.concat([questions, borrowed], ignore_index=True) if len(borrowed) else questions
+    texts = text_group(layout, features)
+    chosen = [(folder, choose(folder, texts, features)) for folder in layout.folders]
+    check_protocol(record["layout"], layout, chosen, written, features, force)
+    record["questions"] = _digest(written, *numbering.answers)
+    record["features"]["text"] = features.index.provenance[texts]
+    record["folders"] = {f.path: [n.replace(f"{texts}/", "text/") for n in names] for f, names in chosen if names}
+    start(out, record)
+    for folder, names in chosen:
+        if names:
+            _write_folder(features, _keys(features, videos, questions, folder), folder, names, dtype, out)
+    write_annotations(layout, written, numbering.answers, int(features.index.text_lengths.max()), out)
+
+
+def _digest(questions: pd.DataFrame, *answers: str) -> str:
+    """Of all that the questions decide."""
+    names = ["export_id", "split", "video_id", "question", "prompt", "answer", LEFT_OUT]
+    table = questions[names].to_csv(index=False)
+    return hashlib.sha256("\n".join([table, *answers]).encode()).hexdigest()
 
 
 def start(out: Path, record: dict[str, Any]) -> None:
@@ -71,106 +109,42 @@ def start(out: Path, record: dict[str, Any]) -> None:
     path = out / RECORD
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        ours = json.loads(_json(record))
+        ours = json.loads(to_json(record))
         if any(found.get(name) != value for name, value in ours.items() if name != "created_by"):
             raise AVQAError(f"{out}: holds another export ({RECORD} says what it was made from); give a new folder")
     elif out.exists() and any(out.iterdir()):
         raise AVQAError(f"{out}: holds files that are not of an export; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    write_if_changed(path, _json(record | {"complete": False}))
+    write_if_changed(path, to_json(record | {"complete": False}))
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n"
-
-
-def export_ids(questions: pd.DataFrame) -> list[int | str]:
-    """A file name for each question: its own id, or where that is missing, repeated or no file name, a number of 15
-    digits that follows from split, video, question and id, so that it is the same in every export."""
-    own = questions["question_id"].astype("string").tolist()
-    times = Counter(own)
-    seen: Counter[str] = Counter()
-    ids: list[int | str] = []
-    for value, split, video, text in zip(
-        own, questions["split"], questions["video_id"], questions["question"], strict=True
-    ):
-        if not pd.isna(value) and times[value] == 1 and VIDEO_ID.fullmatch(value) and len(value) < 16:
-            ids.append(int(value) if value.isdecimal() and str(int(value)) == value else value)
-            continue
-        what = repr((split, video, text, None if pd.isna(value) else value))
-        seen[what] += 1
-        digest = hashlib.sha256(f"{what}{seen[what]}".encode()).hexdigest()
-        ids.append(10**14 + int(digest, 16) % (9 * 10**14))
-    if len(set(map(str, ids))) != len(ids):
-        raise AVQAError("two questions got one id; give one of them a question_id of its own in the annotations")
-    return ids
-
-
-def _choose(folder: Folder, features: FeatureSet) -> list[str] | None:
-    """The features of a folder: those of the release, or of the only other encoder that has such outputs."""
-    if all(name in features.names for name in folder.features):
-        return list(folder.features)
-    outputs = [name.split("/")[1] for name in folder.features]
-    encoders = dict.fromkeys(name.split("/")[0] for name in features.names if not is_text(name))
-    others = [[f"{encoder}/{output}" for output in outputs] for encoder in encoders]
-    others = [names for names in others if all(name in features.names for name in names)]
-    if len(others) == 1:
-        return others[0]
-    if folder.optional:
-        return None
-    raise AVQAError(
-        f"{features.index.path}: has no {' and '.join(folder.features)}, which {folder.option} ({folder.path}) is made "
-        "from; add it under encoders: in the configuration and run the workflow again"
-    )
-
-
-def _check_protocol(
-    name: str, layout: Layout, chosen: list[tuple[Folder, list[str] | None]], features: FeatureSet, force: bool
+def _write_folder(
+    features: FeatureSet, keys: pd.Series, folder: Folder, names: list[str], dtype: str, out: Path
 ) -> None:
-    differences = list(dict.fromkeys(_differences(layout, chosen, features)))
-    for note in layout.notes:
-        log.warning(f"{name}: {note}")
-    if differences and not force:
-        lines = "\n".join(f"  {line}" for line in differences)
-        raise AVQAError(
-            f"{features.folder}: features are not those of {layout.release}:\n{lines}\n"
-            "give --force to export them nevertheless"
-        )
-    for line in differences:
-        log.warning(f"{name}: {line}")
+    """One array per entry of `keys`: the video or text whose features it holds, "" for zeros, by the file's name. Equal
+    ones share one array on the disk."""
+    target = out / folder.path
+    target.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(keys), desc=folder.path, unit=folder.per, mininterval=2) as bar:
+        for key, group in keys.groupby(keys, sort=False):
+            paths = [target / f"{name}.npy" for name in group.index]
+            if not paths[0].exists():
+                zeros = np.zeros(array_shape(folder, names, features), dtype)
+                _save(paths[0], _array(names, features, key, dtype) if key else zeros)
+            for path in paths[1:]:
+                _link(paths[0], path)
+            bar.update(len(paths))
 
 
-def _differences(layout: Layout, chosen: list[tuple[Folder, list[str] | None]], features: FeatureSet) -> Iterator[str]:
-    """What a reader of the release would not expect, one sentence each."""
-    for folder, names in chosen:
-        if names is None:
-            yield f"{folder.path}: is left out, for lack of {' and '.join(folder.features)}"
-            continue
-        if names != list(folder.features):
-            yield f"{folder.path}: {' and '.join(names)} in place of {' and '.join(folder.features)}"
-        shape = _shape(folder, names, features)
-        expected = tuple(layout.seconds if size == T else size for size in folder.shape)
-        if shape != expected:
-            yield f"{folder.path}: arrays of shape {shape}, not {expected}"
-        for encoder in dict.fromkeys(name.split("/")[0] for name in names):
-            made = features.index.provenance[encoder]
-            if not made.get("pretrained", True):
-                yield f"{made['encoder']}: its weights are {made['weights']}, not pretrained ones"
-            if encoder == "text" and made["encoder"] != layout.text_encoder:
-                yield f"{folder.path}: texts of {made['encoder']} in place of {layout.text_encoder}"
-            sentence = json.loads(made.get("config", "{}")).get("sentence", "eot")
-            if encoder == "text" and sentence != "eot":
-                yield f"{folder.path}: sentences are made from {sentence}, not from the end-of-text token"
-
-
-def _shape(folder: Folder, names: list[str], features: FeatureSet) -> tuple[int, ...]:
-    shapes = [features.names[name] for name in names]
+def _keys(features: FeatureSet, videos: list[str], questions: pd.DataFrame, folder: Folder) -> pd.Series:
+    """What each file of a folder holds. Released code opens those of every question in its annotation files, so that
+    videos that are left out, and texts that only they have, are zeros."""
     if folder.per == "question":
-        return (1, *shapes[0])
-    if len(shapes) == 1:
-        return shapes[0]
-    tokens = sum(shape[1] if len(shape) == 3 else 1 for shape in shapes)
-    return (shapes[0][0], tokens, shapes[0][-1])
+        keys = folder_texts(folder, questions).set_axis(questions["export_id"])
+        return keys.where(keys.isin(features.texts), "")
+    ids = list(dict.fromkeys([*videos, *questions["video_id"]]))
+    keys = pd.Series(ids, ids)
+    return keys.where(keys.isin(videos), "")
 
 
 def _array(names: list[str], features: FeatureSet, key: str, dtype: str) -> np.ndarray:
@@ -181,34 +155,6 @@ def _array(names: list[str], features: FeatureSet, key: str, dtype: str) -> np.n
     if len(values) == 1:
         return values[0]
     return np.concatenate([value[:, None] if value.ndim == 2 else value for value in values], axis=1)
-
-
-def _write_folder(
-    features: FeatureSet,
-    videos: list[str],
-    questions: pd.DataFrame,
-    folder: Folder,
-    names: list[str] | None,
-    dtype: str,
-    out: Path,
-) -> None:
-    if names is None:
-        return
-    target = out / folder.path
-    target.mkdir(parents=True, exist_ok=True)
-    if folder.per == "video":
-        for video_id in tqdm(videos, desc=folder.path, unit="video", mininterval=2):
-            if not (path := target / f"{video_id}.npy").exists():
-                _save(path, _array(names, features, video_id, dtype))
-        return
-    with tqdm(total=len(questions), desc=folder.path, unit="question", mininterval=2) as bar:
-        for text, group in questions.groupby("question", sort=False):
-            paths = [target / f"{export_id}.npy" for export_id in group["export_id"]]
-            if not paths[0].exists():
-                _save(paths[0], _array(names, features, text, dtype))
-            for path in paths[1:]:
-                _link(paths[0], path)
-            bar.update(len(paths))
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -234,48 +180,25 @@ def _link(source: Path, path: Path) -> None:
         os.replace(partial, path)
 
 
-def _write_annotations(layout: Layout, questions: pd.DataFrame, features: FeatureSet, out: Path) -> None:
-    """Questions in MUSIC-AVQA's form, with their slots filled, and the table of answers."""
-    for split, group in questions.groupby("split", sort=False):
-        records = [
-            {
-                "video_id": row.video_id,
-                "question_id": row.export_id,
-                "type": json.dumps([row.scenario, row.type]),
-                # The released code takes the last character for a question mark and drops it.
-                "question_content": row.question if row.question.endswith("?") else f"{row.question}?",
-                "templ_values": "[]",
-                "anser": row.answer,
-            }
-            for row in group.itertuples()
-        ]
-        for path in layout.annotations:
-            write_if_changed(out / path.format(split=split), _json(records))
-    if layout.answers:  # with the numbers that they have here, whether or not videos failed
-        every = features.questions[lambda table: table["answer_id"] >= 0].sort_values("answer_id")
-        answers = dict(zip(every["answer"], every["answer_id"].tolist(), strict=True))
-        table = {"ans2ix": answers, "max_que_len": int(features.index.text_lengths.max())}
-        write_if_changed(out / layout.answers, _json(table))
-
-
-def _write_tables(features: FeatureSet, videos: list[str], questions: pd.DataFrame, out: Path) -> None:
-    """True lengths of the videos, and which exported id is which question: what `avqa import` reads back."""
-    table = features.videos.set_index("video_id").loc[videos, ["num_segments", "has_audio"]].reset_index()
-    write_if_changed(out / VIDEOS, table.to_csv(index=False, lineterminator="\n"))
-    names = ["export_id", "split", "question_id", "video_id", "question", "answer"]
-    write_if_changed(out / IDS, questions[names].to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_MINIMAL))
-
-
-def _summarize(layout: str, out: Path, videos: list[str], failed: set[str], questions: pd.DataFrame) -> None:
+def _summarize(layout: str, out: Path, videos: list[str], questions: pd.DataFrame) -> None:
     new = int((questions["export_id"].astype(str) != questions["question_id"].astype("string").fillna("")).sum())
     log.info(f"{out}: {len(videos)} videos and {len(questions)} questions as {layout}")
-    if failed:
-        log.info(f"{len(failed)} videos could not be decoded: they and their questions are left out")
     if new:
-        log.info(f"{new} questions whose id is missing or repeated have ids of their own: {out / IDS}")
-    for folder in LAYOUTS[layout].folders if layout in LAYOUTS else ():
+        log.info(f"{new} questions whose id is missing, repeated or no number have ids of their own: {out / IDS}")
+    left_out = questions.loc[questions[LEFT_OUT] != "", LEFT_OUT].value_counts()
+    if len(left_out):
+        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        log.warning(f"questions that cannot be used: {counts} (column {LEFT_OUT} of {out / IDS} and {VIDEOS})")
+    if layout not in LAYOUTS:
+        return
+    for folder in LAYOUTS[layout].folders:
         if (out / folder.path).exists():
             log.info(f"  {folder.option} {out / folder.path}")
+    for path in sorted(out.rglob(f"*{USABLE}.json")):
+        whole = path.name.replace(USABLE, "")
+        log.warning(
+            f"train with {path}: {whole} has the others too, for the numbers of answers, with zeros for features"
+        )
 
 
 def _write_containers(features: FeatureSet, videos: list[str], layout: str, dtype: str, out: Path) -> None:

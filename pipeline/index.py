@@ -80,11 +80,10 @@ class _Places:
         self.shard = np.array([shard for _, shard, _ in found], "int32")
         self.row = np.array([row for _, _, row in found], "int32")
 
-    def runs(self, shard: int) -> list[tuple[slice, slice]]:
-        """The shard's rows that are wanted, as slices of features.h5's rows and of the shard's."""
-        at = np.flatnonzero(self.shard == shard)
-        parts = np.split(at, np.flatnonzero(np.diff(self.row[at]) != 1) + 1) if len(at) else []
-        return [(slice(p[0], p[-1] + 1), slice(self.row[p[0]], self.row[p[-1]] + 1)) for p in parts]
+    def rows(self, shard: int) -> tuple[slice, np.ndarray]:
+        """The rows of features.h5 that are a shard's, and the rows of the shard that these are."""
+        begin, end = np.searchsorted(self.shard, [shard, shard + 1])
+        return slice(begin, end), self.row[begin:end]
 
 
 def _link(index: h5py.File, encoder: str, files: list[Path], places: _Places, dataset: Path) -> dict[str, np.ndarray]:
@@ -107,16 +106,16 @@ def _link(index: h5py.File, encoder: str, files: list[Path], places: _Places, da
                     "workflow again, so that all shards are made in the same way"
                 )
             sources.update(shard.attrs["source"].encode())
+            ours, theirs = places.rows(n)
             # Relative to features.h5, so that the results folder can be moved.
             relative = os.path.relpath(path, dataset)
             for name, source in shard[encoder].items():
                 layout = layouts.setdefault(name, h5py.VirtualLayout((total, *source.shape[1:]), source.dtype))
                 link = h5py.VirtualSource(relative, f"{encoder}/{name}", shape=source.shape, dtype=source.dtype)
-                for mine_rows, their_rows in places.runs(n):
-                    layout[mine_rows] = link[their_rows]
+                if len(theirs):  # one mapping, however the rows are scattered: HDF5 takes long with many of them
+                    layout[ours] = link[theirs]
             for name, values in per_video.items():
-                for mine_rows, their_rows in places.runs(n):
-                    values[mine_rows] = shard[name][their_rows]
+                values[ours] = shard[name][:][theirs]
     group.attrs.update({k: v for k, v in first.items() if v is not None and k != "outputs"}, source=sources.hexdigest())
     # Datasets, since an attribute holds 4,000 texts at most.
     group["files"] = [os.path.relpath(path, dataset) for path in files]
@@ -151,14 +150,15 @@ def gather_failures(dataset: str | Path, collection: str | Path, max_failed_frac
 
     failures.tsv: one line per video that could not be decoded. missing.tsv: how many questions of each kind each video
     costs that is missing or failed. Raises AVQAError if more than `max_failed_fraction` of the shards' videos could not
-    be decoded. Files that have gone since they were first listed do not count.
+    be decoded. Files that have gone since they were first listed did not fail: absent.tsv has those that are missing.
     """
     dataset, collection = Path(dataset), Path(collection)
     shards = list(read_manifest(dataset)["shards"])
     videos = [v for shard in shards for v in read_shard_list(collection / "shards" / f"{shard}.tsv")]
-    gone = {video.video_id for video in videos if video.gone}
+    there = {video.video_id for video in videos if not video.gone}
     rows = [row for shard in shards for row in _read_failures(collection / "failures" / f"{shard}.tsv")]
-    failed = {row["video_id"] for row in rows} - gone
+    rows = [row for row in rows if row["video_id"] in there]
+    failed = {row["video_id"] for row in rows}
     with atomic(dataset / "failures.tsv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FAILURE_FIELDS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
@@ -168,12 +168,12 @@ def gather_failures(dataset: str | Path, collection: str | Path, max_failed_frac
     absent = pd.read_csv(dataset / "absent.tsv", sep="\t", dtype=str, keep_default_na=False)
     with atomic(dataset / "missing.tsv") as partial:
         pd.concat([absent, lost]).to_csv(partial, sep="\t", index=False)
-    if len(failed) > max_failed_fraction * len(videos):
+    if len(failed) > max_failed_fraction * len(there):
         raise AVQAError(
-            f"{dataset / 'failures.tsv'}: {len(failed)} of {len(videos)} videos failed, more than max_failed_fraction "
+            f"{dataset / 'failures.tsv'}: {len(failed)} of {len(there)} videos failed, more than max_failed_fraction "
             f"({max_failed_fraction:.2%}) allows; mend the files that the table lists, or raise the limit"
         )
-    log.info(f"{dataset / 'failures.tsv'}: {len(failed)} of {len(videos)} videos failed")
+    log.info(f"{dataset / 'failures.tsv'}: {len(failed)} of {len(there)} videos failed")
 
 
 def _read_failures(path: Path) -> list[dict]:

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.cards import compare, read_card
-from pipeline.config import annotation_files, collection_dir, dataset_dir
+from pipeline.config import annotation_files, collection_dir, dataset_dir, needed_splits, needs
+from pipeline.data.answers import merge_answers, written_differently
 from pipeline.data.formats import read_annotations
 from pipeline.errors import AVQAError
-from pipeline.numbering import CONFIGURATION, Numbering, index_answers, number
+from pipeline.numbering import CONFIGURATION, Numbering, index_answers, number, read_training
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
 from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
@@ -38,9 +39,9 @@ def build_manifest(config: dict) -> None:
     and answer_id (-1 if the answer has no number). left_out.parquet: the other published questions in the same columns,
     and reason: missing (the video), or filtered (by `video_ids`). absent.tsv: how many questions of each kind each
     missing video costs. manifest.json: the shards that hold the data set's videos, each with the digest of its list,
-    digests of what the questions decide, and the numbers of answers and words. videos.parquet: video_id, path, size
-    (bytes), mtime_ns, the same of the audio file, shard, row (in the shard). Raises AVQAError naming file, record and
-    field.
+    digests of what the questions decide, the numbers of answers and words, and the data sets whose models are scored on
+    it. videos.parquet: video_id, path, size (bytes), mtime_ns, the same of the audio file, shard, row (in the shard).
+    Raises AVQAError naming file, record and field.
     """
     published = read_published(config)
     allowed = is_allowed(config, published)
@@ -57,8 +58,10 @@ def build_manifest(config: dict) -> None:
         )
     if absent.sum() == allowed.sum():
         raise AVQAError(f"{config['videos']['folder']}: none of the videos that the annotations name is there")
+    check_splits(config, published[allowed], absent[allowed])
     ledger = count_questions(published[absent], "missing")
     numbering = number(config, published)
+    warn_of_forms(published["answer"], numbering)
     published["answer_id"] = index_answers(published["answer"], numbering.answers)
     questions = published[allowed & ~absent].reset_index(drop=True)
     left_out = published.assign(reason=allowed.map({True: "missing", False: "filtered"}))[~allowed | absent]
@@ -72,16 +75,21 @@ def build_manifest(config: dict) -> None:
     with atomic(out / "absent.tsv") as partial:
         ledger.to_csv(partial, sep="\t", index=False)
     with atomic(out / "manifest.json") as partial:
-        partial.write_text(json.dumps(describe(questions, own, numbering), indent=1) + "\n", encoding="utf-8")
+        described = describe(questions, own, numbering) | {"trained_on": config.get("trained_on", [config["dataset"]])}
+        partial.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     _summarize(questions, len(found), len(own), len(missing))
 
 
 def read_published(config: dict) -> pd.DataFrame:
-    """The questions of all annotation files as published; record counts them. Raises AVQAError."""
+    """The questions of all annotation files as published, but for answers that are merged; record counts them. Raises
+    AVQAError."""
     read = {}  # a file that stands for two splits is read twice, since its rows say so
     for split, part, path in annotation_files(config):
         read[split, part] = read_annotations(path, split, config["format"], part).assign(file=path)
     questions = pd.concat(read.values(), ignore_index=True)
+    if config.get("merge_answers"):
+        training = read_training(config["numbered_as"]) if "numbered_as" in config else questions
+        questions = merge_answers(questions, training.loc[training["split"] == "train", "answer"])
     return questions.assign(record=np.arange(len(questions)))
 
 
@@ -100,6 +108,37 @@ def read_questions(config: dict) -> pd.DataFrame:
     return published[is_allowed(config, published)].reset_index(drop=True)
 
 
+def check_splits(config: dict, questions: pd.DataFrame, absent: pd.Series) -> None:
+    """Raises AVQAError if no question is left of a split that training or scoring needs, which would notice it hours
+    later. `absent` says of each question whether its video is missing."""
+    for split in needed_splits(config):
+        in_split = questions["split"] == split
+        if not in_split.any():
+            files = [path for named, _, path in annotation_files(config) if named in (None, split)]
+            allowed = " about videos that video_ids allows" if config.get("video_ids") else ""
+            raise AVQAError(
+                f"{', '.join(files) or 'annotations'}: has no questions of split {split}{allowed}; {needs(config)}"
+            )
+        if absent[in_split].all():
+            raise AVQAError(
+                f"{config['videos']['folder']}: the videos of all questions of split {split} are missing; "
+                f"{needs(config)}"
+            )
+
+
+def warn_of_forms(answers: pd.Series, numbering: Numbering) -> None:
+    """Name the answers that are several classes and seem to be one."""
+    groups = written_differently(answers, numbering.answers)
+    if groups:
+        named = "; ".join(
+            ", ".join(f"{answer!r} ({count})" for answer, count in group.items()) for group in groups[:FIRST_FEW]
+        )
+        log.warning(
+            f"{len(groups)} answers are written in several ways, which count as different answers: {named}"
+            f"{'; …' if len(groups) > FIRST_FEW else ''}. merge_answers: true makes each of them one"
+        )
+
+
 def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
     """The ledger of videos that cannot be used: video_id, reason, annotation file, kind of question, how many."""
     columns = ["video_id", "reason", "file", *KIND]
@@ -112,7 +151,7 @@ def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], numbering:
     val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
     asked = questions.drop(columns=["question_id", "file", "record"])
     trained = set(asked.loc[asked["split"] != "test", "video_id"])
-    texts = set(questions["question"]).union(*questions["choices"].dropna(), questions["prompt"].dropna())
+    texts = set(questions["question"]).union(*questions["choices"].dropna())
     training = asked[asked["split"] != "test"].to_csv(index=False)
     return {
         "videos": int(questions["video_id"].nunique()),
@@ -120,8 +159,9 @@ def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], numbering:
         "shards": {name: digest(videos) for name, videos in shards.items()},
         "training_shards": [name for name, videos in shards.items() if any(v.video_id in trained for v in videos)],
         "training": _sha256("\n".join(_outputs(questions, numbering)) + training),
-        "test": _sha256(asked[asked["split"] == "test"].to_csv(index=False)),
+        "test": _sha256("merged\n" * numbering.merge_answers + asked[asked["split"] == "test"].to_csv(index=False)),
         "texts": _sha256("\n".join(sorted(texts))),
+        "prompts": _sha256("\n".join(sorted(set(questions["prompt"].dropna())))),
         **numbering.as_dict(),
     }
 
@@ -173,10 +213,14 @@ def _summarize(questions: pd.DataFrame, videos: int, shards: int, missing: int) 
 
 def find_videos(ids: Iterable[str], videos: dict) -> tuple[list[Video], list[str]]:
     """The files of the given ids, and the ids that lack a file. An id that ends in _flip and has no file is the
-    mirrored video of the id before it. Raises AVQAError for links out and special files."""
-    patterns = (videos["pattern"], videos.get("audio_pattern"))
+    mirrored video of the id before it. Ids in videos["absent"] are not looked for. Raises AVQAError for links out and
+    special files."""
+    patterns, absent = (videos["pattern"], videos.get("audio_pattern")), videos.get("absent", ())
     found, missing = [], []
     for video_id in ids:
+        if video_id in absent:
+            missing.append(video_id)
+            continue
         for name in dict.fromkeys((video_id, video_id.removesuffix(FLIP))):
             files = [_find(videos, pattern.format(video_id=name)) if pattern else ("", 0, 0) for pattern in patterns]
             if None not in files:

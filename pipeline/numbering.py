@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.cards import card_answers, read_answers
 from pipeline.config import annotation_files
+from pipeline.data.answers import display_forms, merge_answers, written_as
 from pipeline.data.formats import COLUMNS, read_annotations
 from pipeline.data.vocabulary import SOURCES
 from pipeline.errors import AVQAError
@@ -25,13 +26,15 @@ class Numbering:
     """What manifest.json says about numbers.
 
     answers: by number. words: those of the training questions by the name of a model's text, in the order of their
-    first appearance. longest: the words of the longest such text. answers_from, words_from: what decided them."""
+    first appearance. longest: the words of the longest such text. answers_from, words_from: what decided them.
+    merge_answers: whether answers that differ in their form only are one."""
 
     answers: list[str]
     answers_from: str
     words: dict[str, list[str]]
     words_from: str
     longest: dict[str, int]
+    merge_answers: bool
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -43,13 +46,17 @@ def number(config: dict, published: pd.DataFrame) -> Numbering:
     Answers: those of the configuration's `answers`, else of its card, else of the training questions in the order of
     their first appearance. A data set that is only scored is numbered as the one that its models are trained on
     (`numbered_as`)."""
+    merge = config.get("merge_answers", False)
     if "numbered_as" in config:
-        training = read_training(config["numbered_as"])
+        training = read_training(config["numbered_as"], merge)
     else:
         training = published[published["split"] == "train"]
     of_training = training["answer"].unique().tolist()
     if listed := listed_answers(config):
         answers, decided_by = listed
+        if merge:
+            forms = display_forms(training["answer"], published["answer"], answers)
+            answers = list(dict.fromkeys(written_as(answers, forms)))
     elif of_training:
         answers, decided_by = of_training, TRAINING
     else:
@@ -63,6 +70,7 @@ def number(config: dict, published: pd.DataFrame) -> Numbering:
         {name: list(dict.fromkeys(word for words in lists for word in words)) for name, lists in texts.items()},
         _words_from(config, of_training),
         {name: max(map(len, lists), default=0) for name, lists in texts.items()},
+        merge,
     )
 
 
@@ -101,12 +109,14 @@ def _check_answers(answers: list[str], decided_by: str, config: dict, training: 
     raise AVQAError(f"{path}: {count}; add them, or remove answers: from the configuration")
 
 
-def read_training(config: dict) -> pd.DataFrame:
-    """The training questions of all annotation files, as published. Raises AVQAError."""
+def read_training(config: dict, merge: bool = False) -> pd.DataFrame:
+    """The training questions of all annotation files, as published, or with `merge` their answers merged. Raises
+    AVQAError."""
     files = [(split, path) for split, _, path in annotation_files(config) if split in (None, "train")]
     read = [read_annotations(path, split, config["format"]) for split, path in files]
     questions = pd.concat(read, ignore_index=True) if read else pd.DataFrame(columns=COLUMNS)
-    return questions[questions["split"] == "train"]
+    training = questions[questions["split"] == "train"]
+    return merge_answers(training, training["answer"]) if merge else training
 
 
 def index_answers(answers: Iterable[str], numbered: list[str]) -> pd.Series:

@@ -74,14 +74,20 @@ def _sources(tsv: Path, source: str | None) -> list[str]:
 def _commands(path: Path, attributes: dict[str, Any], tsv: Path) -> list[str]:
     kind, config = attributes["kind"], attributes.get("config") or {}
     if attributes.get("imported"):
+        if config.get("imported") == "folders":
+            given = " ".join(
+                f"{attributes['encoder']}/{output}=DIR" for output in _outputs(path, attributes["encoder"])
+            )
+            return [f"avqa import {given} --config CONFIG.yaml"]
         return [f"avqa import DIR --layout {config.get('imported')} --config CONFIG.yaml"]
     if kind == "index":
         return ["avqa index --config CONFIG.yaml"]
     if kind == "text":
         questions = path.parent.parent / "questions.parquet"
-        shortened = " --drop-last-character" if config.get("drop_last_character") else ""
+        switches = " --drop-last-character" if config.get("drop_last_character") else ""
+        switches += " --prompts" if attributes.get("prompts") else ""
         given = {"dataset": attributes.get("dataset"), "sentence": config.get("sentence"), **_weights(attributes)}
-        return [_command("text", questions, path, given) + shortened]
+        return [_command("text", questions, path, given) + switches]
     encoders = [attributes["encoder"]] if kind == "features" else ["ENCODER"]
     decode = dict(config.get("decode") or config)
     selective = decode.pop("selective", True)

@@ -7,8 +7,8 @@ import pandas as pd
 import yaml
 
 from pipeline import __version__
+from pipeline.accuracy import RANDOM_WEIGHTS
 from pipeline.config import collection_dir, dataset_dir, scores_dir
-from pipeline.evaluate import RANDOM_WEIGHTS
 from pipeline.reporting import answers, overview, scores, stages
 from pipeline.reporting.page import render
 from pipeline.reporting.sheet import listed_videos
@@ -24,8 +24,10 @@ def write_report(config: dict) -> str:
 
     Accuracy is the mean over seeds, ± their standard deviation. Raises AVQAError if a model has no scores yet.
     """
-    folder, runs = dataset_dir(config), scores.read_scores(config)
+    folder, runs = dataset_dir(config), scores.read_runs(config)
     failures = pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+    asked = read_table(folder / "questions.parquet", ["video_id"])["video_id"]
+    failures = failures[failures["video_id"].isin(asked)]  # shards may have videos of other data sets too
     encoders = [encoder for own in runs.values() for run in own for encoder in run["encoders"].values()]
     note = "" if all(encoder["pretrained"] for encoder in encoders) else RANDOM_WEIGHTS
     page = render("report.html", title=config["dataset"], note=note, **_parts(config, folder, runs, failures))
@@ -47,7 +49,10 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
     explanations = answers.read_explanations(config, seed)
     published, same = scores.beside_published(config)
     return {
-        "counts": overview.counts(questions, index, config["decode"]["segments"]),
+        "counts": [
+            *overview.counts(questions, index, config["decode"]["segments"]),
+            *overview.answer_counts(config, questions),
+        ],
         "types": overview.types_by_split(questions),
         "answers": overview.answers_by_split(questions),
         "examples": answers.examples(predictions, videos, config) if predictions else [],

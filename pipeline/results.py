@@ -1,11 +1,12 @@
 """The papers' results and the survey's methods as tables, with the scores of a configuration's models beside them."""
 
-import json
 from itertools import product
 
+import numpy as np
 import pandas as pd
 
 from pipeline.ablations import MANIFESTS
+from pipeline.accuracy import Key, entry_of, keys_of, names_of, read_scores
 from pipeline.config import scores_dir
 from pipeline.data.formats.base import TYPES
 from pipeline.errors import AVQAError
@@ -60,23 +61,32 @@ def own_results(config: dict) -> pd.DataFrame:
     rows = []
     for trained_on, model in product(config["trained_on"], config["models"]):
         folders = [scores_dir(config, trained_on, model, seed) for seed in config["train"]["seeds"]]
-        runs = [json.loads((f / "scores.json").read_text("utf-8")) for f in folders if (f / "scores.json").exists()]
-        scores = pd.DataFrame([_accuracies(run) for run in runs])
+        runs = [read_scores(folder / "scores.json") for folder in folders if (folder / "scores.json").exists()]
         notes = [f"trained on {trained_on}"] if config["trained_on"] != [config["dataset"]] else []
         if any(not e["pretrained"] for run in runs for e in run["encoders"].values()):
             notes.append("random weights")
         names = dict.fromkeys(name for run in runs for name in run["encoders"] if not name.startswith("text"))
         described = {"method": f"{model} (ours)", "dataset": config["dataset"], "setting": ", ".join(notes)}
         described |= {"encoder": " + ".join(names), "source": f"mean of {len(runs)} seed(s)"}
-        rows += [described | {"column": name, "value": round(100 * x, 2)} for name, x in scores.mean().items()]
+        for key, name in _columns(runs).items():
+            accuracy = np.nanmean([entry_of(run, key)["accuracy"] for run in runs])
+            rows.append(described | {"column": name, "value": round(100 * float(accuracy), 2)})
     return pd.DataFrame(rows, columns=["method", "dataset", "setting", "encoder", "column", "value", "source"])
 
 
-def _accuracies(scores: dict) -> dict[str, float]:
-    entries = scores["type"] | scores["scenario"] | {"overall": scores["overall"]}
-    for part, of_part in scores.get("parts", {}).items():
-        entries |= {f"{name} ({part})": entry for name, entry in of_part["type"].items()}
-    return {name: entry["accuracy"] for name, entry in entries.items()}
+def _columns(runs: list[dict]) -> dict[Key, str]:
+    """The columns of the papers' tables that runs have accuracies for."""
+    keys = [key for key in keys_of(runs) if key[0] != "question_type"] if runs else []
+    for part in dict.fromkeys(part for run in runs for part in run["parts"]):
+        of_part = keys_of(run["parts"][part] for run in runs if part in run["parts"])
+        keys += [("parts", part, *key) for key in of_part if key[0] == "types"]
+    return names_of(keys, _column, KEYS)
+
+
+def _column(key: Key) -> str:
+    if key[0] == "parts":
+        return f"{_column(key[2:])} ({key[1]})"
+    return "/".join(key[1:]) or key[0]
 
 
 def format_results(dataset: str, method: str | None, source: str | None, sort: str, config: dict | None = None) -> str:

@@ -13,24 +13,26 @@ from pipeline.storage.hdf5 import ShardWriter
 BATCH_SIZE = 32  # texts
 
 
-def read_texts(path: str | Path) -> list[str]:
-    """The different questions of a questions.parquet, the options of multiple choice and the prompts, or the lines of
-    a text file, in order of appearance."""
-    questions, others = _read(Path(path))
+def read_texts(path: str | Path, prompts: bool = False) -> list[str]:
+    """The different questions of a questions.parquet, the options of multiple choice and with `prompts` the prompts, or
+    the lines of a text file, in order of appearance."""
+    questions, others = _read(Path(path), prompts)
     texts = list(dict.fromkeys(line for line in questions + others if line))
     if not texts:
         raise AVQAError(f"{path}: holds no question")
     return texts
 
 
-def _read(path: Path) -> tuple[list[str], list[str]]:
+def _read(path: Path, prompts: bool) -> tuple[list[str], list[str]]:
     """The questions of a file, and the options and prompts beside them."""
     try:
         if path.suffix != ".parquet":
             return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()], []
         table = pd.read_parquet(path)
         others = [text for options in table.get("choices", pd.Series(dtype=object)).dropna() for text in options]
-        return table["question"].tolist(), others + table.get("prompt", pd.Series(dtype=object)).dropna().tolist()
+        if prompts:
+            others += table.get("prompt", pd.Series(dtype=object)).dropna().tolist()
+        return table["question"].tolist(), others
     except FileNotFoundError:
         raise AVQAError(f"{path}: no such file") from None
     except (ValueError, KeyError) as error:
@@ -55,20 +57,21 @@ def encode_texts(
     dtype: str = "bfloat16",
     batch_size: int | None = None,
     drop_last_character: bool = False,
+    prompts: bool = False,
 ) -> None:
     """Write text Q, length Q (tokens) and the encoder's text outputs of the different questions.
 
     Text outputs are Q, … float16; those of CLIP are words Q, 77, D, words_unprojected Q, 77, W and sentence Q, D.
     With `drop_last_character` the encoder reads questions without their last character, and options and prompts whole;
-    `text` holds them as they are.
+    `text` holds them as they are. With `prompts` those of a questions.parquet are texts too, for models that read them.
     Raises AVQAError for an encoder without text outputs, and EncoderError.
     """
     spec = encoder_spec(encoder)
     if not spec.text_outputs:
         raise AVQAError(f"encoder {encoder} has no text outputs; use one of {text_encoders()}")
-    texts = said = read_texts(questions)
+    texts = said = read_texts(questions, prompts)
     if drop_last_character:
-        shortened = set(_read(Path(questions))[0])
+        shortened = set(_read(Path(questions), prompts)[0])
         said = [without_last_character(text) if text in shortened else text for text in texts]
     model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
     attributes = {
@@ -79,6 +82,7 @@ def encode_texts(
         **model.provenance,
         "config": {"dtype": dtype, "sentence": sentence}
         | ({"drop_last_character": True} if drop_last_character else {}),
+        **({"prompts": True} if prompts else {}),
     }
     datasets = {name: DatasetSpec(shape, "float16") for name, shape in spec.text_outputs.items()}
     datasets["length"] = DatasetSpec((), "int32")

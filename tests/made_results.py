@@ -63,7 +63,8 @@ def questions(videos: list[str]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
     table.loc[len(table) - 2, "question_id"] = None
     table.loc[len(table) - 1, "question_id"] = "0"
-    return table.assign(answer_id=index_answers(table["answer"], number({}, table).answers))
+    numbers = index_answers(table["answer"], number({}, table).answers)
+    return table.assign(part=None, prompt=None, record=range(len(table)), answer_id=numbers)
 
 
 def write_shard(
@@ -130,6 +131,7 @@ def make_results(
     dataset.mkdir(parents=True)
     table = questions(ids)
     write_parquet(table, dataset / "questions.parquet")
+    write_parquet(table.assign(reason="")[:0], dataset / "left_out.parquet")
     manifest = {"videos": videos, "shards": {shard: digest(files) for shard, files in shards.items()}}
     manifest |= number({}, table).as_dict()
     (dataset / "manifest.json").write_text(json.dumps(manifest))

@@ -152,6 +152,24 @@ def test_an_added_model_makes_nothing_but_itself_due(finished):
     assert listed["train"] == 1 and "extract" not in listed and "index" not in listed
 
 
+def test_prompts_are_encoded_when_a_model_that_reads_them_is_added(place):
+    """No other model is trained again for it, and without such a model they are not encoded at all."""
+    folder = place / "results" / "tiny"
+    questions = pd.read_parquet(folder / "questions.parquet")
+    prompts = set(questions["prompt"].dropna())
+    assert prompts
+    with h5py.File(folder / "text" / "clip_vit_b32.h5") as file:
+        assert set(file["text"].asstr()[:]) == set(questions["question"])
+    reads = {"audio": "vggish/embedding", "visual": "resnet18/pooled", "patch": "resnet18/pooled"}
+    more = changed(CONFIG, "models", value=CONFIG["models"] | {"tspm": reads})
+    of_each = {name: 2 for name in ("text", "index", "verify", "report")}
+    assert due(place, more) == of_each | {"train": 1, "evaluate": 1, "explain": 1, "score": 1}
+    assert snakemake(place, more, "results/tiny/features.h5", "results/tiny_r/features.h5").returncode == 0
+    with h5py.File(folder / "text" / "clip_vit_b32.h5") as file:
+        assert set(file["text"].asstr()[:]) == set(questions["question"]) | prompts
+    assert due(place, more) == {"verify": 2, "report": 2, "train": 1, "evaluate": 1, "explain": 1, "score": 1}
+
+
 def test_both_an_added_encoder_and_other_training(finished):
     """What is due for two reasons at once is not lost."""
     both = changed(CONFIG, "encoders", "clip_vit_b32", value={"weights": "random", "outputs": ["cls"]})
@@ -186,6 +204,10 @@ def test_a_removed_video_leaves_a_hole(place):
     assert set(ledger["video_id"]) == {lost} and set(ledger["reason"]) == {"missing"}
     records = json.loads((place / "data" / "test.json").read_text())
     assert ledger["questions"].sum() == sum(record["video_id"] == lost for record in records)
+
+
+def test_merged_answers_make_the_manifests_due(finished):
+    assert due(finished, CONFIG | {"merge_answers": True})["manifest"] == 2
 
 
 def test_annotations_that_are_replaced_by_an_older_file_are_detected(place):

@@ -116,7 +116,7 @@ def test_training_and_scores_of_a_data_set_with_options(with_options, folder):  
     answered = pd.read_parquet(folder / "x" / "predictions.parquet")
     assert set(answered["prediction"]) <= set(TEXTS)
     assert (answered["correct"] == (answered["prediction"] == answered["answer"])).all()
-    assert scores["overall"]["accuracy"] > 0.8 and set(scores["type"]) == {"Visual/Counting", "Visual/Location"}
+    assert scores["overall"]["accuracy"] > 0.8 and set(scores["types"]["Visual"]) == {"Counting", "Location"}
 
 
 def test_an_option_that_stands_twice_counts_once(with_options, folder):  # noqa: F811

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import pipeline.extract
 from extractors import ENCODERS, AudioInput, EncoderSpec, FrameInput, Transform, load_encoder
 from extractors.base import Encoder
+from pipeline.cli import main
 from pipeline.errors import AVQAError
 from pipeline.extract import extract_shard
 from pipeline.provenance import provenance
@@ -267,6 +268,19 @@ def test_each_different_question_once(tmp_path):
         encode_texts(tmp_path / "q.txt", tmp_path / "t.h5", encoder="vggish", weights="random")
 
 
+def test_prompts_are_encoded_where_they_are_asked_for(tmp_path):
+    """Without them, a file has half as many texts; the command that makes it again says which it is."""
+    table = pd.DataFrame({"question": ["Is it loud?", "Is it?"], "prompt": ["It is loud.", None]})
+    table.to_parquet(tmp_path / "q.parquet")
+    common = ("--encoder", "clip_vit_b32", "--weights", "random")
+    expected = {"with": [*table["question"], "It is loud."], "without": table["question"].tolist()}
+    for name, flag in (("with", ["--prompts"]), ("without", [])):
+        assert main(["text", str(tmp_path / "q.parquet"), *common, *flag, "--out", str(tmp_path / f"{name}.h5")]) == 0
+        with h5py.File(tmp_path / f"{name}.h5") as file:
+            assert file["text"].asstr()[:].tolist() == expected[name]
+        assert ("--prompts" in provenance(tmp_path / f"{name}.h5")) == bool(flag)
+
+
 def test_questions_without_their_last_character_keep_their_names(tmp_path):
     """Options and prompts are encoded whole. The file says which of the two it holds; others say nothing, as before."""
     marks = ["How many?", "How many？", "Is it loud? ", "?", "aé"]
@@ -276,8 +290,8 @@ def test_questions_without_their_last_character_keep_their_names(tmp_path):
     table.to_parquet(tmp_path / "q.parquet")
     whole, short = tmp_path / "whole.h5", tmp_path / "short.h5"
     common = {"encoder": "clip_vit_b32", "weights": "random"}
-    encode_texts(tmp_path / "q.parquet", whole, **common)
-    encode_texts(tmp_path / "q.parquet", short, **common, drop_last_character=True)
+    encode_texts(tmp_path / "q.parquet", whole, **common, prompts=True)
+    encode_texts(tmp_path / "q.parquet", short, **common, drop_last_character=True, prompts=True)
     read = ["How many", "How many", "Is it loud", "", "a", "two?", "It is loud."]
     expected = load_encoder("clip_vit_b32", "random").encode_text(read, "eot")
     with h5py.File(whole) as plain, h5py.File(short) as file:

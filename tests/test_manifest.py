@@ -171,6 +171,37 @@ def test_missing_videos_are_counted_and_can_be_allowed(data, tmp_path):
     assert questions(data)["video_id"].tolist() == ["v1", "v2", "v4"]
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("why", ["file", "ids", "videos", "names"])
+def test_a_split_that_training_needs_and_that_has_no_questions_is_named_at_once(data, tmp_path, why, split):
+    """Not after hours of extraction and training. A data set that is only scored needs the test split alone."""
+    kept = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("train", "val", "test")}
+    (tmp_path / "all.csv").write_text(
+        "video_id,question,answer,split\n"
+        + "".join(f"{r['video_id']},Is it?,{r['anser']},{s}\n" for s in kept for r in kept[s] if s != split)
+    )
+    named, changes = "all.csv", {"annotations": str(tmp_path / "all.csv"), "format": "plain"}
+    if why == "ids":
+        ids = "|".join({r["video_id"] for s in kept for r in kept[s] if s != split})
+        named, changes = f"{split}.json", {"video_ids": ids}
+    if why == "videos":
+        for r in kept[split]:
+            (tmp_path / "videos" / f"{r['video_id']}.mp4").unlink(missing_ok=True)
+        named, changes = "videos", {"allow_missing": True}
+    if why == "names":
+        changes = {"annotations": {s: path for s, path in data["annotations"].items() if s != split}}
+        named = "annotations"
+    with pytest.raises(AVQAError, match=rf"{named}: .*split {split}.*training needs the splits train, val and test"):
+        build_manifest(data | changes | {"trained_on": ["tiny"]})
+    assert not (tmp_path / "results").exists()
+    if split == "test":
+        with pytest.raises(AVQAError, match=r"split test.*scoring needs the split test"):
+            build_manifest(data | changes | {"trained_on": ["other"]})
+    else:
+        build_manifest(data | changes | {"trained_on": ["other"]})
+    build_manifest(data | changes | {"trained_on": []})  # its features alone are wanted
+
+
 def with_audio(data, tmp_path, **changes):
     """Audio files for all videos, in a folder of their own."""
     for n in range(5):

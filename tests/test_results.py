@@ -145,7 +145,8 @@ def test_what_is_not_there_is_named(capsys, wrong):
 def test_our_scores_stand_beside_the_papers(tmp_path, capsys):
     entry = {"accuracy": 0.9, "count": 10}
     for seed, accuracy in enumerate((0.8, 0.9)):
-        scores = {"overall": {"accuracy": accuracy, "count": 10}, "scenario": {"Audio": entry}, "type": {}}
+        scores = {"overall": {"accuracy": accuracy, "count": 10}, "scenario": {"Audio": entry}, "types": {"Audio": {}}}
+        scores |= {"question_type": {}, "parts": {}, "present": dict(scores)}
         scores["encoders"] = {"vggish": {"weights": "torchvggish", "pretrained": True}}
         folder = tmp_path / "music_avqa" / "models" / "pooled" / f"seed-{seed}"
         folder.mkdir(parents=True)

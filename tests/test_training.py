@@ -256,7 +256,7 @@ def test_a_published_checkpoint_is_scored_like_the_run_that_it_is_from(tokens, f
     given = ["evaluate", "--checkpoint", str(path), "--model", "tokens", "--config", str(tmp_path / "c.yaml")]
     assert main(given) == 0
     again = json.loads((folder / "released" / "tokens" / "scores.json").read_text())
-    assert again["overall"] == scores["overall"] and again["type"] == scores["type"]
+    assert again["overall"] == scores["overall"] and again["types"] == scores["types"]
     assert again["checkpoint"] == str(path)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline.data.answers import display_forms, written_as
 from pipeline.data.features import Features
 from pipeline.data.vocabulary import build_vocabulary, encode
 from pipeline.errors import AVQAError
@@ -73,7 +74,10 @@ class QuestionData:
         self.questions = self._read_questions(folder / "questions.parquet")
         self.vocabulary: list[str] | None = None
         self._number_words(folder, {name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
-        self.answers = answers or read_numbering(folder).answers
+        numbering = read_numbering(folder)
+        self.answers = answers or numbering.answers
+        if numbering.merge_answers and not is_multiple_choice(self.questions):  # a checkpoint may have other forms
+            self.questions["answer"] = written_as(self.questions["answer"], display_forms(self.answers))
         self.questions["answer_id"] = index_answers(self.questions["answer"], self.answers)
         self.choices = self._read_choices()
         if standardize:
@@ -185,12 +189,17 @@ class QuestionData:
         """For multiple choice: which texts are each question's options (N, K, -1 where it has fewer). Answers are then
         numbered among a question's own options. None where questions have no options. An option that stands twice
         counts at its first place: the scores of both differ by rounding, and either could be the highest."""
-        if "choices" not in self.questions or self.questions["choices"].isna().all():
+        if not is_multiple_choice(self.questions):
             return None
         if self.questions["choices"].isna().any():
             raise AVQAError("questions.parquet: has questions with options and without; put them into two data sets")
         rows = {text: n for n, text in enumerate(self.index.texts)}
         lists = [list(options) for options in self.questions["choices"]]
+        if lacking := sorted({option for options in lists for option in options} - rows.keys()):
+            raise AVQAError(
+                f"{self.path}: has no text features of {len(lacking)} options, as {lacking[0]!r}; make the text file "
+                "with `avqa text`, then run `avqa index`"
+            )
         choices = [[rows[x] if options.index(x) == n else -1 for n, x in enumerate(options)] for options in lists]
         most = max(map(len, choices))
         answers = zip(lists, self.questions["answer"], strict=True)
@@ -212,6 +221,11 @@ class QuestionData:
         for name, features in self.texts.items():
             if features.shape:  # but for the number of tokens
                 features.standardize(text_rows(training, name).unique())
+
+
+def is_multiple_choice(questions: pd.DataFrame) -> bool:
+    """Whether questions have options of their own."""
+    return "choices" in questions and bool(questions["choices"].notna().any())
 
 
 def option_names(count: int) -> list[str]:

@@ -6,9 +6,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
+from pipeline.accuracy import OVERALL, Key, entry_of, names_of
 from pipeline.config import scores_dir
 from pipeline.reporting.page import legend, new_figure, svg
-from pipeline.reporting.scores import label
+from pipeline.reporting.scores import model_label
 from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
 from pipeline.storage.shard_list import Video
 
@@ -26,7 +27,7 @@ def read_predictions(config: dict, seed: int) -> dict[str, pd.DataFrame]:
     for trained_on, model in product(config["trained_on"], config["models"]):
         path = scores_dir(config, trained_on, model, seed) / "predictions.parquet"
         if path.exists():
-            found[label(config, trained_on, model)] = pd.read_parquet(path)
+            found[model_label(config, trained_on, model)] = pd.read_parquet(path)
     return found
 
 
@@ -74,23 +75,25 @@ def read_explanations(config: dict, seed: int) -> dict[str, dict]:
 
 def contribution_table(explanations: dict[str, dict]) -> pd.DataFrame:
     """Accuracy in % as trained, and what is lost with each feature taken from another video."""
+    trained = {model: explanation["contributions"]["as trained"] for model, explanation in explanations.items()}
+    scenarios = dict.fromkeys(scenario for scores in trained.values() for scenario in scores["scenario"])
+    keys = [*(("scenario", scenario) for scenario in scenarios), OVERALL]
+    names = names_of(keys, lambda key: key[-1], taken=("model", "features"))
     lines = []
     for model, explanation in explanations.items():
-        trained = _scenarios(explanation["contributions"]["as trained"])
+        before = _accuracies(trained[model], keys)
         for name, scores in explanation["contributions"].items():
-            values = _scenarios(scores)
+            after = _accuracies(scores, keys)
             if name == "as trained":
-                cells = {column: f"{value:.1f}" for column, value in values.items()}
+                lines.append([model, name, *(f"{value:.1f}" for value in after)])
             else:
-                cells = {column: f"{value - trained[column]:+.1f}" for column, value in values.items()}
-            label = name if name == "as trained" else f"{name} of another video"
-            lines.append({"model": model, "features": label, **cells})
-    return pd.DataFrame(lines)
+                changes = [f"{x - y:+.1f}" for x, y in zip(after, before, strict=True)]
+                lines.append([model, f"{name} of another video", *changes])
+    return pd.DataFrame(lines, columns=["model", "features", *(names[key] for key in keys)])
 
 
-def _scenarios(scores: dict) -> dict[str, float]:
-    entries = scores["scenario"] | {"overall": scores["overall"]}
-    return {name: 100 * entry["accuracy"] for name, entry in entries.items()}
+def _accuracies(scores: dict, keys: list[Key]) -> list[float]:
+    return [100 * entry_of(scores, key)["accuracy"] for key in keys]
 
 
 def second_curves(explanations: dict[str, dict]) -> str | None:

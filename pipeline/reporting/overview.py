@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.config import dataset_dir
+from pipeline.data.answers import display_forms, written_as
 from pipeline.data.formats.base import TYPES
+from pipeline.manifest import read_numbering
 from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
+from pipeline.storage.tables import read_table
 
 ANSWERS = 20  # the most frequent answers are listed, the others counted
 
@@ -16,7 +20,6 @@ def counts(questions: pd.DataFrame, index: FeatureIndex, segments: int) -> list[
     """What there is and what is missing, as lines of name and value."""
     decoded = index.status == DECODED
     seconds = int(index.num_segments[decoded].sum())
-    unknown = int((questions["answer_id"] < 0).sum())
     failed = questions["video_id"].isin(index.video_id[~decoded])
     return [
         ("Videos", f"{len(index.video_id):,}"),
@@ -25,9 +28,29 @@ def counts(questions: pd.DataFrame, index: FeatureIndex, segments: int) -> list[
         ("Videos without audio", f"{int((~index.has_audio[decoded]).sum()):,}"),
         (f"Videos shorter than {segments} s", f"{int((index.num_segments[decoded] < segments).sum()):,}"),
         ("Questions", f"{len(questions):,}, {questions['question'].nunique():,} different texts"),
-        ("Answers to choose from", f"{questions.loc[questions['answer_id'] >= 0, 'answer'].nunique():,}"),
-        ("Questions whose answer never occurs in training", f"{unknown:,}"),
     ]
+
+
+def answer_counts(config: dict, questions: pd.DataFrame) -> list[tuple[str, str]]:
+    """How many answers the models choose from, and how many questions none of their training questions has the answer
+    of: lines of name and value for each data set that models are trained on."""
+    lines = []
+    for name in config["trained_on"]:
+        folder, own = dataset_dir(config | {"dataset": name}), name == config["dataset"]
+        table = questions if own else read_table(folder / "questions.parquet")
+        numbering = read_numbering(folder)
+        number = f"{len(numbering.answers):,}"
+        if (options := questions.get("choices", pd.Series(dtype=object)).dropna()).size:
+            number = f"each question has its own, {options.map(len).max()} at most"
+        learned = table.loc[table["split"] == "train", "answer"]
+        answers = questions["answer"]
+        if numbering.merge_answers:  # another data set may write them differently
+            answers = pd.Series(written_as(answers, display_forms(learned)))
+        unknown = int((~answers.isin(learned)).sum())
+        models = "" if own else f", models trained on {name}"
+        lines.append((f"Answers to choose from{models}", number))
+        lines.append((f"Questions whose answer never occurs in training{models}", f"{unknown:,}"))
+    return lines
 
 
 def types_by_split(questions: pd.DataFrame) -> pd.DataFrame:

@@ -1,32 +1,28 @@
 """Scores of all models and seeds, the papers' results beside them, and the history of training."""
 
-import json
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 import pandas as pd
 
+from pipeline.accuracy import OVERALL, Key, entry_of, keys_of, label, names_of, read_scores
 from pipeline.cards import read_card
 from pipeline.config import scores_dir
-from pipeline.errors import AVQAError
-from pipeline.evaluate import in_all_scenarios, types_of
 from pipeline.reporting.page import legend, new_figure, svg
 from pipeline.results import KEYS, SCENARIOS, own_results, published, short_name, wide
 
 
-def label(config: dict, trained_on: str, model: str) -> str:
+def model_label(config: dict, trained_on: str, model: str) -> str:
     """A model's name, and the data set that it is trained on where that is another one."""
     return model if trained_on == config["dataset"] else f"{model}, trained on {trained_on}"
 
 
-def read_scores(config: dict) -> dict[str, list[dict]]:
+def read_runs(config: dict) -> dict[str, list[dict]]:
     """scores.json of each model's seeds, by the model's label. Raises AVQAError if one is missing."""
     runs = {}
     for trained_on, model in product(config["trained_on"], config["models"]):
         paths = [scores_dir(config, trained_on, model, seed) / "scores.json" for seed in config["train"]["seeds"]]
-        if missing := [path for path in paths if not path.exists()]:
-            raise AVQAError(f"{missing[0]}: no such file; `avqa evaluate` makes it")
-        runs[label(config, trained_on, model)] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        runs[model_label(config, trained_on, model)] = [read_scores(path) for path in paths]
     return runs
 
 
@@ -34,71 +30,67 @@ def score_table(scores: dict[str, list[dict]]) -> pd.DataFrame:
     """Test accuracy in %, mean ± standard deviation over the seeds, of each type and scenario, of types that several
     scenarios have, and overall; one column per model."""
     first = next(iter(scores.values()))[0]
-    rows = [("scenario", s, kind) for s in first["scenario"] for kind in (*types_of(first, s), s)]
-    lines = {}
-    for _, scenario, name in rows:
-        part = "scenario" if name == scenario else "type"
-        label = f"{scenario} average" if name == scenario else name
-        lines[label] = {"questions": first[part][name]["count"], **_cells(scores, lambda s, p=part, n=name: s[p][n])}
-    complete = all("question_type" in run for runs in scores.values() for run in runs)  # an earlier version had none
-    for name, entry in in_all_scenarios(first).items() if complete else ():
-        cells = _cells(scores, lambda s, n=name: s["question_type"][n])
-        lines[f"{name}, all scenarios"] = {"questions": entry["count"], **cells}
-    lines["overall"] = {"questions": first["overall"]["count"], **_cells(scores, lambda s: s["overall"])}
+    keys = keys_of(chain(*scores.values()))
+    names = names_of(keys)
     if first["present"]["overall"]["count"] < first["overall"]["count"]:
-        count, cells = first["present"]["overall"]["count"], _cells(scores, lambda s: s["present"]["overall"])
-        lines["overall, without failed videos"] = {"questions": count, **cells}
-    return pd.DataFrame.from_dict(lines, orient="index")
+        keys.append(("present", "overall"))
+        names[keys[-1]] = "overall, without failed videos"
+    lines = [{"questions": entry_of(first, key)["count"], **_cells(scores, key)} for key in keys]
+    return pd.DataFrame(lines, index=[names[key] for key in keys])
 
 
 def paper_layout(scores: dict[str, list[dict]]) -> pd.DataFrame:
     """One row per model, one column per question type and average, as the benchmarks' papers have it; where the split
     has parts, a column for each part as in Table III of MUSIC-AVQA-R. Mean accuracy in % over the seeds."""
-    first = next(iter(scores.values()))[0]
-    columns = [("type", name) for s in first["scenario"] for name in types_of(first, s)]
-    columns += [("scenario", scenario) for scenario in first["scenario"]]
-    rows: dict[str, dict[str, float]] = {model: {} for model in scores}
-    for model, runs in scores.items():
-        for kind, name in columns:
-            for part in first["parts"] or [""]:
-                values = [_accuracy(run["parts"][part] if part else run, kind, name) for run in runs]
-                rows[model][f"{name} {part}".strip()] = float(np.mean(values))
-        for part in first["parts"]:
-            rows[model][f"overall {part}"] = float(np.mean([_accuracy(r["parts"][part], "overall") for r in runs]))
-        rows[model]["overall"] = float(np.mean([_accuracy(run, "overall") for run in runs]))
-    return pd.DataFrame.from_dict(rows, orient="index").round(2)
+    everything = list(chain(*scores.values()))
+    parts = [("parts", part) for part in dict.fromkeys(part for run in everything for part in run["parts"])]
+    found = keys_of(everything)
+    kinds = [key for name in ("types", "scenario") for key in found if key[0] == name]
+    keys = [(*part, *key) for key in kinds for part in parts or [()]]
+    keys += [*((*part, *OVERALL) for part in parts), OVERALL]
+    names = names_of(keys, _short_label)
+    rows = [[_mean(runs, key) for key in keys] for runs in scores.values()]
+    return pd.DataFrame(rows, index=list(scores), columns=[names[key] for key in keys]).round(2)
+
+
+def _short_label(key: Key) -> str:
+    """A column of `paper_layout`: a scenario's average has its name, a part comes last."""
+    if key[0] == "parts":
+        return f"{_short_label(key[2:])} {key[1]}"
+    return key[1] if key[0] == "scenario" else label(key)
 
 
 def cross_table(config: dict) -> pd.DataFrame:
     """Mean accuracy in % of models that are trained on each of several data sets and tested on each, as in Table IV of
     AV-Master: one row per model and data set of training, for each data set of testing the averages of the scenarios
     and of all. No row where models of one data set only are tested; a cell is empty where a model is not tested."""
-    rows: dict[tuple[str, str], dict[str, float]] = {}
+    rows: dict[tuple[str, str], dict[Key, float]] = {}
     names = config["trained_on"] if config["dataset"] in config["trained_on"] and len(config["trained_on"]) > 1 else []
     for trained_on, model, tested_on in product(names, config["models"], names):
         folders = [scores_dir(config | {"dataset": tested_on}, trained_on, model, s) for s in config["train"]["seeds"]]
         if not all((folder / "scores.json").exists() for folder in folders):
             continue
-        runs = [json.loads((folder / "scores.json").read_text(encoding="utf-8")) for folder in folders]
+        runs = [read_scores(folder / "scores.json") for folder in folders]
         row = rows.setdefault((trained_on, model), {})
-        for scenario in runs[0]["scenario"]:
-            values = [_accuracy(run, "scenario", scenario) for run in runs]
-            row[f"{tested_on}: {short_name(scenario)}"] = float(np.mean(values))
-        row[f"{tested_on}: all"] = float(np.mean([_accuracy(run, "overall") for run in runs]))
-    numbers = pd.DataFrame(rows.values()).map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
-    return pd.concat([pd.DataFrame(rows.keys(), columns=["trained on", "model"]), numbers], axis=1)
+        for key in keys_of(runs):
+            if key[0] in ("scenario", "overall"):
+                row[tested_on, *key] = _mean(runs, key)
+    keys = list(dict.fromkeys(key for row in rows.values() for key in row))
+    columns = names_of(sorted(keys, key=len), lambda key: f"{key[0]}: {short_name(key[2]) if key[2:] else 'all'}")
+    cells = [[f"{row[key]:.2f}" if key in row else "" for key in keys] for row in rows.values()]
+    described = pd.DataFrame(rows.keys(), columns=["trained on", "model"])
+    return pd.concat([described, pd.DataFrame(cells, columns=[columns[key] for key in keys])], axis=1)
 
 
-def _accuracy(score: dict, kind: str, name: str | None = None) -> float:
-    """Accuracy in %, or not a number where a part has no such question."""
-    entry = score[kind].get(name, {"accuracy": np.nan}) if name else score[kind]
-    return 100 * entry["accuracy"]
+def _mean(runs: list[dict], key: Key) -> float:
+    """Accuracy in %, or not a number where a part or a run has no such question."""
+    return 100 * float(np.mean([entry_of(run, key)["accuracy"] for run in runs]))
 
 
-def _cells(scores: dict[str, list[dict]], pick) -> dict[str, str]:
+def _cells(scores: dict[str, list[dict]], key: Key) -> dict[str, str]:
     cells = {}
     for model, runs in scores.items():
-        values = 100 * np.array([pick(run)["accuracy"] for run in runs])
+        values = 100 * np.array([entry_of(run, key)["accuracy"] for run in runs])
         spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
         cells[model] = f"{values.mean():.2f}{spread}"
     return cells
@@ -137,7 +129,7 @@ def training_curves(config: dict) -> dict[str, str]:
             for n, seed in enumerate(config["train"]["seeds"]):
                 folder = scores_dir(config | {"dataset": trained_on}, trained_on, model, seed)
                 history = pd.read_csv(folder / "history.csv")
-                name = label(config, trained_on, model) if n == 0 else None
+                name = model_label(config, trained_on, model) if n == 0 else None
                 style = {"color": f"C{color}", "alpha": 0.8, "marker": ".", "label": name}
                 axis.plot(history["epoch"], factor * history[column], **style)
         axis.set(title=title, xlabel="epoch")

@@ -19,6 +19,7 @@ from pipeline.config import (
     annotation_files,
     check_configs,
     is_trained,
+    reads_prompts,
     scores_dir,
     text_encoders,
     training,
@@ -130,8 +131,9 @@ def manifest_of(wildcards):
 
 
 def from_manifest(*names):
-    """What manifest.json says about the data set, as a param that makes due what a change concerns."""
-    return lambda wildcards: json.dumps([manifest_of(wildcards)[name] for name in names])
+    """What manifest.json says about the data set, as a param that makes due what a change concerns; null for what that
+    of an earlier version does not say."""
+    return lambda wildcards: json.dumps([manifest_of(wildcards).get(name) for name in names])
 
 
 def questions(wildcards):

@@ -55,7 +55,7 @@ def state_of_weights(field, entry):
 
 
 MANIFEST_SECTIONS = ["results", "dataset", "videos", "annotations", "format", "card", "answers", "video_ids"]
-MANIFEST_SECTIONS += ["numbered_as", "trained_on", "allow_missing", "shard_size"]
+MANIFEST_SECTIONS += ["merge_answers", "numbered_as", "trained_on", "allow_missing", "shard_size"]
 
 
 NUMBERS = "answers and words numbered as published"  # what results of earlier versions lack
@@ -165,7 +165,7 @@ def weights_first(wildcards):
 
 def text_weights_first(wildcards):
     tag, made = text_entry(wildcards)["weights"], f"{RESULTS}/{wildcards.dataset}/text/{wildcards.encoder}.h5"
-    if not is_hub_tag(tag) or is_current(made, [], [one_text_settings(wildcards), from_manifest("texts")(wildcards)]):
+    if not is_hub_tag(tag) or is_current(made, [], [one_text_settings(wildcards), state_of_texts(wildcards)]):
         return []
     return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
 
@@ -200,6 +200,11 @@ def one_text_flags(wildcards):
 def one_text_settings(wildcards):
     """What decides the features of texts of one text encoder."""
     return f"{one_text_flags(wildcards)} {state_of_weights(f'text {wildcards.encoder}', text_entry(wildcards))}"
+
+
+def state_of_texts(wildcards):
+    """What makes text features due when a text is added, or a first model that reads prompts."""
+    return from_manifest("texts", *(["prompts"] if reads_prompts(CONFIGS[wildcards.dataset]) else []))(wildcards)
 
 
 def text_settings(wildcards):

@@ -79,9 +79,10 @@ rule text:
         runtime=runtime("text"),
     params:
         settings=one_text_settings,
-        texts=from_manifest("texts"),
+        texts=state_of_texts,
         flags=lambda wildcards, threads: one_text_flags(wildcards),
+        prompts=lambda wildcards, threads: "--prompts" if reads_prompts(CONFIGS[wildcards.dataset]) else "",
         batch_size=lambda wildcards, threads: flags(batch_size=text_entry(wildcards).get("batch_size")),
     shell:
-        "avqa text {input.questions:q} --out {output:q} --dataset {wildcards.dataset} {params.flags} {params.batch_size}"
-        f" {LOG}"
+        "avqa text {input.questions:q} --out {output:q} --dataset {wildcards.dataset} {params.flags} {params.prompts}"
+        f" {{params.batch_size}} {LOG}"

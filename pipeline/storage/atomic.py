@@ -3,11 +3,14 @@
 import hashlib
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+from pipeline.errors import AVQAError, forbidden
 
 LONGEST = 255  # bytes of a file name
 
@@ -33,10 +36,30 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{name}{ending}")
 
 
+def check_writable(folder: str | Path) -> None:
+    """Raises AVQAError if no file can be made in a folder, or where it has to be made first. For before long work."""
+    folder = place = Path(folder)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        if not forbidden(error):
+            raise
+        reason = f"{place} is a file" if place.is_file() else f"{place}: {error.strerror}"
+        raise AVQAError(
+            f"{folder}: nothing can be written there ({reason}); change its permissions, or name another folder"
+        ) from error
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path`: renamed to it when the block ends well, removed when it does not."""
+    """A temporary name beside `path`: renamed to it when the block ends well, removed when it does not.
+
+    Raises AVQAError if its folder may not be written."""
     path = Path(path)
+    check_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:

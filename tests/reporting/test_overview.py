@@ -10,7 +10,7 @@ from test_manifest import record
 
 from pipeline.index import gather_failures
 from pipeline.manifest import build_manifest
-from pipeline.reporting.overview import missing
+from pipeline.reporting.overview import answer_counts, missing
 
 KINDS = (["Audio", "Counting"], ["Audio-Visual", "Existential"])
 VIDEOS = st.lists(st.tuples(st.integers(0, 7), st.sampled_from(range(2))), min_size=1, max_size=12)
@@ -64,6 +64,37 @@ def test_the_ledger_counts_the_questions_of_every_missing_and_failed_video(tmp_p
     for row in page.itertuples(index=False):
         fits = [key for key in expected if key[1:] == (row.reason, row.file, row.split, row.scenario, row.type)]
         assert row.videos == len(fits) and row.questions == sum(expected[key] for key in fits)
+
+
+ANSWERS = st.lists(st.sampled_from(["yes", "no", "two", "three"]), min_size=1, max_size=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ANSWERS, ANSWERS, ANSWERS, st.booleans())
+def test_answers_are_those_of_the_data_set_that_models_are_trained_on(tmp_path_factory, train, test, others, listed):
+    """A data set that is only scored has no answers of its own to choose from."""
+    folder = tmp_path_factory.mktemp("answers")
+    (folder / "videos").mkdir()
+    (folder / "videos" / "v0.mp4").write_bytes(b"x")
+    (folder / "answers.json").write_text(json.dumps(["never", "yes", "no", "two", "three"]))
+    base = {"results": str(folder / "results"), "format": "music_avqa", "allow_missing": False, "shard_size": 3}
+    base["videos"] = {"collection": "c", "folder": str(folder / "videos"), "pattern": "{video_id}.mp4"}
+    base["videos"]["follow_links"] = False
+    splits = {"d": {"train": train, "val": train, "test": test}, "r": {"test": others}}
+    configs = {}
+    for name, answers in splits.items():
+        files = {split: folder / f"{name}-{split}.json" for split in answers}
+        for split, path in files.items():
+            path.write_text(json.dumps([record("v0", answer) for answer in answers[split]]))
+        configs[name] = base | {"dataset": name, "annotations": {s: str(path) for s, path in files.items()}}
+        configs[name] |= {"trained_on": ["d"]} | ({"answers": str(folder / "answers.json")} if listed else {})
+        build_manifest(configs[name])
+    for name, asked in (("d", [*train, *train, *test]), ("r", others)):
+        questions = pd.read_parquet(folder / "results" / name / "questions.parquet")
+        (_, number), (label, unknown) = answer_counts(configs[name], questions)
+        assert int(number) == (5 if listed else len(set(train)))
+        assert int(unknown) == sum(answer not in train for answer in asked)
+        assert label.endswith("models trained on d") == (name == "r")
 
 
 def test_without_a_ledger_nothing_is_listed(tmp_path):

@@ -32,8 +32,12 @@ def config(tmp_path_factory):
     make_features(folder / "d", folder / "c")
     build_index(folder / "d", folder / "c", ["clip_vit_b32", "vggish"], "clip_vit_b32")
     table = pd.read_parquet(folder / "d" / "questions.parquet")
-    table["answer"] = table["answer"].replace(table["answer"].iloc[-1], ODD)
+    replaced = table["answer"].iloc[-1]
+    table["answer"] = table["answer"].replace(replaced, ODD)
     table.to_parquet(folder / "d" / "questions.parquet", index=False)
+    manifest = json.loads((folder / "d" / "manifest.json").read_text())
+    manifest["answers"] = [ODD if answer == replaced else answer for answer in manifest["answers"]]
+    (folder / "d" / "manifest.json").write_text(json.dumps(manifest))
     tone = ("-f", "lavfi", "-i", "sine=500:d=3", "-c:v", "libx264", "-pix_fmt", "yuv420p")
     clip(folder / "c" / "v33.mp4", "-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=3", *tone)
     for name in table.loc[table["split"] == "test", "video_id"]:
@@ -66,6 +70,8 @@ def config(tmp_path_factory):
         train(config, name, 0, run)
         evaluate(run)
         explain(run)
+    with open(folder / "d" / "failures.tsv", "a") as file:
+        file.write("elsewhere\tdecode\tis of another data set\t0.1\n")  # in a shard that both have
     write_report(config)
     return config
 
@@ -191,6 +197,12 @@ def test_a_model_that_does_not_offer_a_part_says_so(pages):
     for part in ("accuracy by second", "attention on words", "preference features"):
         assert page.count(f"pooled: Pooled does not offer {part}.") == 1
     assert "AVMaster does not offer" not in page
+
+
+def test_failures_are_those_of_the_data_set(folder, pages):
+    assert "1 videos failed" in (folder / "summary.txt").read_text()
+    page = pages["report"].read_text()
+    assert "Videos that could not be decoded: 1<" in page and "elsewhere" not in page
 
 
 def test_equal_results_give_equal_pages(config, folder):
