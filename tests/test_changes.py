@@ -246,7 +246,12 @@ def test_results_of_an_earlier_version_need_the_manifests_only(place):
         described = json.loads((folder / "manifest.json").read_text())
         old = {k: v for k, v in described.items() if not k.startswith(("answers", "words", "longest"))}
         (folder / "manifest.json").write_text(json.dumps(old))
-    assert due(place).keys() == {"manifest"}
+    for path in (place / ".snakemake" / "metadata").rglob("*"):
+        record = json.loads(path.read_text()) if path.is_file() else {}
+        if record.get("rule") == "manifest":
+            record["params"] = [param for param in record["params"] if "numbered as published" not in param]
+            path.write_text(json.dumps(record))
+    assert due(place)["manifest"] == 2, "the manifests say what else"
     assert snakemake(place, CONFIG, *(f"results/{name}/manifest.json" for name in CONFIG["datasets"])).returncode == 0
     assert due(place) == {}
     assert "record" in pd.read_parquet(place / "results" / "tiny" / "questions.parquet")

@@ -60,6 +60,9 @@ MANIFEST_SECTIONS = ["results", "dataset", "videos", "annotations", "format", "c
 MANIFEST_SECTIONS += ["merge_answers", "numbered_as", "trained_on", "allow_missing", "shard_size"]
 
 
+NUMBERS = "answers and words numbered as published"  # what results of earlier versions lack
+
+
 def manifest_settings(wildcards):
     return settings(*MANIFEST_SECTIONS)(wildcards)
 
@@ -78,7 +81,7 @@ def made_in_this_run(collection):
 def manifest_before(wildcards):
     """The manifest of the data set before this one with the same collection, if this run makes both: in the
     configuration's order, so that the shards of a collection are the same in every run."""
-    params = [state_of_annotations(wildcards), state_of_videos(wildcards), manifest_settings(wildcards)]
+    params = [state_of_annotations(wildcards), state_of_videos(wildcards), manifest_settings(wildcards), NUMBERS]
     names = made_in_this_run(collection_of(wildcards))
     made = f"{RESULTS}/{wildcards.dataset}/manifest.json"
     if not workflow.is_main_process or wildcards.dataset not in names[1:]:
