@@ -1,4 +1,4 @@
-"""`avqa export` and `avqa import`: plain numpy readers written from what the released loaders do, and the way back."""
+"""`avqa export`, its ids, files and refusals, and the way back by `avqa import`."""
 
 import io
 import json
@@ -251,6 +251,20 @@ def test_export_then_import_then_export_gives_the_same_bytes(small, tmp_path, dt
     assert "imported" in back.index.provenance["vggish"]["weights"]
     assert verify(tmp_path / "back" / "back").findings == []
     export(tmp_path / "back" / "back", "pstp-net", tmp_path / "again", dtype=dtype, force=True)
+    assert files(tmp_path / "again") == files(out)
+
+
+def test_zeros_of_failed_videos_come_back_as_failed(tmp_path):
+    dataset, out = make_results(tmp_path, change={("status", "v003"): 1}), tmp_path / "out"
+    export(dataset, "pstp-net", out, force=True)
+    assert not load(out / "vggish", "v003").any()
+    assert main(["import", str(out), "--layout", "pstp-net", "--config", config(tmp_path, out)]) == 0
+    with pipeline.open_features(tmp_path / "back" / "back") as back:
+        videos = back.videos.set_index("video_id")["status"]
+        assert videos[videos != 0].index.tolist() == ["v003"]
+        expected = feature("vggish/embedding", "v004").astype("float32")
+        np.testing.assert_array_equal(back["vggish/embedding", "v004"], expected)
+    export(tmp_path / "back" / "back", "pstp-net", tmp_path / "again", force=True)
     assert files(tmp_path / "again") == files(out)
 
 
