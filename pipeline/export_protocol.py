@@ -73,9 +73,10 @@ def check_texts(layout: Layout, questions: pd.DataFrame, features: FeatureSet) -
             texts = folder_texts(folder, questions[questions[LEFT_OUT] == ""])
             lacking = texts[~texts.isin(features.texts)]
             if len(lacking):
+                prompts = "prompts are encoded where a model of the configuration reads them: add tspm to models, and "
                 raise AVQAError(
                     f"{features.index.path}: has no text {lacking.iloc[0]!r}, which {folder.option} ({folder.path}) is "
-                    "made from; run the workflow again"
+                    f"made from; {prompts if folder.text == 'prompt' else ''}run the workflow again"
                 )
 
 
