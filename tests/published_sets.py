@@ -130,6 +130,6 @@ def make_sets(folder: Path, outputs: dict[str, tuple[str, ...]], text: str, *nam
     for name in names or configs:
         dataset = folder / "results" / name
         config = {"sentence": "eot", **({"drop_last_character": True} if text == "clip_vit_b32" else {})}
-        write_text(dataset, read_texts(dataset / "questions.parquet"), encoder=text, config=config)
+        write_text(dataset, read_texts(dataset / "questions.parquet", prompts=True), encoder=text, config=config)
         build_index(dataset, collection, list(outputs), text)
     return folder / "results"

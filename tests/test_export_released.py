@@ -196,7 +196,7 @@ def check(layout, results, out, path, rows):
     """What the release's reader gives for one of its annotation files, against the published questions."""
     reader, _ = READERS[layout]
     _, encoder, dtype = NEEDS[layout]
-    encoded = set(read_texts(results / "questions.parquet"))
+    encoded = set(read_texts(results / "questions.parquet", prompts=True))
     samples = list(reader(out, path))
     assert len(samples) == len(rows)
     for row, (sample, label, arrays) in zip(rows, samples, strict=True):
