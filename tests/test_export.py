@@ -213,6 +213,18 @@ def test_questions_without_a_prompt_are_named(tmp_path):
         export(dataset, "tspm", tmp_path / "out")
 
 
+def test_prompts_that_are_not_encoded_are_named_with_what_encodes_them(tmp_path):
+    outputs = {"vggish": ("embedding",), "clip_vit_l14_336": ("cls",), "tome_vit_l16_384": ("tokens",)}
+    dataset = make_results(tmp_path, 2, 4, outputs, "clip_vit_l14_336", seconds=60)
+    table = pd.read_parquet(dataset / "questions.parquet")
+    table.assign(prompt="It is loud.").to_parquet(dataset / "questions.parquet")
+    with pytest.raises(
+        AVQAError, match=r"no text 'It is loud\.', which --qst_prompt_dir .*: add tspm to models, and run"
+    ):
+        export(dataset, "tspm", tmp_path / "out", force=True)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("text", ["Is it loud?", "Is it loud", "Tell me.", "Is it loud？"])
 def test_the_last_character_which_releases_drop_is_no_letter(tmp_path, text):
     dataset = make_results(tmp_path)
