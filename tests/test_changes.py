@@ -105,6 +105,13 @@ def test_nothing_is_due_after_a_run(finished):
     assert due(finished) == {}
 
 
+@pytest.mark.parametrize("rule", ["decode", "extract"])
+def test_until_a_stage_of_shards_is_refused(finished, rule):
+    """Decoding of a shard waits for an earlier one's features, so that it would come after that stage."""
+    stopped = snakemake(finished, CONFIG, "--until", rule)
+    assert stopped.returncode == 1 and "name the target features" in stopped.stdout
+
+
 def test_what_changes_no_result_makes_nothing_due(finished):
     other = changed(CONFIG, "encoders", "vggish", "batch_size", value=7)
     other = changed(other, "text", "batch_size", value=3)
