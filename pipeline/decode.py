@@ -20,7 +20,16 @@ from pipeline.errors import AVQAError
 from pipeline.media.segments import MachineError
 from pipeline.media.worker import Limits, Worker, WorkerFailure, inputs_to_json
 from pipeline.storage.atomic import atomic
-from pipeline.storage.contract import DECODED, DECODER_VERSION, FAILED, FAILURE_FIELDS, PER_VIDEO, DatasetSpec
+from pipeline.storage.contract import (
+    DECODED,
+    DECODER_VERSION,
+    FAILED,
+    FAILURE_FIELDS,
+    PER_VIDEO,
+    UNHEARD,
+    DatasetSpec,
+    unheard_table,
+)
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.shard_list import Video, digest
 from pipeline.timing import Stopwatch
@@ -54,10 +63,11 @@ def decode_shard(
 
     A video that `backend` cannot decode is a row of zeros with status 1 and a line in the table `failures`; no other
     backend is tried, since its frames may be others. Where the process was lost or lacked memory, a new one tries once
-    more. A run that was interrupted resumes. Raises MachineError if the machine fails and not a video, also where a
-    video's process is killed from outside twice, and AVQAError if no video at all can be decoded (the only one of a
-    named `shard` may be a failed row); neither leaves a row for the videos concerned. The file `timing` then says how
-    long decoders and writing took (`pipeline.timing`).
+    more. A video that is decoded without its sound has a line in the table beside it (`unheard_table`). A run that was
+    interrupted resumes. Raises MachineError if the machine fails and not a video, also where a video's process is
+    killed from outside twice, and AVQAError if no video at all can be decoded (the only one of a named `shard` may be a
+    failed row); neither leaves a row for the videos concerned. The file `timing` then says how long decoders and
+    writing took (`pipeline.timing`).
     """
     inputs = list({item.key: item for item in inputs}.values())
     options = {
@@ -82,11 +92,12 @@ def decode_shard(
     with ShardWriter(out, len(videos), _datasets(inputs, segments), attributes, {"video_id": ids}) as writer:
         if writer.published and Path(failures).exists():
             return
-        record = _Record(writer.parts / "failures.tsv", {ids[n] for n in np.flatnonzero(writer.done)})
+        done = {ids[n] for n in np.flatnonzero(writer.done)}
+        record, unheard = _Record(writer.parts / "failures.tsv", done), _Record(writer.parts / "unheard.tsv", done)
         if writer.published:
             record.recover(out, ids)
         pool = _Pool(workers, limits or Limits(), inputs, backend, options)
-        shard_in_work = _Shard(videos, writer, record, pool, watch)
+        shard_in_work = _Shard(videos, writer, record, unheard, pool, watch)
         shard_in_work.decode()
         for video in videos:
             if video.video_id in record.lines and not writer.published:
@@ -99,6 +110,11 @@ def decode_shard(
                 f"{videos[0].path or videos[0].audio_path}: {record.lines[ids[0]][2]}. "
                 "Mend or leave out these videos, or the storage that holds them, and run again"
             )
+        if unheard.lines:
+            unheard.publish(unheard_table(failures), ids)
+            log.warning(f"{unheard_table(failures)}: {len(unheard.lines)} videos were decoded without their sound")
+        else:
+            unheard_table(failures).unlink(missing_ok=True)
         record.publish(failures, ids)
         ended = time.monotonic()
     watch.add("writing", time.monotonic() - ended)  # of the finished file, from the rows
@@ -179,8 +195,17 @@ class _Pool:
 class _Shard:
     """The videos of a shard on their way into its file."""
 
-    def __init__(self, videos: Sequence[Video], writer: ShardWriter, record: "_Record", pool: _Pool, watch: Stopwatch):
-        self.videos, self.writer, self.record, self.pool, self.watch = videos, writer, record, pool, watch
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        writer: ShardWriter,
+        record: "_Record",
+        unheard: "_Record",
+        pool: _Pool,
+        watch: Stopwatch,
+    ):
+        self.videos, self.writer, self.pool, self.watch = videos, writer, pool, watch
+        self.record, self.unheard = record, unheard
         self.writing = Lock()
         self.seconds = 0  # of video that were decoded
 
@@ -213,6 +238,8 @@ class _Shard:
                 row["status"] = FAILED
             else:
                 row["status"] = DECODED
+                if row["unheard"]:
+                    self.unheard.add(self.videos[n].video_id, UNHEARD, row["unheard"], time.monotonic() - start)
                 self.seconds += int(row["num_segments"])
                 if self.videos[n].mirrored:
                     mirror(row)
@@ -227,7 +254,7 @@ def mirror(row: dict) -> None:
 
 
 class _Record:
-    """The lines of failures.tsv, stored beside the finished rows, so that an interrupted run leaves both."""
+    """The lines of a table of failures, stored beside the finished rows, so that an interrupted run leaves both."""
 
     def __init__(self, path: Path, done: set[str]):
         self.path, self.lines = path, {}
@@ -237,7 +264,7 @@ class _Record:
                 self.lines = {line[0]: line for line in csv.reader(file, "excel-tab") if line and line[0] in done}
 
     def add(self, video_id: str, stage: str, reason: str, seconds: float) -> None:
-        """Must be called before the row is written, so that no failed row lacks its reason."""
+        """Must be called before the row is written, so that no row lacks its reason."""
         # One line per failure, whatever a library puts into its message.
         self.lines[video_id] = [video_id, stage, " ".join(reason.split()), f"{seconds:.1f}"]
         with open(self.path, "a", newline="", encoding="utf-8") as file:

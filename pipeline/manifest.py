@@ -23,6 +23,7 @@ from pipeline.numbering import CONFIGURATION, Numbering, index_answers, number, 
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
 from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
+from pipeline.storage.tables import deciding
 
 FIRST_FEW = 5
 KIND = ["split", "part", "scenario", "type"]
@@ -149,7 +150,7 @@ def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
 def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], numbering: Numbering) -> dict:
     """What manifest.json says. Digests of the questions tell the workflow what a change concerns: those of train and
     val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
-    asked = questions.drop(columns=["question_id", "file", "record"])
+    asked = deciding(questions)
     trained = set(asked.loc[asked["split"] != "test", "video_id"])
     texts = set(questions["question"]).union(*questions["choices"].dropna())
     training = asked[asked["split"] != "test"].to_csv(index=False)

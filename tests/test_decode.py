@@ -147,6 +147,27 @@ def test_the_audio_of_many_seconds_is_read_in_parts(videos, tmp_path):
         assert file["audio/16000"].shape == (1, 130, 16000) and file["audio/16000"].chunks == (1, 60, 16000)
 
 
+@pytest.mark.parametrize("names", [["good.mp4", "unheard.mp4", "text.mp4"], ["unheard.mp4", "unheard.mkv"]])
+def test_a_video_without_its_sound_is_no_failure_and_is_listed(videos, tmp_path, names):
+    """Beside the table of failures; data sets' failures.tsv has the line, which counts as no failed video."""
+    sound = (videos / "good.mp4").read_bytes().replace(b"mp4a", b"ac-4").replace(b"esds", b"free")
+    (videos / "unheard.mp4").write_bytes(sound)  # a codec that FFmpeg has no decoder for
+    clip(videos / "unheard.mkv", "-i", videos / "good.mp4", "-c:v", "copy", "-c:a", "g722", "-ar", 16000)
+    rows, failures = decode(videos, names, tmp_path / "s.h5")
+    with open(tmp_path / "s.unheard.tsv", newline="") as file:
+        lines = list(csv.DictReader(file, delimiter="\t"))
+    unheard = [name for name in names if name.startswith("unheard")]
+    assert [(line["video_id"], line["stage"]) for line in lines] == [(name, "audio") for name in unheard]
+    assert "ac4" in lines[0]["reason"] and ("g722" in lines[-1]["reason"]) == ("unheard.mkv" in names)
+    assert not set(unheard) & set(failures)
+    for n, name in enumerate(names):
+        assert rows["status"][n] == (name == "text.mp4") and rows["has_audio"][n] == (name == "good.mp4")
+        if rows["status"][n] == 0:
+            same_as_read_segments(rows, n, videos / name)
+    decode(videos, ["good.mp4"], tmp_path / "other.h5", failures=tmp_path / "other.tsv")
+    assert not (tmp_path / "other.unheard.tsv").exists()
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_audio_files(videos, tmp_path, alone):
     """In place of the videos' own audio, or without any video; a bad one is a failure like any other."""

@@ -65,8 +65,9 @@ class Worker:
     ) -> tuple[dict, dict[str, np.ndarray]]:
         """Have `read_segments` run with these arguments.
 
-        Returns num_segments and has_audio by name, and the arrays by input key. Raises WorkerFailure with the reason;
-        a process that hangs or died is gone by then. Raises MachineError if the machine failed and not the video.
+        Returns num_segments, has_audio and unheard by name, and the arrays by input key. Raises WorkerFailure with the
+        reason; a process that hangs or died is gone by then. Raises MachineError if the machine failed and not the
+        video.
         """
         self.start()
         began, self.allowed = time.monotonic(), self.limits.seconds
@@ -84,6 +85,7 @@ class Worker:
             if "error" in reply:
                 self._raise(reply)
             scalars = {"num_segments": int(reply["num_segments"]), "has_audio": bool(reply["has_audio"])}
+            scalars["unheard"] = str(reply["unheard"])
             data = {item.key: self._array((segments, *item.shape), item.dtype) for item in _different(inputs)}
             if reply["memory"] > self.limits.memory / 2:
                 self.close()  # decoders leak memory; the next video must have its full share
@@ -248,7 +250,8 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             _send_error(replies, f"{type(error).__name__}: {error}", machine=machine)
         else:
             memory = psutil.Process().memory_info().vms
-            _send(replies, {"num_segments": result.num_segments, "has_audio": result.has_audio, "memory": memory})
+            scalars = {"num_segments": result.num_segments, "has_audio": result.has_audio, "unheard": result.unheard}
+            _send(replies, scalars | {"memory": memory})
             for item in _different(inputs):
                 replies.write(memoryview(result.data[item.key]).cast("B"))
             replies.flush()

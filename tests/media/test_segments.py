@@ -312,12 +312,6 @@ def test_no_video(made, name, args, reason):
         read_segments(make(made, name, args))
 
 
-def test_audio_that_cannot_be_decoded_is_an_error(made):
-    path = make(made, "odd_audio.mkv", "-i {v} -i {av} -map 0:v -map 1:a -c:v copy -c:a tta")
-    with pytest.raises(MediaError, match="audio cannot be decoded"):
-        read_segments(path)
-
-
 def test_bytes_on_standard_output_are_frames():
     """The oracle itself: one red frame."""
     raw = ffmpeg(
