@@ -11,8 +11,8 @@ LABELS = ("question_id", "file", "record")  # say which question it is; every ot
 
 
 def deciding(questions: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a table of questions that may decide what is trained and answered: all but LABELS, so that a column
-    that somebody adds is not forgotten."""
+    """The columns of a table of questions that may decide what is trained and answered: all but LABELS, so that one
+    that is added later is not forgotten."""
     return questions.drop(columns=[name for name in LABELS if name in questions])
 
 
