@@ -33,7 +33,6 @@ from pipeline.models.base import AVQAModel, Batch
 from pipeline.models.choices import MultipleChoice
 from pipeline.storage.atomic import atomic, write_if_changed
 from pipeline.storage.lock import exclusive
-from pipeline.storage.tables import deciding
 from pipeline.timing import WAITING, Stopwatch
 
 log = logging.getLogger(__name__)
@@ -360,8 +359,5 @@ def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> 
     """Identifies what a run's result depends on: an interrupted run with another key is not resumed."""
     schedule = {name: value for name, value in config["train"].items() if name not in OF_ALL_MODELS}
     parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers, data.vocabulary]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-    questions = deciding(data.questions[data.questions["split"].isin(["train", "val"])])
-    places = [name for name in questions if name.endswith("_row")]  # where features are is no matter
-    digest.update(questions.drop(columns=places).to_csv(index=False).encode())
-    return digest.hexdigest()
+    parts.append(data.batch_digest("train", "val"))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

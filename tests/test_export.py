@@ -218,9 +218,7 @@ def test_prompts_that_are_not_encoded_are_named_with_what_encodes_them(tmp_path)
     dataset = make_results(tmp_path, 2, 4, outputs, "clip_vit_l14_336", seconds=60)
     table = pd.read_parquet(dataset / "questions.parquet")
     table.assign(prompt="It is loud.").to_parquet(dataset / "questions.parquet")
-    with pytest.raises(
-        AVQAError, match=r"no text 'It is loud\.', which --qst_prompt_dir .*: add tspm to models, and run"
-    ):
+    with pytest.raises(AVQAError, match=r"no prompt 'It is loud\.', which --qst_prompt_dir .*, with tspm under models"):
         export(dataset, "tspm", tmp_path / "out", force=True)
     assert not (tmp_path / "out").exists()
 

@@ -96,7 +96,7 @@ def test_everything_comes_out(place):
     results, collection = place / "results" / "tiny", place / "results" / "clips"
     scores = json.loads((results / "models" / "av_master" / "seed-0" / "scores.json").read_text())
     assert scores["overall"]["count"] == len(json.loads((place / "data" / "test.json").read_text()))
-    assert {"overall", "scenario", "type"} <= scores.keys()
+    assert {"overall", "scenario", "types"} <= scores.keys()
     records = [record for path in (place / "data").glob("t*.json") for record in json.loads(path.read_text())]
     with h5py.File(results / "features.h5") as features:
         assert {r["video_id"] for r in records if "anser" in r} <= set(features["video_id"].asstr()[:])
