@@ -85,6 +85,14 @@ def card_answers(name: str) -> list[str] | None:
     return card.get("answers") or (card_answers(card["answers_of"]) if "answers_of" in card else None)
 
 
+def decides_numbers(config: dict) -> dict:
+    """What in a data set's configuration decides the numbers of its answers and words."""
+    parts = {name: config[name] for name in ("annotations", "format", "answers", "card") if name in config}
+    if isinstance(files := parts.get("annotations"), dict):
+        parts["annotations"] = {split: file for split, file in files.items() if split == "train"}
+    return parts
+
+
 def read_answers(source: str | Path | list[str]) -> list[str]:
     """A release's answers in the order of their numbers: the list, or a file. JSON is a list, or an object with each
     answer's number, by itself or under ans2ix (answer2idx.json); a text file has one answer per line.

@@ -12,9 +12,9 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from extractors import ENCODERS, FrameInput, is_file
+from extractors import ENCODERS, EncoderSpec, FrameInput, is_file
 from extractors import text_encoders as known_text_encoders
-from pipeline.cards import apply_card
+from pipeline.cards import apply_card, decides_numbers
 from pipeline.data.formats import FORMATS, SPLITS
 from pipeline.errors import AVQAError
 from pipeline.models import entry_schema, entry_settings, settings_class
@@ -88,13 +88,7 @@ def check_configs(config: object, source: str | Path = "configuration", sections
         raise AVQAError(f"{source}: data sets that do not fit together:\n" + "\n".join(lines))
     for config in configs.values():
         if config["trained_on"] and not is_trained(config) and "annotations" in config:
-            trained_on = configs[config["trained_on"][0]]
-            parts = {
-                name: trained_on[name] for name in ("annotations", "format", "answers", "card") if name in trained_on
-            }
-            if isinstance(files := parts["annotations"], dict):
-                parts["annotations"] = {split: file for split, file in files.items() if split == "train"}
-            config["numbered_as"] = parts
+            config["numbered_as"] = decides_numbers(configs[config["trained_on"][0]])
     return configs
 
 
@@ -156,6 +150,10 @@ def check_config(config: object, source: str | Path = "configuration", sections:
         apply_card(config)
     if isinstance(config, dict) and isinstance(config.get("protocol"), str):
         _fill_below(config, read_protocols().get(config["protocol"], {}))
+    if isinstance(config, dict) and isinstance(config.get("encoders"), dict):
+        for name, entry in config["encoders"].items():  # the schema has the others' dtype
+            if isinstance(entry, dict) and name in ENCODERS and ENCODERS[name].dtype != EncoderSpec.dtype:
+                entry.setdefault("dtype", ENCODERS[name].dtype)
     errors = sorted(
         _Validator(_schema(config, sections)).iter_errors(config), key=lambda e: [*map(str, e.absolute_path)]
     )

@@ -12,7 +12,7 @@ from pipeline.data.answers import display_forms, written_as
 from pipeline.data.features import Features
 from pipeline.data.vocabulary import build_vocabulary, encode
 from pipeline.errors import AVQAError
-from pipeline.manifest import read_numbering
+from pipeline.manifest import read_manifest, read_numbering
 from pipeline.models.base import Batch
 from pipeline.models.settings import TOKENS
 from pipeline.numbering import index_answers
@@ -74,9 +74,9 @@ class QuestionData:
         self.questions = self._read_questions(folder / "questions.parquet")
         self.vocabulary: list[str] | None = None
         self._number_words(folder, {name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
-        numbering = read_numbering(folder)
-        self.answers = answers or numbering.answers
-        if numbering.merge_answers and not is_multiple_choice(self.questions):  # a checkpoint may have other forms
+        self.answers = answers or read_numbering(folder).answers
+        merged = read_manifest(folder).get("merge_answers") and not is_multiple_choice(self.questions)
+        if merged:  # a checkpoint may have other forms
             self.questions["answer"] = written_as(self.questions["answer"], display_forms(self.answers))
         self.questions["answer_id"] = index_answers(self.questions["answer"], self.answers)
         self.choices = self._read_choices()

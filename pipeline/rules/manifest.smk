@@ -44,5 +44,6 @@ checkpoint manifest:
         annotations=state_of_annotations,
         videos=state_of_videos,
         settings=manifest_settings,
+        numbers=NUMBERS,
     shell:
         f"avqa manifest --config {{params.settings:q}} {LOG}"
