@@ -24,7 +24,6 @@ from pipeline.export_questions import (
     LEFT_OUT,
     USABLE,
     VIDEOS,
-    failed_videos,
     mark_unnumbered,
     numbering_questions,
     published_questions,
@@ -54,8 +53,7 @@ def export(folder: str | Path, layout: str, out: str | Path, *, dtype: str = "fl
     out = Path(out)
     with FeatureSet(folder) as features:
         numbering, questions = read_numbering(features.folder), published_questions(features)
-        failed = failed_videos(features)
-        videos = [video_id for video_id in features if video_id not in failed]
+        videos = list(features)
         zeros = zero_videos(questions, videos)
         record = {"created_by": f"avqa-pipeline {__version__}", "layout": layout, "dtype": dtype}
         record |= {"dataset": features.folder.name, "features": dict(features.index.provenance)}

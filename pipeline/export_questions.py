@@ -17,7 +17,6 @@ from pipeline.errors import AVQAError
 from pipeline.manifest import read_manifest
 from pipeline.numbering import Numbering
 from pipeline.storage.atomic import write_if_changed
-from pipeline.storage.contract import DECODED
 from pipeline.storage.tables import read_table
 
 IDS = "question_ids.csv"
@@ -32,15 +31,10 @@ log = logging.getLogger(__name__)
 def published_questions(features: FeatureSet) -> pd.DataFrame:
     """All questions of a data set's annotations in their order: the columns of questions.parquet, export_id, and
     left_out: "failed", "missing" or "filtered" for a question without features, else ""."""
-    return _published(features.folder, failed_videos(features))
+    return _published(features.folder, features.failed)
 
 
-def failed_videos(features: FeatureSet) -> set[str]:
-    """The videos that could not be decoded."""
-    return set(features.index.video_id[features.index.status != DECODED])
-
-
-def _published(folder: Path, failed: set[str]) -> pd.DataFrame:
+def _published(folder: Path, failed: list[str]) -> pd.DataFrame:
     present, absent = read_table(folder / "questions.parquet"), read_table(folder / "left_out.parquet")
     present[LEFT_OUT] = np.where(present["video_id"].isin(failed), "failed", "")
     parts = [part for part in (present, absent.rename(columns={"reason": LEFT_OUT})) if len(part)]
@@ -75,7 +69,7 @@ def numbering_questions(folder: Path, questions: pd.DataFrame) -> pd.DataFrame:
             f"{other / 'manifest.json'}: no such file; released code numbers the answers of {folder.name} by the "
             f"training questions of {trained_on}: make its manifest with `avqa manifest` first"
         )
-    table = _published(other, set())
+    table = _published(other, [])
     table = table[table["split"].isin(lacking)].reset_index(drop=True)
     return table.assign(export_id=export_ids(table.assign(question_id=None)), left_out=f"of {trained_on}")
 
