@@ -23,7 +23,7 @@ from pipeline.errors import AVQAError, forbidden, out_of_memory, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
 from pipeline.storage.atomic import check_writable, write_if_changed
-from pipeline.storage.shard_list import Video, read_shard_list
+from pipeline.storage.shard_list import list_files, read_shard_list
 
 OUTPUT_FOLDERS = ("synthesize", "train", "evaluate", "explain", "convert-checkpoint", "export")  # --out, or DIR itself
 OUTPUT_FILES = ("failures", "timing", "json", "plot")  # and --out of other commands
@@ -108,7 +108,7 @@ def decode(args: argparse.Namespace) -> None:
         videos = read_shard_list(args.videos[0])
         shard = Path(args.videos[0]).stem
     else:
-        videos, shard = [_video(name) for name in args.videos], ""
+        videos, shard = list_files(args.videos), ""
     decode_shard(
         videos,
         args.out,
@@ -125,14 +125,6 @@ def decode(args: argparse.Namespace) -> None:
         failures=args.failures or f"{args.out}.failures.tsv",
         timing=args.timing,
     )
-
-
-def _video(name: str) -> Video:
-    try:
-        info = Path(name).stat()
-    except FileNotFoundError:
-        raise AVQAError(f"{name}: no such video") from None
-    return Video(Path(name).stem, name, info.st_size, info.st_mtime_ns)
 
 
 def extract(args: argparse.Namespace) -> None:

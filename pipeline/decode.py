@@ -65,8 +65,9 @@ def decode_shard(
     backend is tried, since its frames may be others. Where the process was lost or lacked memory, a new one tries once
     more. A video that is decoded without its sound has a line in the table beside it (`unheard_table`). A run that was
     interrupted resumes. Raises MachineError if the machine fails and not a video, also where a video's process is
-    killed from outside twice, and AVQAError if no video at all can be decoded; neither leaves a row for the videos
-    concerned. The file `timing` then says how long decoders and writing took (`pipeline.timing`).
+    killed from outside twice, and AVQAError if no video at all can be decoded (the only one of a named `shard` may be a
+    failed row); neither leaves a row for the videos concerned. The file `timing` then says how long decoders and
+    writing took (`pipeline.timing`).
     """
     inputs = list({item.key: item for item in inputs}.values())
     options = {
@@ -98,13 +99,15 @@ def decode_shard(
         pool = _Pool(workers, limits or Limits(), inputs, backend, options)
         shard_in_work = _Shard(videos, writer, record, unheard, pool, watch)
         shard_in_work.decode()
+        for video in videos:
+            if video.video_id in record.lines and not writer.published:
+                log.warning(f"{video.path or video.audio_path}: {record.lines[video.video_id][2]}")
         present = sum(not video.gone for video in videos)
-        if present > 1 and not writer.published and len(record.lines) == len(videos):
+        if (present > 1 or not shard) and not writer.published and len(record.lines) == len(videos):
             shutil.rmtree(writer.parts)  # so that the next run tries again
-            first = record.lines[ids[0]]
             raise AVQAError(
-                f"{out}: none of the {len(videos)} videos can be decoded; "
-                f"the first is {videos[0].path or videos[0].audio_path}: {first[2]}. "
+                f"{out}: none of the {len(videos)} videos can be decoded; the first is "
+                f"{videos[0].path or videos[0].audio_path}: {record.lines[ids[0]][2]}. "
                 "Mend or leave out these videos, or the storage that holds them, and run again"
             )
         if unheard.lines:

@@ -24,26 +24,25 @@ _TS_PACKETS, _TS_LAYOUTS = 20_000, ((188, 0), (192, 4), (204, 0))  # how many ar
 _SAMPLE_AES = (0xDB, 0xCF, 0xC1, 0xC2)  # stream types of encrypted H.264, AAC, AC-3, E-AC-3
 
 
-def check_tracks(file: MediaFile, audio: bool) -> None:
-    """Raises MediaError (final) for photos in place of a video, for an encrypted video track and, if the file's `audio`
-    is wanted, for an encrypted audio track."""
-    encrypted: set[str] = set()
+def check_video(file: MediaFile) -> None:
+    """Raises MediaError (final) for photos in place of a video, and for encrypted video."""
+    if file.container == "mov" and any(kind == b"iprp" for kind, _ in boxes(read_boxes(file).get(b"meta", b"")[4:])):
+        raise MediaError(file.path, "is a photo or a sequence of photos (HEIF, AVIF), not a video", True)
+    if "video" in encrypted_tracks(file):
+        raise MediaError(file.path, "the video is encrypted; replace the file by one without copy protection", True)
+
+
+def encrypted_tracks(file: MediaFile) -> set[str]:
+    """ "video" and "audio", if the file has tracks of that kind that are encrypted."""
     if file.container == "mov":
-        found = read_boxes(file)
-        if any(kind == b"iprp" for kind, _ in boxes(found.get(b"meta", b"")[4:])):
-            raise MediaError(file.path, "is a photo or a sequence of photos (HEIF, AVIF), not a video", True)
-        encrypted.update(_in_mp4(found.get(b"moov", b"")))
-    elif file.container == "matroska":
-        encrypted.update(_in_matroska(read_header(file)))
-    elif file.container == "mpegts":
-        encrypted.update(_in_transport_stream(file))
-    elif file.container == "asf" and any(guid in read_header(file) for guid in _ASF_OBJECTS):
-        encrypted.add("video")
-    for track in ("video", "audio") if audio else ("video",):
-        if track in encrypted:
-            raise MediaError(
-                file.path, f"the {track} is encrypted; replace the file by one without copy protection", True
-            )
+        return set(_in_mp4(read_header(file)))
+    if file.container == "matroska":
+        return set(_in_matroska(read_header(file)))
+    if file.container == "mpegts":
+        return set(_in_transport_stream(file))
+    if file.container == "asf" and any(guid in read_header(file) for guid in _ASF_OBJECTS):
+        return {"video", "audio"}
+    return set()
 
 
 def _in_mp4(moov: bytes) -> Iterator[str]:

@@ -20,7 +20,7 @@ from extractors import AudioInput, FrameInput, Input
 from pipeline.media.audio import AudioTrack, UnheardAudio, read_audio
 from pipeline.media.audio_file import read_audio_file
 from pipeline.media.container import MachineError, MediaError, MediaFile
-from pipeline.media.protection import check_tracks
+from pipeline.media.protection import check_video, encrypted_tracks
 from pipeline.media.transform import resize_and_crop
 from pipeline.media.video import FullDecoder, UnreliableTimestamps, open_container
 from pipeline.media.video_decord import DecordDecoder
@@ -75,7 +75,7 @@ def read_segments(
         return _read(None, audio_path, segments, inputs, decoders, pad, Fraction(frame_at), frame_selection)
     file = MediaFile.check(path)
     try:
-        check_tracks(file, audio=audio_path is None)
+        check_video(file)
         return _read(file, audio_path, segments, inputs, decoders, pad, Fraction(frame_at), frame_selection)
     except MediaError:
         file.check_readable()
@@ -142,7 +142,11 @@ def _read(
 def _read_audio(
     file: MediaFile | None, audio_path: str | os.PathLike | None, seconds: int, rate: int
 ) -> AudioTrack | None:
-    return read_audio_file(audio_path, seconds, rate) if audio_path else read_audio(file, seconds, rate)
+    if audio_path:
+        return read_audio_file(audio_path, seconds, rate)
+    if "audio" in encrypted_tracks(file):
+        raise UnheardAudio("the audio is encrypted")
+    return read_audio(file, seconds, rate)
 
 
 class _Timeline:

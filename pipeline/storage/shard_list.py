@@ -1,6 +1,10 @@
 """The TSV that lists a shard's videos: row n of every file of the shard belongs to video n of the list."""
 
+import collections
+import errno
 import hashlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +12,7 @@ from pipeline.errors import AVQAError
 from pipeline.storage.atomic import write_if_changed
 
 FLIP = "_flip"  # ends the id of a mirrored video
+UNLISTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # what no line of a table holds: control characters, no UTF-8
 
 
 class Video(NamedTuple):
@@ -38,14 +43,52 @@ def read_shard_list(tsv: str | Path) -> list[Video]:
     """The videos of a shard in row order. Raises AVQAError if the file is not a shard list."""
     try:
         header, *lines = Path(tsv).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        fields = tuple(header.split("\t"))
-        if fields in _HEADERS:
-            return [_video(fields, line.split("\t")) for line in lines]
     except FileNotFoundError:
         raise AVQAError(f"{tsv}: no such shard list; `avqa manifest` makes it") from None
-    except ValueError:
-        pass  # the same sentence as for other columns
-    raise AVQAError(f"{tsv}: not a shard list with the columns {', '.join(_FILE)}; `avqa manifest` makes it")
+    except UnicodeDecodeError:
+        header, lines = "", []
+    fields = tuple(header.split("\t"))
+    if fields not in _HEADERS:
+        raise AVQAError(f"{tsv}: not a shard list with the columns {', '.join(_FILE)}; `avqa manifest` makes it")
+    videos = []
+    for n, line in enumerate(lines, 2):
+        try:
+            videos.append(_video(fields, line.split("\t")))
+        except ValueError:
+            raise AVQAError(
+                f"{tsv}: line {n} does not have the columns {', '.join(fields)}, as where an id or a path has a line "
+                "break or a tab in it; `avqa manifest` makes the list again"
+            ) from None
+    if repeated := _repeated([video.video_id for video in videos]):
+        raise AVQAError(f"{tsv}: two lines have the id {repeated}; `avqa manifest` makes the list again")
+    return videos
+
+
+def list_files(names: Sequence[str]) -> list[Video]:
+    """Video files as a shard list would have them. The id is a file's name without its ending, and the path as given
+    where files would share it. Raises AVQAError naming the first file that is not there or cannot be listed."""
+    if repeated := _repeated(names):
+        raise AVQAError(f"{repeated}: is given twice")
+    stems = collections.Counter(Path(name).stem for name in names)
+    return [_of_file(name, Path(name).stem if stems[Path(name).stem] == 1 else name) for name in names]
+
+
+def _of_file(name: str, video_id: str) -> Video:
+    if UNLISTABLE.search(name):
+        raise AVQAError(f"{name!r}: has a line break, or bytes that are no UTF-8, in its name; rename the file")
+    try:
+        info = Path(name).stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        raise AVQAError(f"{name}: no such video ({error.strerror})") from None
+    if Path(name).is_dir():
+        raise AVQAError(f"{name}: is a folder; give its files, as {name.rstrip('/')}/*.mp4")
+    return Video(video_id, name, info.st_size, info.st_mtime_ns)
+
+
+def _repeated(names: Sequence[str]) -> str | None:
+    return next((name for name, count in collections.Counter(names).items() if count > 1), None)
 
 
 def write_shard_list(tsv: str | Path, videos: list[Video]) -> None:

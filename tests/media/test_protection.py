@@ -1,4 +1,4 @@
-"""Encrypted files and photos are refused with their reason, and files that only look a little like them are not."""
+"""Encrypted videos and photos are refused with their reason, and files that only look a little like them are not."""
 
 import os
 import struct
@@ -25,13 +25,20 @@ def plain(tmp_path_factory):
 
 
 def refused(path, reason, **options):
+    """An encrypted video fails; encrypted audio costs the sound, and the reason is said."""
+    if "audio" in reason:
+        got = read_segments(path, segments=2, inputs=INPUTS, **options)
+        assert (got.num_segments, got.has_audio, got.unheard) == (2, False, "the audio is encrypted")
+        assert not got.data[INPUTS[1].key].any() and got.data[INPUTS[0].key].any()
+        return
     with pytest.raises(MediaError, match=reason) as error:
         read_segments(path, segments=2, inputs=INPUTS, **options)
     assert error.value.final
 
 
 def decoded(path, **options):
-    assert read_segments(path, segments=2, inputs=INPUTS, **options).num_segments == 2
+    got = read_segments(path, segments=2, inputs=INPUTS, **options)
+    assert got.num_segments == 2 and got.has_audio and not got.unheard
 
 
 @pytest.mark.parametrize("flags", [(), ("-movflags", "frag_keyframe+empty_moov"), ("-movflags", "faststart")])

@@ -24,7 +24,10 @@ video = st.builds(
 ).map(lambda v: v if v.audio_path else v._replace(audio_size=0, audio_mtime_ns=0))
 
 
-@given(st.lists(video, max_size=5))
+videos_of_a_list = st.lists(video, max_size=4, unique_by=lambda v: v.video_id)
+
+
+@given(videos_of_a_list)
 @example([Video("a", "x/a.mp4", 0, 0)])  # an empty file of a file system without times
 def test_what_is_written_is_read(tmp_path_factory, videos):
     path = tmp_path_factory.mktemp("list") / "0.tsv"
@@ -60,8 +63,22 @@ def test_lists_of_older_versions(tmp_path, audio):
     assert (tmp_path / "0.tsv").read_text() == "\n".join([header, *lines, ""])
 
 
-@pytest.mark.parametrize("text", ["video\tfile\n", "video_id\tpath\tsize\tmtime_ns\na\tb\tc\td\n", "", "a\n\n"])
+@pytest.mark.parametrize("text", ["video\tfile\n", "", "a\n\n", b"\xff\xfe\n"])
 def test_what_is_no_list_is_an_error_that_names_the_columns(tmp_path, text):
-    (tmp_path / "0.tsv").write_text(text)
+    (tmp_path / "0.tsv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(AVQAError, match=r"0\.tsv: not a shard list with the columns video_id, path, size, mtime_ns;"):
+        read_shard_list(tmp_path / "0.tsv")
+
+
+@pytest.mark.parametrize("line", ["a", "a\tb\tc\td", "a\tb\t1\t2\t3", "a\nb\tb.mp4\t1\t2", "a\tb\tb.mp4\t1\t2", ""])
+def test_a_line_that_is_no_video_is_named(tmp_path, line):
+    """As an id with a line break or a tab makes it."""
+    (tmp_path / "0.tsv").write_text(f"video_id\tpath\tsize\tmtime_ns\nx\tx.mp4\t1\t2\n{line}\n")
+    with pytest.raises(AVQAError, match=r"0\.tsv: line 3 does not have .*line break"):
+        read_shard_list(tmp_path / "0.tsv")
+
+
+def test_an_id_that_stands_twice_is_named(tmp_path):
+    (tmp_path / "0.tsv").write_text("video_id\tpath\tsize\tmtime_ns\nx\tx.mp4\t1\t2\nx\ty.mp4\t1\t2\n")
+    with pytest.raises(AVQAError, match=r"0\.tsv: two lines have the id x"):
         read_shard_list(tmp_path / "0.tsv")
