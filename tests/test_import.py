@@ -53,6 +53,7 @@ def test_every_array_and_text_of_published_folders_comes_back(tmp_path, layout, 
             for name, shape in parts.items():
                 for video_id in features:
                     np.testing.assert_array_equal(features[name, video_id], video_array(name, video_id, shape))
+                assert not features.index.read(name, np.flatnonzero(features.index.video_id == FAILED)).any()
         lengths = dict(zip(features.texts, features.index.text_lengths, strict=True))
         for output, kind, size in TEXTS.get(layout, {}).values():
             ids = ("0", "q-one", "2", "3") if kind == "question" else ("0", "q-one")
