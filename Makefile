@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-slurm lint install
+.PHONY: demo test test-random test-slow test-slurm lint install
 
 demo: install
 	$(BIN)/snakemake --cores all
 
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# The property tests with other examples than `make test`. The seed, by which to run them again, is printed with the command.
+test-random: SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+test-random: install
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=random $(BIN)/pytest -n auto -m "hypothesis and not slow" --hypothesis-seed=$(SEED)
 
 test-slow: install
 	$(BIN)/pytest -m slow --ignore tests/test_slurm.py

@@ -195,7 +195,7 @@ def compare(
 def rates(count: int) -> None:
     """Print processor seconds of one thread per second of video, for each encoder alone."""
     torch.set_num_threads(1)
-    print("| encoder | processor s per second of video, bfloat16 |\n|---|---:|")
+    print("| encoder | processor s per second of video |\n|---|---:|")
     for name, spec in ENCODERS.items():
         encoder = load_encoder(name, "random")
         shapes = [i.shape if i.dtype == "uint8" else (i.seconds * i.rate,) for i in spec.inputs]

@@ -64,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", choices=BACKENDS, default="pyav", help="which one is tried first")
+    parser.add_argument("--backend", choices=BACKENDS, default="pyav")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--limit", type=float, default=10, help="seconds that a file may take")
     parser.add_argument("--keep", type=Path, help="make the files in this folder and leave them there")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -99,6 +99,15 @@ class EncoderSpec:
     text_outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)  # name -> shape per text; empty: no text
     on_request: frozenset[str] = frozenset()  # outputs that are made only where a configuration names them
     norms: tuple[float, float] = (1e-3, 1e4)  # smallest and largest Euclidean norm that a vector of it can have
+    dtype: str = "bfloat16"  # in which it computes where nothing else is configured
+    beside: str = ""  # name of a file beside a local weights file that decides numbers too
+    # Of its numbers, by weights, or under "" for all: raised when a change of the code changes them, which makes the
+    # features due. 1 where nothing stands here.
+    versions: dict[str, int] = field(default_factory=dict)
+
+    def version(self, weights: str) -> int:
+        """The version of the numbers that the encoder gives with these weights."""
+        return self.versions.get(weights, self.versions.get("", 1))
 
     @property
     def default_outputs(self) -> list[str]:
@@ -130,6 +139,12 @@ def _vggish(loader: str, hop: int | None = None) -> EncoderSpec:
     return EncoderSpec(f"extractors.vggish:{loader}", "vggish", (AudioInput(16000, hop=hop),), {"embedding": (128,)})
 
 
+def _dinov3() -> EncoderSpec:
+    """Its tags differ in mean and deviation; version 2 of sat493m has its own."""
+    spec = _timm("DINO", "vit_large_patch16_dinov3", FrameInput(256), {"cls": (1024,), "patch": (256, 1024)})
+    return replace(spec, beside="config.json", versions={"sat493m": 2})
+
+
 ENCODERS = {
     # Images. OpenAI trained its CLIP with QuickGELU, so the weights need these variants wherever they are loaded from.
     "clip_vit_l14": _clip("ViT-L-14-quickgelu", 224, 256, 768, 1024, 768),
@@ -159,12 +174,13 @@ ENCODERS = {
         "Swin", "swinv2_large_window12to24_192to384", FrameInput(384), {"pooled": (1536,), "map": (1536, 12, 12)}
     ),
     "dinov2_l14": _timm("DINO", "vit_large_patch14_dinov2", FrameInput(224), {"cls": (1024,), "patch": (256, 1024)}),
-    "dinov3_l16": _timm("DINO", "vit_large_patch16_dinov3", FrameInput(256), {"cls": (1024,), "patch": (256, 1024)}),
+    "dinov3_l16": _dinov3(),
     "tome_vit_l16_384": EncoderSpec(
         "extractors.tome:ToMe",
         "vit_large_patch16_384",
         (FrameInput(384, transform=Transform(short_side=438)),),
         {"tokens": (14, 1024)},
+        dtype="float32",  # in bfloat16 rounding decides which tokens merge
     ),
     # Video
     "videomae_b16": EncoderSpec(
@@ -176,7 +192,13 @@ ENCODERS = {
     # Audio
     "vggish": _vggish("VGGish"),
     "vggish_hop096": _vggish("VGGish", hop=15360),
-    "vggish_hop096_pca": _vggish("VGGishPCA", hop=15360),
+    # Whitening enlarges rounding errors. Version 2: PCA of what the last ReLU would read, and truncation.
+    "vggish_hop096_pca": replace(
+        _vggish("VGGishPCA", hop=15360),
+        dtype="float32",
+        beside="vggish_pca_params-970ea276.pth",
+        versions={"": 2},
+    ),
     "panns_cnn14": EncoderSpec(
         "extractors.panns:PANNs", "Cnn14", (AudioInput(32000, seconds=2),), {"embedding": (2048,)}
     ),
@@ -220,23 +242,28 @@ def is_hub_tag(weights: str) -> bool:
     return weights != "random" and not is_file(weights)
 
 
-def fetch_weights(name: str, weights: str) -> Path:
-    """Download what a hub tag names, unless it is in the library's cache; returns the file. Builds no network.
+def fetch_weights(name: str, weights: str) -> list[Path]:
+    """Download all that an encoder needs with a hub tag, unless it is in the libraries' caches; returns the files, the
+    weights first. Builds no network.
 
     Raises EncoderError for an unknown tag, and where a download is impossible.
     """
     kind = encoder_class(name)
+    if not is_hub_tag(weights):
+        raise EncoderError(f"weights {weights} of {name}: are no hub tag, so that there is nothing to download")
     encoder = kind.__new__(kind)
     encoder.spec = encoder_spec(name)
-    return encoder.fetch(weights)
+    return encoder.fetch_all(weights)
 
 
 def load_encoder(
-    name: str, weights: str, *, sha256: str | None = None, seed: int = 0, dtype: str = "bfloat16"
+    name: str, weights: str, *, sha256: str | None = None, seed: int = 0, dtype: str | None = None
 ) -> Encoder:
     """Load an encoder with the given weights onto the GPU if there is one.
 
-    `weights` is a hub tag, a local .safetensors or .pt file, or `random` for seeded random numbers. Raises
-    EncoderError for unknown names and for weights that are missing, do not fit or have another sha256.
+    `weights` is a hub tag, a local .safetensors or .pt file, or `random` for seeded random numbers; `dtype` is float32,
+    bfloat16, or the encoder's own where it is None. Raises EncoderError for unknown names and for weights that are
+    missing, do not fit or have another sha256.
     """
-    return encoder_class(name)(encoder_spec(name), weights, sha256, seed, dtype)
+    spec = encoder_spec(name)
+    return encoder_class(name)(spec, weights, sha256, seed, dtype or spec.dtype)

@@ -2,7 +2,6 @@
 
 import hashlib
 import socket
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import safetensors.torch
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
@@ -19,6 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from extractors import EncoderError, EncoderSpec, is_file, major_minor, text_encoders
+from extractors.state_dict import read_state_dict
 
 CONNECT_SECONDS = 10  # without an answer of a server in this time a download is impossible
 
@@ -28,16 +27,19 @@ class Encoder(ABC):
 
     Subclasses define `build`, `fetch` and `forward`, those with text outputs `encode_text` too, and name in `libraries`
     the packages besides PyTorch that decide their outputs. `provenance` becomes attributes of every file made with the
-    encoder: weights (tag, file name or `random (seed n)`), weights_sha256 (of the file; of all tensors if random),
-    pretrained, and libraries (package -> major.minor version: what can change an output beyond rounding).
+    encoder: weights (tag, file name or `random (seed n)`), weights_sha256 (of the file; of several files, of their
+    sha256 one after the other; of all tensors if random), pretrained, and libraries (package -> major.minor version:
+    what can change an output beyond rounding; `encoder` is the version of the encoder's numbers where it is not 1).
     """
 
     libraries: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: EncoderSpec, weights: str, sha256: str | None, seed: int, dtype: str):
-        self.spec = spec
+        self.spec, self.weights = spec, weights
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype: torch.dtype = getattr(torch, dtype)
+        if self.dtype == torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # else a GPU's convolutions keep 10 bits of a number
         self.network: Any
         if weights == "random":
             with torch.random.fork_rng(devices=[]):
@@ -56,6 +58,8 @@ class Encoder(ABC):
             "pretrained": weights != "random",
             "libraries": {package: major_minor(package) for package in ("torch", *self.libraries)},
         }
+        if (numbers := spec.version(weights)) != 1:
+            self.provenance["libraries"]["encoder"] = numbers
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -67,6 +71,18 @@ class Encoder(ABC):
 
         Raises EncoderError for an unknown tag, and after one short try where a download is impossible.
         """
+
+    def files(self, weights: str) -> list[Path]:
+        """The files that decide the outputs, the state dict first: a local file and `spec.beside` where it is there, or
+        those of a hub tag. Raises as `fetch`."""
+        if not is_file(weights):
+            return [self.fetch(weights)]
+        beside = Path(weights).with_name(self.spec.beside) if self.spec.beside else None
+        return [Path(weights), *([beside] if beside and beside.exists() else [])]
+
+    def fetch_all(self, tag: str) -> list[Path]:
+        """All files that are downloaded for a hub tag, the state dict first. Raises as `fetch`."""
+        return self.files(tag)
 
     @abstractmethod
     def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -107,28 +123,33 @@ class Encoder(ABC):
 
     def _load(self, weights: str, sha256: str | None) -> tuple[str, str]:
         """Build the network and fill it from a file or a hub tag; returns the weights' name and sha256."""
-        if is_file(weights):
-            path = Path(weights)
-            name, remedy = path.name, "fetch the file again"
-        else:
-            path = self.fetch(weights).resolve()
-            name, remedy = weights, f"delete {path}, a download in the library's cache, and run again to download it"
+        self.paths = path, *others = self.files(weights)
         with ThreadPoolExecutor(1) as thread:
-            digest = thread.submit(_digest_file, path)
+            digests = thread.submit(lambda: [_digest_weights(each) for each in (path, *others)])
             with _NoInitialization():
                 self.network = self.build()
+        found, *further = digests.result()
+        together = hashlib.sha256("".join([found, *further]).encode()).hexdigest() if further else found
+        if sha256 != together:
+            _check_sha256(str(path), found, sha256, self._remedy(path))
         try:
-            found = digest.result()
-        except OSError as error:
-            raise EncoderError(f"weights {path}: {error.strerror}; give a hub tag, a file, or random") from None
-        _check_sha256(str(path), found, sha256, remedy)
-        try:
-            self._fill(self.adapt(read_state_dict(path)))
+            self._fill(self.adapt(self._read(path)))
         except RuntimeError as error:  # PyTorch's for names and shapes that differ
             raise EncoderError(f"weights {path}: not a state dict of {self.spec.model}: {error}") from error
+        return path.name if is_file(weights) else weights, together
+
+    def _read(self, path: Path) -> dict[str, torch.Tensor]:
+        """`read_state_dict`, whose errors name the file and the remedy."""
+        try:
+            return read_state_dict(path)
         except ValueError as error:
-            raise EncoderError(f"weights {path}: {error}; {remedy}") from error
-        return name, found
+            raise EncoderError(f"weights {path}: {error}; {self._remedy(path)}") from error
+
+    def _remedy(self, path: Path) -> str:
+        if is_file(self.weights):
+            return "fetch the file again"
+        # Of a link in the hub's cache, what it leads to: deleting the link would change nothing.
+        return f"delete {path.resolve()}, a download in the library's cache, and run again to download it"
 
     def _fill(self, state: dict[str, torch.Tensor]) -> None:
         """Give the network its tensors, each converted and moved by itself: a file is never in memory as a whole.
@@ -142,28 +163,6 @@ class Encoder(ABC):
             for name, tensor in state.items()
         }
         self.network.load_state_dict(converted, assign=True)
-
-
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """A weights file's tensors, without running code of the file; of a checkpoint, those under its usual key.
-
-    Raises ValueError for a file that is no state dict.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
-    except Exception as error:  # both readers raise many kinds for a file that is not theirs
-        raise ValueError(
-            f"cannot be read as a plain state dict ({error}); "
-            "a TorchScript archive must be saved as one first (README.md, Weights), a broken file replaced"
-        ) from error
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError("must hold a state dict, names to tensors, and nothing else")
-    return state
 
 
 def download(url: str) -> Path:
@@ -194,7 +193,7 @@ def download_from_hub(repository: str, names: Sequence[str]) -> Path:
         cached = try_to_load_from_cache(repository, name)
         if isinstance(cached, str):
             return Path(cached)
-    with download_errors(repository):
+    with download_errors(f"{' or '.join(names)} of {repository}"):
         for name in names:
             # The download itself tries six times, 23 s each. Without a network this raises at once.
             with suppress(EntryNotFoundError):
@@ -278,9 +277,11 @@ def _check_sha256(weights: str, found: str, expected: str | None, remedy: str) -
         raise EncoderError(f"weights {weights}: sha256 is {found}, expected {expected}; {remedy}")
 
 
-def _can_be_mapped(path: Path) -> bool:
-    """Whether a file has the zip layout that PyTorch maps into memory; its older layout is read as a whole."""
-    return zipfile.is_zipfile(path)
+def _digest_weights(path: Path) -> str:
+    try:
+        return _digest_file(path)
+    except OSError as error:
+        raise EncoderError(f"weights {path}: {error.strerror}; give a hub tag, a file, or random") from None
 
 
 def _digest_file(path: Path) -> str:

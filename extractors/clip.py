@@ -1,5 +1,6 @@
 """OpenAI's CLIP (Radford et al., 2021) through open_clip: image, patch and word tokens."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from open_clip.transformer import QuickGELU
 from torch import nn
 
-from extractors import EncoderError
+from extractors import EncoderError, is_hub_tag
 from extractors.base import Encoder, download_from_hub, normalize
 
 QUICK_GELU = 1.702  # x * sigmoid(1.702 x)
@@ -52,7 +53,8 @@ class CLIP(Encoder):
 
     def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
         """B, S, S, 3 uint8 frames to cls B, D, patch B, P, D and patch_unprojected B, P, W from one forward pass."""
-        values = normalize(windows[0], OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        usual = (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        values = normalize(windows[0], *normalization(self.spec.model, self.weights, usual))
         visual = self.network.visual
         cls, tokens = visual(values.to(self.dtype))
         return {"cls": cls, "patch": tokens @ visual.proj, "patch_unprojected": tokens}
@@ -110,6 +112,13 @@ def hub_repository(model: str, tag: str) -> str:
         known = ", ".join(list_pretrained_tags_by_model(model))
         raise EncoderError(f"weights {tag!r} of {model}: no such tag; choose one of {known}, or a file")
     return entry["hf_hub"].rstrip("/")
+
+
+def normalization(model: str, weights: str, usual: tuple[Sequence[float], Sequence[float]]) -> tuple:
+    """Mean and deviation of frames for open_clip's tag; the usual ones, which are those of all tags so far, for a file
+    and random weights."""
+    entry = get_pretrained_cfg(model, weights) if is_hub_tag(weights) else {}
+    return entry.get("mean", usual[0]), entry.get("std", usual[1])
 
 
 def sentence_of(words: torch.Tensor, length: torch.Tensor, kind: str, end: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """SigLIP 2 (Tschannen et al., 2025) through open_clip: pooled, patch and word tokens."""
 
+from functools import cached_property
 from pathlib import Path
 
 import open_clip
@@ -8,11 +9,12 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
-from extractors import EncoderError, EncoderSpec, is_file
-from extractors.base import Encoder, download_errors, download_from_hub, normalize
-from extractors.clip import build_open_clip, hub_repository, sentence_of
+from extractors import EncoderError, is_file
+from extractors.base import Encoder, download_from_hub, normalize
+from extractors.clip import build_open_clip, hub_repository, normalization, sentence_of
 
 PAD, END = 0, 1  # of the tokenizer's vocabulary
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
@@ -27,23 +29,21 @@ class SigLIP(Encoder):
 
     libraries = ("open_clip_torch", "timm", "transformers")
 
-    def __init__(self, spec: EncoderSpec, weights: str, sha256: str | None, seed: int, dtype: str):
-        super().__init__(spec, weights, sha256, seed, dtype)
-        if is_file(weights):
-            self.tokenizer = str(Path(weights).resolve().parent)
-        else:
-            self.tokenizer = "" if weights == "random" else hub_repository(spec.model, weights)
-
     def build(self) -> nn.Module:
         return build_open_clip(self.spec.model)
 
     def fetch(self, tag: str) -> Path:
         return download_from_hub(hub_repository(self.spec.model, tag), (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
 
+    def fetch_all(self, tag: str) -> list[Path]:
+        repository = hub_repository(self.spec.model, tag)
+        return [*self.files(tag), *(download_from_hub(repository, [name]) for name in TOKENIZER)]
+
     def forward(self, *windows: torch.Tensor) -> dict[str, torch.Tensor]:
         """B, S, S, 3 uint8 frames to pooled B, D and patch B, P, D."""
         trunk = self.network.visual.trunk
-        patch = trunk.forward_features(normalize(windows[0], MEAN, STD).to(self.dtype))
+        values = normalize(windows[0], *normalization(self.spec.model, self.weights, (MEAN, STD)))
+        patch = trunk.forward_features(values.to(self.dtype))
         return {"pooled": self.network.visual.head(trunk.forward_head(patch)), "patch": patch}
 
     @torch.inference_mode()
@@ -60,18 +60,27 @@ class SigLIP(Encoder):
 
     def _tokens(self, texts: list[str]) -> torch.Tensor:
         """Q, 64 token numbers."""
-        rows = self.network.text.context_length
-        if not self.tokenizer:
+        if self.weights == "random":
+            rows = self.network.text.context_length
             tokens = torch.full((len(texts), rows), PAD)
             for row, text in zip(tokens, texts, strict=True):
                 numbers = [*(byte + 2 for byte in text.lower().encode()[: rows - 1]), END]
                 row[: len(numbers)] = torch.tensor(numbers)
             return tokens
-        options = open_clip.get_model_config(self.spec.model)["text_cfg"]["tokenizer_kwargs"]
-        if Path(self.tokenizer).is_dir() and not Path(self.tokenizer, "tokenizer.json").exists():
+        return self._tokenizer(texts)
+
+    @cached_property
+    def _tokenizer(self) -> HFTokenizer:
+        # A folder also for a hub tag: a repository's name would be looked up in the network.
+        file = Path(self.weights) if is_file(self.weights) else self.fetch_all(self.weights)[-1]
+        folder = file.absolute().parent
+        if lacking := [name for name in TOKENIZER if not (folder / name).exists()]:
             raise EncoderError(
-                f"{self.tokenizer}: has no tokenizer.json; put that file and tokenizer_config.json of the weights' "
+                f"{folder}: has no {' and no '.join(lacking)}; put {' and '.join(TOKENIZER)} of the weights' "
                 "repository beside the weights file"
             )
-        with download_errors(f"tokenizer of {self.spec.model}"):
-            return HFTokenizer(self.tokenizer, context_length=rows, **options)(texts)
+        text = open_clip.get_model_config(self.spec.model)["text_cfg"]
+        try:
+            return HFTokenizer(str(folder), context_length=text["context_length"], **text["tokenizer_kwargs"])
+        except Exception as error:  # of several libraries, for files of others
+            raise EncoderError(f"{folder}: the tokenizer cannot be read ({error}); fetch its files again") from error

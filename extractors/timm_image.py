@@ -1,6 +1,7 @@
 """Image encoders through timm: Swin Transformer V2 (Liu et al., 2022), DINOv2 (Oquab et al., 2023) and DINOv3 (Siméoni
 et al., 2025)."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +10,50 @@ import torch
 from timm.models import clean_state_dict, get_pretrained_cfg, list_pretrained
 from torch import nn
 
-from extractors import EncoderError
+from extractors import EncoderError, is_file, is_hub_tag
 from extractors.base import Encoder, download_from_hub, normalize
 
 
 class TimmImage(Encoder):
-    """A network of timm by its name. Frames are normalised as timm's own configuration of the model says."""
+    """A network of timm by its name. Frames are normalised as timm's own configuration of the weights' tag says.
+
+    Where a model's tags differ in that, config.json of the weights' repository beside a local file says which it is.
+    """
 
     libraries = ("timm",)
 
     def build(self) -> nn.Module:
-        size = self.spec.inputs[0].shape[0]
-        return timm.create_model(self.spec.model, pretrained=False, num_classes=0, img_size=size)
+        size, name = self.spec.inputs[0].shape[0], self.spec.model
+        if is_hub_tag(self.weights):
+            name = f"{name}.{self.weights}"
+        elif is_file(self.weights) and len(self.paths) > 1:
+            name = f"{name}.{_tag_in(self.paths[1])}"
+        return timm.create_model(name, pretrained=False, num_classes=0, img_size=size)
+
+    def files(self, weights: str) -> list[Path]:
+        tags = self._tags()
+        if not is_file(weights) or not self.spec.beside or not Path(weights).exists():
+            return super().files(weights)
+        config = Path(weights).with_name(self.spec.beside)
+        if _tag_in(config) not in tags:
+            raise EncoderError(
+                f"weights {weights}: frames for {' and '.join(tags)} are normalised differently, and {config} does not "
+                "say which of them this file is; put config.json of the weights' repository there, or in a file of "
+                f'that name {{"pretrained_cfg": {{"tag": "{next(iter(tags))}"}}}}'
+            )
+        return [Path(weights), config]
+
+    def _tags(self) -> dict[str, Any]:
+        """The model's hub tags with timm's configuration of each."""
+        return {name.partition(".")[2]: get_pretrained_cfg(name) for name in list_pretrained(f"{self.spec.model}.*")}
 
     def fetch(self, tag: str) -> Path:
-        known = [name.partition(".")[2] for name in list_pretrained(f"{self.spec.model}.*")]
+        known = self._tags()
         if tag not in known:
             raise EncoderError(
                 f"weights {tag!r} of {self.spec.model}: no such tag; choose one of {', '.join(known)}, or a file"
             )
-        repository: Any = get_pretrained_cfg(f"{self.spec.model}.{tag}")
-        return download_from_hub(repository.hf_hub_id, ("model.safetensors", "pytorch_model.bin"))
+        return download_from_hub(known[tag].hf_hub_id, ("model.safetensors", "pytorch_model.bin"))
 
     def adapt(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Positions are interpolated where the weights were trained at another frame size; the classifier goes."""
@@ -44,6 +68,14 @@ class TimmImage(Encoder):
         """B, S, S, 3 uint8 frames to the network's input."""
         cfg = self.network.pretrained_cfg
         return normalize(frames, cfg["mean"], cfg["std"]).to(self.dtype)
+
+
+def _tag_in(config: Path) -> str:
+    """The tag that timm's config.json names; empty where it names none."""
+    try:
+        return str(json.loads(config.read_text(encoding="utf-8"))["pretrained_cfg"]["tag"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 class Swin(TimmImage):

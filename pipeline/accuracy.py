@@ -12,6 +12,10 @@ from pipeline.errors import AVQAError
 Key = tuple[str, ...]  # what an entry is of: ("scenario", "Audio"), ("types", "Audio", "Counting"), ("overall",)
 
 OVERALL: Key = ("overall",)
+ALL_FAILED = (
+    "NOTE: the videos of all these questions could not be decoded; the answers are made from zeros, and these scores "
+    "say nothing about the model. failures.tsv has the reasons."
+)
 RANDOM_WEIGHTS = (
     "NOTE: encoder weights are seeded random numbers, not pretrained ones; these scores show that the pipeline "
     "works and say nothing about the model."
@@ -19,9 +23,11 @@ RANDOM_WEIGHTS = (
 
 
 def score_all(table: pd.DataFrame) -> dict:
-    """`score` of all questions, of each part of the split (head, tail), and of those whose video did not fail."""
+    """`score` of all questions, of each part of the split (head, tail), and of those whose video did not fail: None
+    where all failed."""
+    present = table[~table["failed"]]
     parts = {part: score(rows) for part, rows in table.dropna(subset="part").groupby("part", sort=False)}
-    return {**score(table), "parts": parts, "present": score(table[~table["failed"]])}
+    return {**score(table), "parts": parts, "present": score(present) if len(present) else None}
 
 
 def score(table: pd.DataFrame) -> dict:
@@ -54,7 +60,7 @@ def read_scores(path: str | Path) -> dict:
     again = f"`avqa evaluate {Path(path).parent}` makes it"
     try:
         scores = json.loads(Path(path).read_text(encoding="utf-8"))
-        for part in (scores, *scores["parts"].values(), scores["present"]):
+        for part in (scores, *scores["parts"].values(), *filter(None, [scores["present"]])):
             if "types" not in part:
                 part["types"] = _types_of_an_earlier_version(part)
     except FileNotFoundError:
@@ -95,7 +101,7 @@ def entry_of(scores: dict, key: Key) -> dict:
     """Accuracy and count of what a key stands for; not a number, and 0, where the scores have no such question."""
     found = scores
     for name in key:
-        found = found.get(name, {})
+        found = found.get(name) or {}
     return found or {"accuracy": float("nan"), "count": 0}
 
 
@@ -123,6 +129,8 @@ def format_scores(scores: dict) -> str:
     for key in keys_of([scores]):
         entry = entry_of(scores, key)
         lines.append(f"{label(key):36}{entry['accuracy']:>9.2%}{entry['count']:>11}")
+    if scores.get("present", scores) is None:
+        lines.append(ALL_FAILED)
     if not all(e["pretrained"] for e in scores.get("encoders", {}).values()):
         lines.append(RANDOM_WEIGHTS)
     return "\n".join(lines)

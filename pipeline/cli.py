@@ -23,7 +23,7 @@ from pipeline.errors import AVQAError, forbidden, out_of_memory, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
 from pipeline.storage.atomic import check_writable, write_if_changed
-from pipeline.storage.shard_list import Video, read_shard_list
+from pipeline.storage.shard_list import list_files, read_shard_list
 
 OUTPUT_FOLDERS = ("synthesize", "train", "evaluate", "explain", "convert-checkpoint", "export")  # --out, or DIR itself
 OUTPUT_FILES = ("failures", "timing", "json", "plot")  # and --out of other commands
@@ -108,7 +108,7 @@ def decode(args: argparse.Namespace) -> None:
         videos = read_shard_list(args.videos[0])
         shard = Path(args.videos[0]).stem
     else:
-        videos, shard = [_video(name) for name in args.videos], ""
+        videos, shard = list_files(args.videos), ""
     decode_shard(
         videos,
         args.out,
@@ -125,14 +125,6 @@ def decode(args: argparse.Namespace) -> None:
         failures=args.failures or f"{args.out}.failures.tsv",
         timing=args.timing,
     )
-
-
-def _video(name: str) -> Video:
-    try:
-        info = Path(name).stat()
-    except FileNotFoundError:
-        raise AVQAError(f"{name}: no such video") from None
-    return Video(Path(name).stem, name, info.st_size, info.st_mtime_ns)
 
 
 def extract(args: argparse.Namespace) -> None:
@@ -337,9 +329,9 @@ def doctor(args: argparse.Namespace) -> None:
 
 
 def weights(args: argparse.Namespace) -> None:
-    from extractors import fetch_weights
+    from pipeline.weights import fetch
 
-    print(fetch_weights(args.encoder, args.weights))
+    print("\n".join(map(str, fetch(args.encoder, args.weights, args.out))))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -366,7 +358,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--weights", required=True, help="hub tag, local .safetensors or .pt file, or random")
         sub.add_argument("--sha256", help="expected sha256 of the weights file")
         sub.add_argument("--seed", type=int, default=0, help="seed of random weights")
-        sub.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+        sub.add_argument("--dtype", choices=["bfloat16", "float32"], help="(default: the encoder's)")
         sub.add_argument("--batch-size", type=int, help="seconds or texts that are encoded together")
         sub.add_argument("--out", required=True)
 
@@ -514,9 +506,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(doctor, "What this machine lacks for a configuration, and the command that mends it.")
     sub.add_argument("--config", required=True)
 
-    sub = command(weights, "Download the weights of an encoder, where they are not in the cache yet.")
+    sub = command(weights, "Download all that an encoder needs, where it is not in the cache yet.")
     sub.add_argument("--encoder", required=True, choices=list(ENCODERS))
     sub.add_argument("--weights", required=True, help="a hub tag")
+    sub.add_argument("--out", help="JSON file to write when all is there: the files and their sha256")
 
     sub = command(verify, "Check every number of features and whether they belong together; errors end in status 1.")
     sub.add_argument("path", metavar="PATH", help="an HDF5 file, a folder of results, or a configuration")

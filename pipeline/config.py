@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from extractors import ENCODERS, FrameInput, is_file
+from extractors import ENCODERS, EncoderSpec, FrameInput, is_file
 from extractors import text_encoders as known_text_encoders
 from pipeline.cards import apply_card, decides_numbers
 from pipeline.data.formats import FORMATS, SPLITS
@@ -150,6 +150,10 @@ def check_config(config: object, source: str | Path = "configuration", sections:
         apply_card(config)
     if isinstance(config, dict) and isinstance(config.get("protocol"), str):
         _fill_below(config, read_protocols().get(config["protocol"], {}))
+    if isinstance(config, dict) and isinstance(config.get("encoders"), dict):
+        for name, entry in config["encoders"].items():  # the schema has the others' dtype
+            if isinstance(entry, dict) and name in ENCODERS and ENCODERS[name].dtype != EncoderSpec.dtype:
+                entry.setdefault("dtype", ENCODERS[name].dtype)
     errors = sorted(
         _Validator(_schema(config, sections)).iter_errors(config), key=lambda e: [*map(str, e.absolute_path)]
     )

@@ -1,6 +1,7 @@
 """A shard's videos to one HDF5 file of segments, in worker processes whose failure does no harm."""
 
 import csv
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,16 +17,28 @@ from tqdm import tqdm
 
 from extractors import FrameInput, Input, major_minor
 from pipeline.errors import AVQAError
-from pipeline.media.segments import BACKENDS, MachineError
+from pipeline.media.segments import MachineError
 from pipeline.media.worker import Limits, Worker, WorkerFailure, inputs_to_json
 from pipeline.storage.atomic import atomic
-from pipeline.storage.contract import DECODED, DECODER_VERSION, FAILED, FAILURE_FIELDS, PER_VIDEO, DatasetSpec
+from pipeline.storage.contract import (
+    DECODED,
+    DECODER_VERSION,
+    FAILED,
+    FAILURE_FIELDS,
+    PER_VIDEO,
+    UNHEARD,
+    DatasetSpec,
+    unheard_table,
+)
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.shard_list import Video, digest
 from pipeline.timing import Stopwatch
 
+log = logging.getLogger(__name__)
+
 UNLIMITED = 2**60  # bytes
 AUDIO_CHUNK = 60  # seconds; each batch of an encoder reads whole chunks
+BACKEND = "S8"  # type of the dataset that names the backend of each row
 
 
 def decode_shard(
@@ -48,11 +61,13 @@ def decode_shard(
 ) -> None:
     """Decode videos in `workers` processes and write the segments file `out`: row n is video n, one dataset per input.
 
-    A video that fails is tried once with the next backend, unless the file itself is refused; once more with the same
-    backend if its process was killed from outside. Then it is a row of zeros with status 1 and a line in the table
-    `failures`. A run that was interrupted resumes. Raises MachineError if the machine fails and not a video, and
-    AVQAError if no video at all can be decoded; neither leaves a row for the videos concerned. The file `timing` then
-    says how long decoders and writing took (`pipeline.timing`).
+    A video that `backend` cannot decode is a row of zeros with status 1 and a line in the table `failures`; no other
+    backend is tried, since its frames may be others. Where the process was lost or lacked memory, a new one tries once
+    more. A video that is decoded without its sound has a line in the table beside it (`unheard_table`). A run that was
+    interrupted resumes. Raises MachineError if the machine fails and not a video, also where a video's process is
+    killed from outside twice, and AVQAError if no video at all can be decoded (the only one of a named `shard` may be a
+    failed row); neither leaves a row for the videos concerned. The file `timing` then says how long decoders and
+    writing took (`pipeline.timing`).
     """
     inputs = list({item.key: item for item in inputs}.values())
     options = {
@@ -77,21 +92,29 @@ def decode_shard(
     with ShardWriter(out, len(videos), _datasets(inputs, segments), attributes, {"video_id": ids}) as writer:
         if writer.published and Path(failures).exists():
             return
-        record = _Record(writer.parts / "failures.tsv", {ids[n] for n in np.flatnonzero(writer.done)})
+        done = {ids[n] for n in np.flatnonzero(writer.done)}
+        record, unheard = _Record(writer.parts / "failures.tsv", done), _Record(writer.parts / "unheard.tsv", done)
         if writer.published:
             record.recover(out, ids)
         pool = _Pool(workers, limits or Limits(), inputs, backend, options)
-        shard_in_work = _Shard(videos, writer, record, pool, watch)
+        shard_in_work = _Shard(videos, writer, record, unheard, pool, watch)
         shard_in_work.decode()
+        for video in videos:
+            if video.video_id in record.lines and not writer.published:
+                log.warning(f"{video.path or video.audio_path}: {record.lines[video.video_id][2]}")
         present = sum(not video.gone for video in videos)
-        if present > 1 and not writer.published and len(record.lines) == len(videos):
+        if (present > 1 or not shard) and not writer.published and len(record.lines) == len(videos):
             shutil.rmtree(writer.parts)  # so that the next run tries again
-            first = record.lines[ids[0]]
             raise AVQAError(
-                f"{out}: none of the {len(videos)} videos can be decoded; "
-                f"the first is {videos[0].path or videos[0].audio_path}: {first[2]}. "
+                f"{out}: none of the {len(videos)} videos can be decoded; the first is "
+                f"{videos[0].path or videos[0].audio_path}: {record.lines[ids[0]][2]}. "
                 "Mend or leave out these videos, or the storage that holds them, and run again"
             )
+        if unheard.lines:
+            unheard.publish(unheard_table(failures), ids)
+            log.warning(f"{unheard_table(failures)}: {len(unheard.lines)} videos were decoded without their sound")
+        else:
+            unheard_table(failures).unlink(missing_ok=True)
         record.publish(failures, ids)
         ended = time.monotonic()
     watch.add("writing", time.monotonic() - ended)  # of the finished file, from the rows
@@ -101,8 +124,8 @@ def decode_shard(
 def _libraries(videos: Sequence[Video], backend: str) -> tuple[str, ...]:
     """The packages that decide the segments' numbers. Raises MachineError if one is not there."""
     of_audio_files = ("soundfile", "soxr") if any(video.audio_path for video in videos) else ()
-    of_backend = ("torchcodec",) if backend == "nvdec" else ()
-    if of_backend and find_spec("torchcodec") is None:
+    of_backend = {"nvdec": ("torchcodec",), "decord": ("decord",)}.get(backend, ())
+    if backend == "nvdec" and find_spec("torchcodec") is None:
         raise MachineError("backend nvdec: torchcodec is not installed: pip install 'torchcodec>=0.17'")
     return ("av", "imageio-ffmpeg", "pillow", *of_audio_files, *of_backend)
 
@@ -114,17 +137,16 @@ def _datasets(inputs: Sequence[Input], segments: int) -> dict[str, DatasetSpec]:
         shape = (segments, *item.shape)
         frame = (*[1] * (len(shape) - 3), *shape[-3:]) if isinstance(item, FrameInput) else None
         datasets[item.key] = DatasetSpec(shape, item.dtype, frame or (min(segments, AUDIO_CHUNK), *item.shape))
-    return datasets | {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
+    return datasets | {name: DatasetSpec((), dtype) for name, dtype in (PER_VIDEO | {"backend": BACKEND}).items()}
 
 
 class _Pool:
     """Worker processes, each of which decodes one video at a time."""
 
     def __init__(self, workers: int, limits: Limits, inputs: Sequence[Input], backend: str, options: dict):
-        self.inputs, self.options = inputs, options
+        self.inputs, self.backend, self.options = inputs, backend, options
         if backend == "nvdec":  # CUDA reserves more addresses than a decoder may have
             limits = replace(limits, memory=UNLIMITED)
-        self.backends = [backend, *(name for name in BACKENDS if name != backend)][:2]
         self.workers = [Worker(limits) for _ in range(workers)]
         self.idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in self.workers:
@@ -135,7 +157,7 @@ class _Pool:
         """A video's row and "", or None and the reason why it has none."""
         worker = self.idle.get()
         try:
-            return self._try_backends(worker, video)
+            return self._try_twice(worker, video)
         finally:
             self.idle.put(worker)
 
@@ -150,29 +172,40 @@ class _Pool:
         for worker in self.workers:
             worker.close()
 
-    def _try_backends(self, worker: Worker, video: Video) -> tuple[dict | None, str]:
+    def _try_twice(self, worker: Worker, video: Video) -> tuple[dict | None, str]:
         path, options = video.path or None, self.options | {"audio_path": video.audio_path or None}
-        reasons, left, repeated = [], list(self.backends), False
-        while left and not self.stopping.is_set():
-            backend = left.pop(0)
+        failures: list[WorkerFailure] = []
+        while not self.stopping.is_set():
             try:
-                scalars, data = worker.read(path, self.inputs, backend=backend, **options)
-                return data | scalars, ""
+                scalars, data = worker.read(path, self.inputs, backend=self.backend, **options)
+                return data | scalars | {"backend": self.backend}, ""
             except WorkerFailure as failure:
-                reasons.append(f"{backend}: {failure.reason}")
-                if failure.final:
+                failures.append(failure)
+                if len(failures) == 2 or not failure.again:
                     break
-                if failure.killed and not repeated:  # the same backend once more, so that its frames are the same
-                    left.insert(0, backend)
-                    repeated = True
-        return None, "; ".join(reasons)
+        if len(failures) == 2 and all(failure.killed for failure in failures) and not self.stopping.is_set():
+            raise MachineError(
+                f"{path or video.audio_path}: its decoder was killed twice from outside (SIGKILL), as the system does "
+                "when memory is used up; this is no fault of the video: give the job more memory or set decode.workers "
+                "lower, and run again"
+            )
+        return None, f"{self.backend}: {'; then '.join(failure.reason for failure in failures)}"
 
 
 class _Shard:
     """The videos of a shard on their way into its file."""
 
-    def __init__(self, videos: Sequence[Video], writer: ShardWriter, record: "_Record", pool: _Pool, watch: Stopwatch):
-        self.videos, self.writer, self.record, self.pool, self.watch = videos, writer, record, pool, watch
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        writer: ShardWriter,
+        record: "_Record",
+        unheard: "_Record",
+        pool: _Pool,
+        watch: Stopwatch,
+    ):
+        self.videos, self.writer, self.pool, self.watch = videos, writer, pool, watch
+        self.record, self.unheard = record, unheard
         self.writing = Lock()
         self.seconds = 0  # of video that were decoded
 
@@ -205,6 +238,8 @@ class _Shard:
                 row["status"] = FAILED
             else:
                 row["status"] = DECODED
+                if row["unheard"]:
+                    self.unheard.add(self.videos[n].video_id, UNHEARD, row["unheard"], time.monotonic() - start)
                 self.seconds += int(row["num_segments"])
                 if self.videos[n].mirrored:
                     mirror(row)
@@ -219,7 +254,7 @@ def mirror(row: dict) -> None:
 
 
 class _Record:
-    """The lines of failures.tsv, stored beside the finished rows, so that an interrupted run leaves both."""
+    """The lines of a table of failures, stored beside the finished rows, so that an interrupted run leaves both."""
 
     def __init__(self, path: Path, done: set[str]):
         self.path, self.lines = path, {}
@@ -229,7 +264,7 @@ class _Record:
                 self.lines = {line[0]: line for line in csv.reader(file, "excel-tab") if line and line[0] in done}
 
     def add(self, video_id: str, stage: str, reason: str, seconds: float) -> None:
-        """Must be called before the row is written, so that no failed row lacks its reason."""
+        """Must be called before the row is written, so that no row lacks its reason."""
         # One line per failure, whatever a library puts into its message.
         self.lines[video_id] = [video_id, stage, " ".join(reason.split()), f"{seconds:.1f}"]
         with open(self.path, "a", newline="", encoding="utf-8") as file:

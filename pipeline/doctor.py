@@ -1,8 +1,8 @@
 """What this machine lacks for a configuration, and the command that mends it."""
 
-import hashlib
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +16,7 @@ from pipeline.config import text_encoders
 from pipeline.gpu import devices
 from pipeline.scheduler import slurm_nodes
 from pipeline.storage.lock import lock_file
+from pipeline.weights import look, record_path, sha256_of
 
 DECODERS = ("h264", "hevc", "vp9", "libdav1d", "mpeg4", "aac", "opus", "mp3")
 OPEN_FILES = 1024
@@ -107,23 +108,24 @@ def _weights(configs: list[dict]) -> Iterator[Finding]:
             if weights == "random":
                 yield Finding(title, True, "random numbers, not pretrained")
             elif is_hub_tag(weights):
-                yield _hub_weights(title, Path(config["results"], "weights", name, weights), weights)
+                yield _hub_weights(title, name, weights, record_path(config["results"], name, weights))
             else:
                 yield _weights_file(title, Path(weights), entry.get("sha256"))
 
 
-def _hub_weights(title: str, marker: Path, tag: str) -> Finding:
-    """`marker` is what the workflow writes when it has downloaded a hub tag: the path of the file."""
-    path = Path(marker.read_text().strip()) if marker.exists() else None
-    if path is None or not path.exists():
+def _hub_weights(title: str, encoder: str, tag: str, record: Path) -> Finding:
+    """`record` is what the workflow writes when it has downloaded a hub tag."""
+    if not record.exists():
         return Finding(title, True, f"hub tag {tag}; the workflow downloads them before its first job")
-    return Finding(title, True, f"hub tag {tag}, in {path}")
+    files, wrong = look(record)
+    found = f"hub tag {tag}, in {', '.join(map(str, files))}" if not wrong else f"hub tag {tag}: {wrong}"
+    again = shlex.join(["avqa", "weights", "--encoder", encoder, "--weights", tag, "--out", str(record)])
+    return Finding(title, not wrong, found, f"where there is a network: {again}")
 
 
 def _weights_file(title: str, path: Path, expected: str | None) -> Finding:
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(path)
     except OSError as error:
         return Finding(title, False, f"{path}: {error.strerror}", "give a path that exists, or a hub tag")
     fits = expected in (None, digest)

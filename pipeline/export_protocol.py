@@ -73,9 +73,11 @@ def check_texts(layout: Layout, questions: pd.DataFrame, features: FeatureSet) -
             texts = folder_texts(folder, questions[questions[LEFT_OUT] == ""])
             lacking = texts[~texts.isin(features.texts)]
             if len(lacking):
+                prompts = "with tspm under models: in the configuration, or encode prompts with `avqa text --prompts`"
                 raise AVQAError(
-                    f"{features.index.path}: has no text {lacking.iloc[0]!r}, which {folder.option} ({folder.path}) is "
-                    "made from; run the workflow again"
+                    f"{features.index.path}: has no {folder.text} {lacking.iloc[0]!r}, which {folder.option} "
+                    f"({folder.path}) is made from; run the workflow again"
+                    f"{f', {prompts} and run `avqa index`' if folder.text == 'prompt' else ''}"
                 )
 
 
@@ -110,7 +112,7 @@ def _differences(
         if names is None:
             yield f"{folder.path}: is left out, for lack of {' and '.join(folder.features)}"
             continue
-        lacking = int(questions[folder.text].isna().sum())
+        lacking = int(questions.loc[questions[LEFT_OUT] == "", folder.text].isna().sum())
         if lacking:
             yield f"{folder.path}: {lacking} questions have no prompt, and their own text's sentence in its place"
         if names != list(folder.features) and not is_text(names[0]):

@@ -1,6 +1,7 @@
 """Segments to features: one frozen encoder over one shard, batched across videos."""
 
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.read_ahead import read_ahead
 from pipeline.timing import Stopwatch
 
+log = logging.getLogger(__name__)
+
 BATCH_SIZES = {"cpu": 32, "cuda": 256}  # seconds
 
 
@@ -42,7 +45,7 @@ def extract_shard(
     outputs: list[str] | None = None,
     sha256: str | None = None,
     seed: int = 0,
-    dtype: str = "bfloat16",
+    dtype: str | None = None,
     batch_size: int | None = None,
     timing: str | Path | None = None,
 ) -> None:
@@ -59,12 +62,16 @@ def extract_shard(
     outputs, watch, ended = _check_outputs(encoder, spec, outputs), Stopwatch(), 0.0
     with open_hdf5(segments, "segments") as source:
         seconds = _check_inputs(encoder, spec, source)
+        dtype = dtype or spec.dtype
         model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
         attributes = _attributes(source, {"encoder": encoder, **model.provenance}, dtype)
         layout = {f"{encoder}/{name}": _layout(seconds, spec.outputs[name]) for name in outputs}
         layout |= {name: DatasetSpec((), kind) for name, kind in PER_VIDEO.items()}
         videos = source["video_id"].asstr()[:].tolist()
-        lengths = np.where(source["status"][:] == DECODED, source["num_segments"][:], 0)
+        failed = source["status"][:] != DECODED
+        lengths = np.where(failed, 0, source["num_segments"][:])
+        if failed.any():
+            log.warning(f"{segments}: {failed.sum()} of {len(videos)} videos failed; their features are zeros")
         with ShardWriter(out, len(videos), layout, attributes, {"video_id": videos}) as writer:
             rows = FeatureRows(writer, source, encoder, lengths, videos)
             # Batches are cut alike in every run: a sum's last bit may depend on what else is in its batch.

@@ -15,7 +15,7 @@ from pipeline import __version__
 from pipeline.errors import AVQAError
 from pipeline.manifest import count_questions, read_manifest
 from pipeline.storage.atomic import atomic
-from pipeline.storage.contract import DECODED, FAILURE_FIELDS, PER_VIDEO, PROVENANCE, SCHEMA_VERSION
+from pipeline.storage.contract import DECODED, FAILURE_FIELDS, PER_VIDEO, PROVENANCE, SCHEMA_VERSION, unheard_table
 from pipeline.storage.hdf5 import open_hdf5
 from pipeline.storage.shard_list import digest, read_shard_list
 from pipeline.storage.tables import read_table
@@ -148,21 +148,23 @@ def _link_text(index: h5py.File, name: str, path: Path) -> None:
 def gather_failures(dataset: str | Path, collection: str | Path, max_failed_fraction: float) -> None:
     """Write failures.tsv and missing.tsv of a data set, from the tables of the shards that it needs.
 
-    failures.tsv: one line per video that could not be decoded. missing.tsv: how many questions of each kind each video
-    costs that is missing or failed. Raises AVQAError if more than `max_failed_fraction` of the shards' videos could not
-    be decoded. Files that have gone since they were first listed did not fail: absent.tsv has those that are missing.
+    failures.tsv: one line per video that could not be decoded, or was decoded without its sound (stage "audio").
+    missing.tsv: how many questions of each kind each video costs that is missing or failed. Raises AVQAError if more
+    than `max_failed_fraction` of the shards' videos could not be decoded. Files that have gone since they were first
+    listed did not fail: absent.tsv has those that are missing.
     """
     dataset, collection = Path(dataset), Path(collection)
     shards = list(read_manifest(dataset)["shards"])
     videos = [v for shard in shards for v in read_shard_list(collection / "shards" / f"{shard}.tsv")]
     there = {video.video_id for video in videos if not video.gone}
-    rows = [row for shard in shards for row in _read_failures(collection / "failures" / f"{shard}.tsv")]
-    rows = [row for row in rows if row["video_id"] in there]
+    tables = [collection / "failures" / f"{shard}.tsv" for shard in shards]
+    rows = [row for table in tables for row in _read_failures(table) if row["video_id"] in there]
     failed = {row["video_id"] for row in rows}
+    unheard = [row for table in tables if unheard_table(table).exists() for row in _read_failures(unheard_table(table))]
     with atomic(dataset / "failures.tsv") as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FAILURE_FIELDS, delimiter="\t", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows([*rows, *unheard])
     questions = read_table(dataset / "questions.parquet")
     lost = count_questions(questions[questions["video_id"].isin(failed)], "failed")
     absent = pd.read_csv(dataset / "absent.tsv", sep="\t", dtype=str, keep_default_na=False)
@@ -173,7 +175,8 @@ def gather_failures(dataset: str | Path, collection: str | Path, max_failed_frac
             f"{dataset / 'failures.tsv'}: {len(failed)} of {len(there)} videos failed, more than max_failed_fraction "
             f"({max_failed_fraction:.2%}) allows; mend the files that the table lists, or raise the limit"
         )
-    log.info(f"{dataset / 'failures.tsv'}: {len(failed)} of {len(there)} videos failed")
+    without = f"; {len(unheard)} were decoded without their sound" if unheard else ""
+    log.info(f"{dataset / 'failures.tsv'}: {len(failed)} of {len(there)} videos failed{without}")
 
 
 def _read_failures(path: Path) -> list[dict]:

@@ -23,6 +23,7 @@ from pipeline.numbering import CONFIGURATION, Numbering, index_answers, number, 
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
 from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
+from pipeline.storage.tables import deciding
 
 FIRST_FEW = 5
 KIND = ["split", "part", "scenario", "type"]
@@ -149,7 +150,7 @@ def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
 def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], numbering: Numbering) -> dict:
     """What manifest.json says. Digests of the questions tell the workflow what a change concerns: those of train and
     val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
-    asked = questions.drop(columns=["question_id", "file", "record"])
+    asked = deciding(questions)
     trained = set(asked.loc[asked["split"] != "test", "video_id"])
     texts = set(questions["question"]).union(*questions["choices"].dropna())
     training = asked[asked["split"] != "test"].to_csv(index=False)
@@ -228,7 +229,8 @@ def find_videos(ids: Iterable[str], videos: dict) -> tuple[list[Video], list[str
         if None in files:
             missing.append(video_id)
         else:
-            found.append(Video(video_id, *files[0], *files[1]))
+            mirrored = bool(files[0][0]) and name != video_id
+            found.append(Video(video_id, *files[0], *files[1], mirrored=mirrored))
     return found, missing
 
 
@@ -283,8 +285,10 @@ def _as_it_is(video: Video, now: dict[str, Video]) -> Video:
     """A listed video with its file's present size and time; another data set's videos are looked up too."""
     if video.video_id in now:
         return now[video.video_id]
-    files = [(path, *((path and _state(Path(path))) or (0, 0))) for path in (video.path, video.audio_path)]
-    return Video(video.video_id, *files[0], *files[1])
+    paths = (video.path, video.audio_path)
+    states = [_state(Path(path)) if path else (0, 0) for path in paths]
+    files = [(path, *(state or (0, 0))) for path, state in zip(paths, states, strict=True)]
+    return Video(video.video_id, *files[0], *files[1], gone=None in states, mirrored=video.mirrored)
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:

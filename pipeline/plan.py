@@ -41,7 +41,7 @@ def plan(config: dict, calibrate: bool = True) -> str:
         f"temporary disk: {2 * at_once * sum(map(bytes_of, inputs.values())) / 1e9:,.1f} GB at most",
     ]
     for name, entry in encoders.items():
-        for output in entry.get("outputs", ENCODERS[name].outputs):
+        for output in entry.get("outputs", ENCODERS[name].default_outputs):
             size = 2 * int(np.prod(ENCODERS[name].outputs[output])) * seconds * videos
             lines.append(f"{name}/{output}: {size / 1e9:,.2f} GB")
     if calibrate:

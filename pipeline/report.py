@@ -13,6 +13,7 @@ from pipeline.reporting import answers, overview, scores, stages
 from pipeline.reporting.page import render
 from pipeline.reporting.sheet import listed_videos
 from pipeline.storage.atomic import atomic
+from pipeline.storage.contract import UNHEARD
 from pipeline.storage.features import FeatureIndex
 from pipeline.storage.tables import read_table
 
@@ -28,12 +29,13 @@ def write_report(config: dict) -> str:
     failures = pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
     asked = read_table(folder / "questions.parquet", ["video_id"])["video_id"]
     failures = failures[failures["video_id"].isin(asked)]  # shards may have videos of other data sets too
+    failed = int((failures["stage"] != UNHEARD).sum())
     encoders = [encoder for own in runs.values() for run in own for encoder in run["encoders"].values()]
     note = "" if all(encoder["pretrained"] for encoder in encoders) else RANDOM_WEIGHTS
     page = render("report.html", title=config["dataset"], note=note, **_parts(config, folder, runs, failures))
     with atomic(folder / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
-    summary = _summary(config, folder, runs, note, len(failures))
+    summary = _summary(config, folder, runs, note, failed)
     with atomic(folder / "summary.txt") as partial:
         partial.write_text(summary + "\n", encoding="utf-8")
     return summary
@@ -70,8 +72,9 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
         "attention": {m: found for m, e in explanations.items() if (found := answers.attention_examples(e))},
         "preferences": {m: plots for m, e in explanations.items() if (plots := answers.preference_plots(e))},
         "missing": overview.missing(folder),
-        "failed": len(failures),
-        "failures": failures[:FAILURES],
+        "failed": int((failures["stage"] != UNHEARD).sum()),
+        "failures": failures[failures["stage"] != UNHEARD][:FAILURES],
+        "unheard": failures[failures["stage"] == UNHEARD][:FAILURES],
         "stages": stages.stage_table(config, index, questions),
         "parts": stages.part_table(config, index),
         "cores": os.cpu_count(),

@@ -54,7 +54,7 @@ def encode_texts(
     dataset: str = "",
     sha256: str | None = None,
     seed: int = 0,
-    dtype: str = "bfloat16",
+    dtype: str | None = None,
     batch_size: int | None = None,
     drop_last_character: bool = False,
     prompts: bool = False,
@@ -73,6 +73,7 @@ def encode_texts(
     if drop_last_character:
         shortened = set(_read(Path(questions), prompts)[0])
         said = [without_last_character(text) if text in shortened else text for text in texts]
+    dtype = dtype or spec.dtype
     model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
     attributes = {
         "kind": "text",

@@ -33,13 +33,12 @@ from pipeline.models.base import AVQAModel, Batch
 from pipeline.models.choices import MultipleChoice
 from pipeline.storage.atomic import atomic, write_if_changed
 from pipeline.storage.lock import exclusive
+from pipeline.storage.tables import deciding
 from pipeline.timing import WAITING, Stopwatch
 
 log = logging.getLogger(__name__)
 
 NAMED_VIDEOS = 5  # at most so many videos of a batch are named in an error
-# Of the table of questions, what texts of a model are made from besides the question.
-COLUMNS_OF_TEXTS = {"prompt": ["prompt"], "keywords": ["keywords"], "type": ["scenario", "type"]}
 
 
 def train(config: dict, model_name: str, seed: int, out: str | Path, timing: str | Path | None = None) -> None:
@@ -362,9 +361,7 @@ def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> 
     schedule = {name: value for name, value in config["train"].items() if name not in OF_ALL_MODELS}
     parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers, data.vocabulary]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-    questions = data.questions[data.questions["split"].isin(["train", "val"])]
-    read = ["split", "question", "video_id", "answer_id", "failed"]
-    read += [column for name in (*data.texts, *data.tokens) for column in COLUMNS_OF_TEXTS.get(name, ())]
-    read += ["choices"] if data.choices is not None else []
-    digest.update(questions[read].to_csv(index=False).encode())
+    questions = deciding(data.questions[data.questions["split"].isin(["train", "val"])])
+    places = [name for name in questions if name.endswith("_row")]  # where features are is no matter
+    digest.update(questions.drop(columns=places).to_csv(index=False).encode())
     return digest.hexdigest()

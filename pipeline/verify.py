@@ -20,6 +20,7 @@ from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.checks import LOOK, FileReport, Finding, check_file
 from pipeline.storage.contract import PER_VIDEO, PROVENANCE
 from pipeline.storage.features import FeatureIndex, is_text
+from pipeline.storage.index_checks import index_faults
 from pipeline.storage.shard_list import Video, digest, read_shard_list
 
 SHOWN = 5  # findings of one check that are printed; the JSON has all
@@ -47,13 +48,19 @@ class Verification:
         """How many findings cannot be right."""
         return sum(finding.level == "error" for finding in self.findings)
 
+    @property
+    def failed(self) -> list[str]:
+        """The videos that could not be decoded, whose rows are zeros."""
+        return sorted({name for report in self.files for name in report.failed})
+
     def to_json(self) -> str:
-        """Path, version, counts, files and findings."""
+        """Path, version, counts, failed videos, findings and files."""
         files = [
             {
                 "file": str(report.path),
                 "kind": report.kind,
                 "rows": len(report.names),
+                "failed": len(report.failed),
                 "shapes": report.shapes,
                 **{name: report.provenance.get(name) for name in ("encoder", "weights", "pretrained", "imported")},
             }
@@ -62,24 +69,35 @@ class Verification:
         counts = {"errors": self.errors, "warnings": len(self.findings) - self.errors}
         findings = [finding._asdict() for finding in self.findings]
         head = {"path": str(self.path), "verified_by": f"avqa-pipeline {__version__}", **counts}
-        return json.dumps({**head, "findings": findings, "files": files}, indent=1) + "\n"
+        return json.dumps({**head, "failed": self.failed, "findings": findings, "files": files}, indent=1) + "\n"
 
     def __str__(self) -> str:
         frame = pd.DataFrame(
             [
-                (r.kind, r.provenance.get("encoder", ""), r.provenance.get("weights", ""), len(r.names))
+                (
+                    r.kind,
+                    r.provenance.get("encoder", ""),
+                    r.provenance.get("weights", ""),
+                    1,
+                    len(r.names),
+                    len(r.failed),
+                )
                 for r in self.files
             ],
-            columns=["kind", "encoder", "weights", "rows"],
+            columns=["kind", "encoder", "weights", "files", "rows", "failed"],
         )
-        table = frame.groupby(["kind", "encoder", "weights"], dropna=False)["rows"].agg(files="count", rows="sum")
+        table = frame.groupby(["kind", "encoder", "weights"], dropna=False).sum()
         lines = [table.reset_index().to_string(index=False)] if self.files else []
+        if self.failed:
+            shown = ", ".join(self.failed[:SHOWN]) + (", …" if len(self.failed) > SHOWN else "")
+            lines += ["", f"failed: {shown}: could not be decoded, their rows are zeros; failures.tsv has the reasons"]
         for check in dict.fromkeys(finding.check for finding in self.findings):
             found = [finding for finding in self.findings if finding.check == check]
             lines += ["", *(_line(finding) for finding in found[:SHOWN])]
             lines += [f"  and {len(found) - SHOWN} more of the check {check}"] if len(found) > SHOWN else []
         warnings = len(self.findings) - self.errors
-        return "\n".join([*lines, "", f"{self.path}: {self.errors} errors, {warnings} warnings"])
+        counts = f"{self.errors} errors, {warnings} warnings, {len(self.failed)} failed videos"
+        return "\n".join([*lines, "", f"{self.path}: {counts}"])
 
 
 def _line(finding: Finding) -> str:
@@ -197,6 +215,8 @@ def _index_rows(result: Verification, index: FeatureIndex) -> None:
                 continue  # its shard list already says so
             if made_from is not None and report.provenance.get("source", made_from) != made_from:
                 result.add("index", index.path, f"was made before {path.name} of {encoder} was made from other files")
+    for fault in index_faults(index, known):
+        result.add("index", index.path, fault.message, row=fault.row, name=fault.name)
 
 
 def _verify_collection(result: Verification, collection: Path, wanted: dict[str, list[Path]] | None) -> None:

@@ -115,7 +115,9 @@ def configurations(folder: Path, **changes) -> dict[str, dict]:
     return check_configs(common | {"datasets": datasets}, sections=("videos",))
 
 
-def make_sets(folder: Path, outputs: dict[str, tuple[str, ...]], text: str, *names: str, **changes) -> Path:
+def make_sets(
+    folder: Path, outputs: dict[str, tuple[str, ...]], text: str, *names: str, prompts: bool = True, **changes
+) -> Path:
     """results/{base, parts, options, clips} with the features of `outputs`; returns results. PSTP-Net's texts are said
     to be encoded without question marks."""
     configs = configurations(folder, **changes)
@@ -130,6 +132,6 @@ def make_sets(folder: Path, outputs: dict[str, tuple[str, ...]], text: str, *nam
     for name in names or configs:
         dataset = folder / "results" / name
         config = {"sentence": "eot", **({"drop_last_character": True} if text == "clip_vit_b32" else {})}
-        write_text(dataset, read_texts(dataset / "questions.parquet"), encoder=text, config=config)
+        write_text(dataset, read_texts(dataset / "questions.parquet", prompts), encoder=text, config=config)
         build_index(dataset, collection, list(outputs), text)
     return folder / "results"

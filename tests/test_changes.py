@@ -105,12 +105,34 @@ def test_nothing_is_due_after_a_run(finished):
     assert due(finished) == {}
 
 
+@pytest.mark.parametrize("rule", ["decode", "extract"])
+def test_until_a_stage_of_shards_is_refused(finished, rule):
+    """Decoding of a shard waits for an earlier one's features, so that it would come after that stage."""
+    stopped = snakemake(finished, CONFIG, "--until", rule)
+    assert stopped.returncode == 1 and "name the target features" in stopped.stdout
+
+
 def test_what_changes_no_result_makes_nothing_due(finished):
     other = changed(CONFIG, "encoders", "vggish", "batch_size", value=7)
     other = changed(other, "text", "batch_size", value=3)
     other = changed(other, "decode", value={"segments": 4, "ahead": 2, "workers": 1})
     other = changed(other, "train", "threads", value=2)
     assert due(finished, other) == {}
+
+
+def test_an_encoder_whose_code_gives_other_numbers_is_due_as_with_other_settings(finished, tmp_path):
+    """Its version is raised for the weights that are configured, then for others."""
+    for weights, expected in (
+        ("random", due(finished, changed(CONFIG, "encoders", "vggish", "seed", value=1))),
+        ("another tag", {}),
+    ):
+        (tmp_path / "sitecustomize.py").write_text(
+            "from dataclasses import replace\n"
+            "from extractors import ENCODERS\n"
+            f"ENCODERS['vggish'] = replace(ENCODERS['vggish'], versions={{{weights!r}: 2}})\n"
+        )
+        assert due(finished, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)])) == expected
+        assert ("extract" in expected) == (weights == "random")
 
 
 def test_switching_conda_on_makes_nothing_due(finished, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from extractors import ENCODERS
 from pipeline.config import check_config, check_configs, load_config, training
 from pipeline.errors import AVQAError
 
@@ -28,6 +29,23 @@ def test_the_papers_setting_is_the_default():
     assert (schedule["learning_rate"], schedule["decay"], schedule["decay_every"]) == (1e-4, 0.1, 8)
     assert (schedule["batch_size"], schedule["epochs"], config["train"]["seeds"]) == (64, 30, [0])
     assert schedule["betas"] == [0.9, 0.999] and schedule["pretrain"] is None
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_computes_in_its_own_type_unless_told_otherwise(name):
+    for given, expected in (({}, ENCODERS[name].dtype), ({"dtype": "bfloat16"}, "bfloat16")):
+        entry = {"weights": "random", **given}
+        checked = check_config({"encoders": {name: entry}}, sections=("encoders",))["encoders"][name]
+        assert checked["dtype"] == expected
+    texts = check_config({"text": {"encoder": "clip_vit_b32", "weights": "random"}}, sections=("text",))
+    assert texts["text"]["dtype"] == ENCODERS["clip_vit_b32"].dtype == "bfloat16"
+
+
+def test_encoders_whose_rounding_decides_more_than_the_last_digits_compute_in_float32():
+    assert {name for name, spec in ENCODERS.items() if spec.dtype == "float32"} == {
+        "tome_vit_l16_384",
+        "vggish_hop096_pca",
+    }
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ def decode(videos, names, out, **changes):
     decode_shard(listed, out, **options)
     with h5py.File(out) as file:
         rows = {name: file[name][:] for name in ("num_segments", "has_audio", "status", *(i.key for i in INPUTS))}
+        assert [name.decode() for name in file["backend"]] == ["" if failed else "pyav" for failed in rows["status"]]
     with open(out.with_suffix(".tsv"), newline="") as file:
         failures = {line.pop("video_id"): line for line in csv.DictReader(file, delimiter="\t")}
     assert list(failures) == [name for n, name in enumerate(names) if rows["status"][n]]
@@ -89,10 +90,13 @@ def workers_of(process):
 
 @pytest.fixture
 def disturb(monkeypatch):
-    """disturb(act, times): `act` on a worker's process when it is given a video, the first `times` times."""
+    """disturb(act, times): `act` on a worker's process when it is given a video, the first `times` times.
+
+    Whatever happens, only the backend that was asked for may be tried."""
     read, left = Worker.read, []
 
     def disturbed(worker, *args, **options):
+        assert options["backend"] == "pyav"
         worker.start()
         if not left:
             return read(worker, *args, **options)
@@ -143,6 +147,27 @@ def test_the_audio_of_many_seconds_is_read_in_parts(videos, tmp_path):
         assert file["audio/16000"].shape == (1, 130, 16000) and file["audio/16000"].chunks == (1, 60, 16000)
 
 
+@pytest.mark.parametrize("names", [["good.mp4", "unheard.mp4", "text.mp4"], ["unheard.mp4", "unheard.mkv"]])
+def test_a_video_without_its_sound_is_no_failure_and_is_listed(videos, tmp_path, names):
+    """Beside the table of failures; data sets' failures.tsv has the line, which counts as no failed video."""
+    sound = (videos / "good.mp4").read_bytes().replace(b"mp4a", b"ac-4").replace(b"esds", b"free")
+    (videos / "unheard.mp4").write_bytes(sound)  # a codec that FFmpeg has no decoder for
+    clip(videos / "unheard.mkv", "-i", videos / "good.mp4", "-c:v", "copy", "-c:a", "g722", "-ar", 16000)
+    rows, failures = decode(videos, names, tmp_path / "s.h5")
+    with open(tmp_path / "s.unheard.tsv", newline="") as file:
+        lines = list(csv.DictReader(file, delimiter="\t"))
+    unheard = [name for name in names if name.startswith("unheard")]
+    assert [(line["video_id"], line["stage"]) for line in lines] == [(name, "audio") for name in unheard]
+    assert "ac4" in lines[0]["reason"] and ("g722" in lines[-1]["reason"]) == ("unheard.mkv" in names)
+    assert not set(unheard) & set(failures)
+    for n, name in enumerate(names):
+        assert rows["status"][n] == (name == "text.mp4") and rows["has_audio"][n] == (name == "good.mp4")
+        if rows["status"][n] == 0:
+            same_as_read_segments(rows, n, videos / name)
+    decode(videos, ["good.mp4"], tmp_path / "other.h5", failures=tmp_path / "other.tsv")
+    assert not (tmp_path / "other.unheard.tsv").exists()
+
+
 @pytest.mark.parametrize("alone", [False, True])
 def test_audio_files(videos, tmp_path, alone):
     """In place of the videos' own audio, or without any video; a bad one is a failure like any other."""
@@ -172,7 +197,7 @@ def test_audio_files(videos, tmp_path, alone):
 def test_a_worker_that_hangs_is_replaced(videos, tmp_path, disturb):
     disturb(psutil.Process.suspend)
     rows, failures = decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1, limits=Limits(seconds=2))
-    same_as_read_segments(rows, 0, videos / "good.mp4")  # by the next backend, which here gives the same
+    same_as_read_segments(rows, 0, videos / "good.mp4")
     same_as_read_segments(rows, 1, videos / "short.mp4")
     assert not failures
 
@@ -180,10 +205,8 @@ def test_a_worker_that_hangs_is_replaced(videos, tmp_path, disturb):
 def test_a_video_that_always_hangs_is_recorded(videos, tmp_path, disturb):
     disturb(psutil.Process.suspend, times=2)
     rows, failures = decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1, limits=Limits(seconds=2))
-    assert (
-        failures["good.mp4"]["reason"]
-        == "pyav: took longer than its limit of 2 s; decord: took longer than its limit of 2 s"
-    )
+    late = "took longer than its limit of 2 s"
+    assert failures["good.mp4"]["reason"] == f"pyav: {late}; then {late}"
     assert float(failures["good.mp4"]["seconds"]) >= 4
     same_as_read_segments(rows, 1, videos / "short.mp4")
 
@@ -196,12 +219,54 @@ def test_a_worker_that_is_killed_costs_nothing(videos, tmp_path, disturb):
         same_as_read_segments(rows, n, videos / name)
 
 
-def test_a_video_whose_worker_always_dies_is_recorded(videos, tmp_path, disturb):
-    disturb(psutil.Process.kill, times=3)
+def crash(process):
+    process.send_signal(signal.SIGSEGV)
+
+
+def test_a_decoder_that_crashes_is_tried_once_more(videos, tmp_path, disturb):
+    disturb(crash)
+    rows, failures = decode(videos, ["good.mp4"], tmp_path / "s.h5", workers=1)
+    assert not failures
+    same_as_read_segments(rows, 0, videos / "good.mp4")
+
+
+@pytest.mark.parametrize("acts", [(crash, crash), (crash, psutil.Process.kill), (psutil.Process.kill, crash)])
+def test_a_video_on_which_decoders_die_is_recorded(videos, tmp_path, disturb, acts):
+    for act in acts:
+        disturb(act)
     rows, failures = decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1)
-    died = "the decoder died of SIGKILL"
-    assert failures["good.mp4"]["reason"] == f"pyav: {died}; pyav: {died}; decord: {died}"
+    died = [f"the decoder died of {'SIGSEGV' if act is crash else 'SIGKILL'}" for act in reversed(acts)]
+    assert failures["good.mp4"]["reason"] == f"pyav: {'; then '.join(died)}"
     same_as_read_segments(rows, 1, videos / "short.mp4")
+
+
+def test_a_video_whose_decoder_is_killed_twice_is_no_failure_of_the_video(videos, tmp_path, disturb):
+    """An OOM killer is short of memory, and may not be the next time: the finished rows stay, the video gets none."""
+    disturb(psutil.Process.kill, times=2)
+    with pytest.raises(MachineError, match=r"good\.mp4: .* killed twice .*memory.*decode\.workers"):
+        decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1)
+    assert not (tmp_path / "s.h5").exists() and not list(tmp_path.glob(".s.h5.*.parts/0-1.npz"))
+    rows, failures = decode(videos, ["good.mp4", "short.mp4"], tmp_path / "s.h5", workers=1)
+    assert not failures
+    for n, name in enumerate(("good.mp4", "short.mp4")):
+        same_as_read_segments(rows, n, videos / name)
+
+
+def test_no_other_backend_answers_for_the_one_that_was_chosen(videos, tmp_path):
+    """Either is refused what only the other one decodes; the file says which one gave each row."""
+    clip(videos / "av1.mp4", *VIDEO, "-c:v", "libsvtav1", "-preset", 12)  # which decord does not know
+    names = ["av1.mp4", "good.mp4"]
+    for backend, statuses in (("decord", [1, 0]), ("pyav", [0, 0])):
+        out = tmp_path / f"{backend}.h5"
+        listed = [Video(name, os.fspath(videos / name), 1, 1) for name in names]
+        options = OPTIONS | {"backend": backend, "collection": "c", "shard": "0", "workers": 1}
+        decode_shard(listed, out, **options, failures=tmp_path / "f.tsv")
+        with h5py.File(out) as file:
+            assert file["status"][:].tolist() == statuses
+            assert [name.decode() for name in file["backend"]] == [backend if not s else "" for s in statuses]
+            assert ("decord" in json.loads(file.attrs["libraries"])) == (backend == "decord")
+        reasons = [line.split("\t")[2] for line in (tmp_path / "f.tsv").read_text().splitlines()[1:]]
+        assert len(reasons) == sum(statuses) and all(reason.startswith("decord: ") for reason in reasons)
 
 
 def test_a_file_that_needs_too_much_memory_is_recorded(videos, tmp_path):

@@ -1,4 +1,4 @@
-"""`avqa export` and `avqa import`: plain numpy readers written from what the released loaders do, and the way back."""
+"""`avqa export`, its ids, files and refusals, and the way back by `avqa import`."""
 
 import io
 import json
@@ -213,6 +213,18 @@ def test_questions_without_a_prompt_are_named(tmp_path):
         export(dataset, "tspm", tmp_path / "out")
 
 
+def test_prompts_that_are_not_encoded_are_named_with_what_encodes_them(tmp_path):
+    outputs = {"vggish": ("embedding",), "clip_vit_l14_336": ("cls",), "tome_vit_l16_384": ("tokens",)}
+    dataset = make_results(tmp_path, 2, 4, outputs, "clip_vit_l14_336", seconds=60)
+    table = pd.read_parquet(dataset / "questions.parquet")
+    table.assign(prompt="It is loud.").to_parquet(dataset / "questions.parquet")
+    with pytest.raises(
+        AVQAError, match=r"no text 'It is loud\.', which --qst_prompt_dir .*: add tspm to models, and run"
+    ):
+        export(dataset, "tspm", tmp_path / "out", force=True)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("text", ["Is it loud?", "Is it loud", "Tell me.", "Is it loud？"])
 def test_the_last_character_which_releases_drop_is_no_letter(tmp_path, text):
     dataset = make_results(tmp_path)
@@ -251,6 +263,20 @@ def test_export_then_import_then_export_gives_the_same_bytes(small, tmp_path, dt
     assert "imported" in back.index.provenance["vggish"]["weights"]
     assert verify(tmp_path / "back" / "back").findings == []
     export(tmp_path / "back" / "back", "pstp-net", tmp_path / "again", dtype=dtype, force=True)
+    assert files(tmp_path / "again") == files(out)
+
+
+def test_zeros_of_failed_videos_come_back_as_failed(tmp_path):
+    dataset, out = make_results(tmp_path, change={("status", "v003"): 1}), tmp_path / "out"
+    export(dataset, "pstp-net", out, force=True)
+    assert not load(out / "vggish", "v003").any()
+    assert main(["import", str(out), "--layout", "pstp-net", "--config", config(tmp_path, out)]) == 0
+    with pipeline.open_features(tmp_path / "back" / "back") as back:
+        videos = back.videos.set_index("video_id")["status"]
+        assert videos[videos != 0].index.tolist() == ["v003"]
+        expected = feature("vggish/embedding", "v004").astype("float32")
+        np.testing.assert_array_equal(back["vggish/embedding", "v004"], expected)
+    export(tmp_path / "back" / "back", "pstp-net", tmp_path / "again", force=True)
     assert files(tmp_path / "again") == files(out)
 
 

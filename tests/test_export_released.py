@@ -196,7 +196,7 @@ def check(layout, results, out, path, rows):
     """What the release's reader gives for one of its annotation files, against the published questions."""
     reader, _ = READERS[layout]
     _, encoder, dtype = NEEDS[layout]
-    encoded = set(read_texts(results / "questions.parquet"))
+    encoded = set(read_texts(results / "questions.parquet", prompts=True))
     samples = list(reader(out, path))
     assert len(samples) == len(rows)
     for row, (sample, label, arrays) in zip(rows, samples, strict=True):
@@ -378,4 +378,12 @@ def test_the_training_questions_of_what_a_data_set_is_scored_with_must_be_there(
     assert main(command) == 1
     message = capsys.readouterr().err
     assert str(results / "base" / "manifest.json") in message and "avqa manifest" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_that_were_not_encoded(tmp_path):
+    outputs, text, _ = NEEDS["tspm"]
+    results = make_sets(tmp_path, outputs, text, "base", prompts=False)
+    with pytest.raises(AVQAError, match=r"has no prompt 'The .*qaPrompt_ViT-L14@336px.*avqa text --prompts"):
+        export(results / "base", "tspm", tmp_path / "out", force=True)
     assert not (tmp_path / "out").exists()

@@ -222,6 +222,31 @@ def test_what_decides_the_numbers_is_recorded(tmp_path):
     assert libraries.keys() == {"av", "torch", "torchvggish"} and libraries["av"] == "18.1"
 
 
+def test_failed_videos_are_counted_in_the_log(tmp_path, caplog):
+    make_segments(tmp_path / "s.h5")
+    extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", encoder="vggish", weights="random")
+    assert f"s.h5: 1 of {len(LENGTHS)} videos failed; their features are zeros" in caplog.text
+
+
+def test_features_of_an_earlier_version_of_the_numbers_are_made_again(tmp_path, monkeypatch):
+    """The file records the version where it is not 1; a finished file of another version is no finished file."""
+    register(monkeypatch, AudioInput(4))
+    write_segments(tmp_path / "s.h5", {"audio/4": counting((1, 2, 4), "float32")}, [2])
+
+    def made():
+        extract_shard(tmp_path / "s.h5", tmp_path / "f.h5", encoder="identity", weights="random")
+        with h5py.File(tmp_path / "f.h5") as file:
+            return json.loads(file.attrs["libraries"]).get("encoder"), (tmp_path / "f.h5").stat().st_mtime_ns
+
+    first = made()
+    assert first[0] is None and made() == first
+    monkeypatch.setitem(ENCODERS, "identity", replace(ENCODERS["identity"], versions={"": 2}))
+    second = made()
+    assert second[0] == 2 and second[1] != first[1] and made() == second
+    monkeypatch.setitem(ENCODERS, "identity", replace(ENCODERS["identity"], versions={"another tag": 3, "": 2}))
+    assert made() == second
+
+
 def test_an_error_of_the_system_is_not_blamed_on_the_segments(tmp_path):
     make_segments(tmp_path / "s.h5")
     (tmp_path / "file").write_text("")

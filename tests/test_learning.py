@@ -104,7 +104,9 @@ def make_features(folder, collection):
     manifest = {"videos": VIDEOS, "shards": {f"{k:05d}": digest(listed(k)) for k in shards}}
     manifest |= number({"answers": ["no", "yes"]}, table.assign(keywords=None)).as_dict()
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "failures.tsv").write_text("video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\n")
+    (folder / "failures.tsv").write_text(
+        "video_id\tstage\treason\tseconds\nv3\tdecode\tis empty\t0.1\nv4\taudio\todd\t0.1\n"
+    )
     return visual, audio
 
 
@@ -235,6 +237,7 @@ def test_models_learn_what_the_features_hold_and_the_question_does_not(config, f
     assert predictions["question_id"].tolist() == [str(n) for n in range(32, 40)], "in the order of the annotations"
     summary = write_report(config)
     page = (folder / "report.html").read_text()
+    assert "1 videos failed" in summary and "decoded without their sound" in page
     for text in (summary, page):
         assert "100.00" in text and "seeded random numbers" in text and all(name in text for name in config["models"])
     with pytest.raises(AVQAError, match="Pooled does not offer accuracy by second"):

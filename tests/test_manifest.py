@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from media.oracle import VIDEO, X264, clip
 
+from extractors import FrameInput
 from pipeline.config import videos_fingerprint
+from pipeline.decode import decode_shard
 from pipeline.errors import AVQAError
+from pipeline.index import gather_failures
 from pipeline.manifest import build_manifest, read_manifest
 from pipeline.plan import count_videos
 from pipeline.storage.shard_list import digest, read_shard_list
@@ -309,3 +313,43 @@ def test_damaged_tables_are_written_again(data, damage):
     build_manifest(data)
     for path, table in zip(tables, whole, strict=True):
         pd.testing.assert_frame_equal(pd.read_parquet(path), table)
+
+
+@pytest.mark.parametrize("content", [b"x", b""])
+def test_a_file_system_without_times_hides_no_failure(data, tmp_path, content):
+    """SquashFS and object stores may say that all files are of 1970."""
+    clip(tmp_path / "videos" / "v0.mp4", *VIDEO, *X264)
+    (tmp_path / "videos" / "v1.mp4").write_bytes(content)
+    for path in (tmp_path / "videos").iterdir():
+        os.utime(path, ns=(0, 0))
+    config = data | {"shard_size": 8}
+    build_manifest(config)
+    listed = shards(config)["00000.tsv"]
+    assert not any(video.gone for video in listed)
+    collection = Path(config["results"]) / "clips"
+    inputs, failures = [FrameInput(16)], collection / "failures" / "00000.tsv"
+    failures.parent.mkdir()
+    options = {"segments": 1, "backend": "pyav", "pad": "repeat", "frame_at": 0.5, "frame_selection": "exact"}
+    options |= {"inputs": inputs, "collection": "clips", "shard": "00000", "selective": True, "workers": 1}
+    decode_shard(listed, tmp_path / "s.h5", failures=failures, **options)
+    dataset = Path(config["results"]) / "tiny"
+    with pytest.raises(AVQAError, match="4 of 5 videos failed"):
+        gather_failures(dataset, collection, 0.5)
+    (tmp_path / "videos" / "v1.mp4").unlink()
+    build_manifest(config | {"allow_missing": True})
+    assert [video.video_id for video in shards(config)["00000.tsv"] if video.gone] == ["v1"]
+    gather_failures(dataset, collection, 0.75)
+
+
+@pytest.mark.parametrize("folder", ["v0_flip", "part_v0_flip"])
+def test_a_mirrored_video_of_which_the_id_is_in_the_folders_name(data, tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "v0.mp4").write_bytes(b"x")
+    (tmp_path / folder / "v1_flip.mp4").write_bytes(b"x")
+    (tmp_path / "train.json").write_text(json.dumps([record(name) for name in ("v0", "v0_flip", "v1_flip")]))
+    videos = data["videos"] | {"folder": str(tmp_path / folder)}
+    build_manifest(data | {"videos": videos, "annotations": {"train": str(tmp_path / "train.json")}, "shard_size": 8})
+    for _ in range(2):  # as found, and as listed
+        listed = shards(data)["00000.tsv"]
+        assert [video.video_id for video in listed if video.mirrored] == ["v0_flip"]
+        build_manifest(data | {"annotations": {"test": str(tmp_path / "test.json")}})

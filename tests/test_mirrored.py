@@ -19,9 +19,11 @@ def segments(tmp_path):
     codec = ["-c:v", "ffv1", "-pix_fmt", "bgr0"]
     clip(tmp_path / "v.mkv", *source, *codec)
     clip(tmp_path / "mirrored.mkv", *source, "-vf", "hflip", *codec)
-    names = {"v": "v.mkv", "v_flip": "v.mkv", "w_flip": "mirrored.mkv"}
-    videos = [Video(video_id, str(tmp_path / path), 1, 1) for video_id, path in names.items()]
-    videos[2] = Video("mirrored", str(tmp_path / "mirrored.mkv"), 1, 1)
+    videos = [
+        Video("v", str(tmp_path / "v.mkv"), 1, 1),
+        Video("v_flip", str(tmp_path / "v.mkv"), 1, 1, mirrored=True),
+        Video("w_flip", str(tmp_path / "mirrored.mkv"), 1, 1),
+    ]
     decode_shard(
         videos,
         tmp_path / "s.h5",

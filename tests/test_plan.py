@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from media.oracle import clip
 from test_manifest import record
 
+from extractors import ENCODERS
 from pipeline.cli import main
 from pipeline.config import check_config
 from pipeline.manifest import build_manifest
@@ -46,6 +48,25 @@ def test_the_plan_of_music_avqa_from_its_card(tmp_path, monkeypatch):
     assert sizes["clip_vit_l14/patch"] == pytest.approx(seconds * 256 * 768 * 2 / 1e9, abs=0.01)
     temporary = float(re.search(r"temporary disk: ([\d.]+) GB", text)[1])
     assert temporary == pytest.approx(2 * 4 * 100 * 60 * (224 * 224 * 3 + 16000 * 4) / 1e9, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_outputs_that_are_made_on_request_count_where_they_are_requested(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+
+    def sizes(**entry):
+        config = CONFIG | {
+            "encoders": CONFIG["encoders"] | {name: {"weights": "random", **entry}},
+            "card": "music_avqa",
+        }
+        text = plan(check_config(copy.deepcopy(config)), calibrate=False)
+        return {key: float(size) for key, size in re.findall(rf"^({name}/\w+): ([\d.]+) GB", text, re.MULTILINE)}
+
+    spec = ENCODERS[name]
+    whole = {f"{name}/{o}": 9288 * 60 * 2 * math.prod(shape) / 1e9 for o, shape in spec.outputs.items()}
+    made = {key: size for key, size in whole.items() if key.split("/")[1] not in spec.on_request}
+    assert sizes() == pytest.approx(made, abs=0.01) and made
+    assert sizes(outputs=list(spec.outputs)) == pytest.approx(whole, abs=0.01)
 
 
 def test_annotations_count_videos_before_there_is_a_manifest(tmp_path, monkeypatch):
@@ -111,7 +132,8 @@ def test_the_doctor_compares_checksums_and_knows_what_is_downloaded(tmp_path, mo
     Path("vggish.pt").write_bytes(b"numbers")
     digest = hashlib.sha256(b"numbers").hexdigest()
     Path("results/weights/clip_vit_l14").mkdir(parents=True)
-    Path("results/weights/clip_vit_l14/openai").write_text(f"{tmp_path}/vggish.pt\n")
+    listed = {"path": f"{tmp_path}/vggish.pt", "bytes": 7, "sha256": digest}
+    Path("results/weights/clip_vit_l14/openai.json").write_text(json.dumps({"files": [listed]}))
     for sha256, line in ((digest, f"ok      weights of vggish: vggish.pt, sha256 {digest}\n"), ("0" * 64, "MISSING")):
         encoders = {"clip_vit_l14": {"weights": "openai"}, "vggish": {"weights": "vggish.pt", "sha256": sha256}}
         text = {"encoder": "clip_vit_b32", "weights": "openai"}
@@ -121,6 +143,31 @@ def test_the_doctor_compares_checksums_and_knows_what_is_downloaded(tmp_path, mo
         assert line in said and ("fetch the file again" in said) == (sha256 != digest)
         assert f"ok      weights of clip_vit_l14: hub tag openai, in {tmp_path}/vggish.pt\n" in said
         assert "weights of clip_vit_b32: hub tag openai; the workflow downloads them" in said
+
+
+RECORDS = {  # what is wrong with a record of a download, or with a file that it lists
+    "lists no files": "",
+    "openai.json lists no files": json.dumps({"files": []}),
+    "json lists no files": "/root/.cache/file\n",
+    "No such file": json.dumps({"files": [{"path": "gone.safetensors", "sha256": "0" * 64}]}),
+    "is not the file that was downloaded": json.dumps({"files": [{"path": "cut.safetensors", "sha256": "0" * 64}]}),
+}
+
+
+@pytest.mark.parametrize("wrong", RECORDS)
+def test_the_doctor_looks_at_downloaded_weights_and_not_at_their_record_alone(tmp_path, monkeypatch, capsys, wrong):
+    monkeypatch.chdir(tmp_path)
+    Path("cut.safetensors").write_bytes(b"numb")
+    Path("results/weights/clip_vit_b32").mkdir(parents=True)
+    record = Path("results/weights/clip_vit_b32/openai.json")
+    record.write_text(RECORDS[wrong])
+    (tmp_path / "c.yaml").write_text(
+        yaml.safe_dump(CONFIG | {"text": {"encoder": "clip_vit_b32", "weights": "openai"}})
+    )
+    assert main(["doctor", "--config", "c.yaml"]) == 1
+    said = capsys.readouterr().out
+    assert re.search(rf"MISSING weights of clip_vit_b32: hub tag openai: .*{wrong}", said)
+    assert f"avqa weights --encoder clip_vit_b32 --weights openai --out {record}" in said
 
 
 def test_the_hours_are_those_of_an_earlier_run(tmp_path, monkeypatch):

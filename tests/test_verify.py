@@ -8,6 +8,8 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from made_results import OUTPUTS, feature, make_results, questions, shard_lists, text_feature, write_shard, write_text
 
 from pipeline.cli import main
@@ -94,13 +96,18 @@ PLANTED = {
     ),
     "another number of seconds in one modality": (
         "vggish",
-        {("num_segments", "v005"): 3},
+        {("num_segments", "v005"): 3, **with_rows(AUDIO, slice(3, 6), feature(*AUDIO)[2])},
         ("error", "seconds", "vggish", "00001.h5", "v005"),
     ),
     "another opinion on which video has sound": (
         "vggish",
         {("has_audio", "v005"): False},
         ("error", "seconds", "vggish", "00001.h5", "v005"),
+    ),
+    "something after the true seconds": (
+        "vggish",
+        {("vggish/embedding", "v004"): np.concatenate([feature("vggish/embedding", "v004")[:5], np.ones((1, 128))])},
+        ("error", "padding", "vggish", "00001.h5", "v004"),
     ),
 }
 
@@ -109,7 +116,9 @@ PLANTED = {
 def test_a_planted_defect_is_found_and_nothing_else(dataset, name):
     encoder, change, expected = PLANTED[name]
     again(dataset, encoder, change)
-    assert found(dataset) == {expected}
+    of_index = {("error", "index", "small", "features.h5", expected[-1])}  # where it says what the shard said before
+    assert found(dataset) - of_index == {expected}
+    assert (of_index <= found(dataset)) == (expected[1] == "seconds")
 
 
 def test_good_results_have_no_findings(dataset):
@@ -129,6 +138,7 @@ def test_the_padding_and_the_videos_that_failed_or_are_silent_are_no_defects(dat
     changes["vggish"] |= {AUDIO: constant, ("vggish/embedding", "v006"): constant}  # of silence, twice
     for encoder, change in changes.items():
         again(dataset, encoder, change)
+    build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
     assert found(dataset) == set()
 
 
@@ -176,7 +186,7 @@ def test_other_shapes_are_found(dataset):
         file.create_dataset("vggish/embedding", data=np.repeat(values, 2, axis=2), fletcher32=True, chunks=True)
     assert ("error", "shape", "vggish", "00001.h5", "") in found(dataset)
     again(dataset, "vggish", seconds=7)
-    assert {check for _, check, *_ in found(dataset)} == {"provenance", "seconds"}
+    assert {check for _, check, *_ in found(dataset)} == {"provenance", "seconds", "index"}
 
 
 FOREIGN = {
@@ -347,3 +357,154 @@ def test_an_index_that_is_older_than_a_shard_of_other_files_is_found(tmp_path):
         ("index", f"was made before 00001.h5 of {encoder} was made from other files")
         for encoder in ("clip_vit_b32", "vggish")
     }
+
+
+T, D = 4, 128  # seconds and numbers of the files below
+
+
+def features_file(path, rows, lengths, pad, **attributes):
+    """A features file of an encoder that is not in the table; `rows` N, T, D as they are."""
+    specs = {"mine/out": DatasetSpec((T, D), "float16")}
+    specs |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
+    made = {"kind": "features", "collection": "c", "shard": "0", "source": "s", "encoder": "mine"}
+    made |= {"weights": "w", "weights_sha256": "0", "pretrained": True, "libraries": {}} | attributes
+    made["config"] = {"decode": {"segments": T, "pad": pad}}
+    path.unlink(missing_ok=True)
+    with ShardWriter(path, len(rows), specs, made, {"video_id": [f"v{n}" for n in range(len(rows))]}) as writer:
+        for n, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            per_video = {"num_segments": length, "has_audio": True, "status": int(length == 0)}
+            writer.write(n, {"mine/out": row} | per_video)
+    return path
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    lengths=st.lists(st.integers(0, T), min_size=1, max_size=4),
+    pad=st.sampled_from(["repeat", "zero"]),
+    imported=st.booleans(),
+    data=st.data(),
+)
+def test_any_number_after_the_true_seconds_is_found_in_its_row(tmp_path, lengths, pad, imported, data):
+    """Features as extraction pads them have no finding. One changed number, in a second that models read although it is
+    padding, is found: in imported features, whose padding is as published, where it is not finite; and in the row of a
+    video that failed."""
+    rows = np.random.default_rng(0).normal(size=(len(lengths), T, D)).astype("float16")
+    for row, length in zip(rows, lengths, strict=True):
+        row[length:] = row[length - 1] if pad == "repeat" and length else 0
+    attributes = {"imported": True} if imported else {}
+    path = features_file(tmp_path / "f.h5", rows, lengths, pad, **attributes)
+    assert [f.check for f in verify(path).findings] == []
+    padded = [(n, t) for n, length in enumerate(lengths) for t in range(length, T)]
+    if not padded:
+        return
+    n, t = data.draw(st.sampled_from(padded))
+    value = data.draw(st.sampled_from([np.nan, np.inf, -np.inf, 7.0, 1e-7]))
+    rows[n, t, data.draw(st.integers(0, D - 1))] = value
+    features_file(path, rows, lengths, pad, **attributes)
+    found = {(f.check, f.row) for f in verify(path).findings}
+    if imported and lengths[n] and np.isfinite(value):
+        assert found == set()
+    else:
+        assert found == {("padding" if lengths[n] else "failed", n)}
+
+
+def test_failed_videos_are_counted_and_named(dataset, tmp_path, capsys):
+    for encoder, outputs in OUTPUTS.items():
+        gone = {(f"{encoder}/{o}", "v004"): np.zeros(feature(f"{encoder}/{o}", "v004").shape) for o in outputs}
+        again(
+            dataset, encoder, gone | {("status", "v004"): 1, ("num_segments", "v004"): 0, ("has_audio", "v004"): False}
+        )
+    build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
+    assert main(["verify", str(dataset), "--json", str(tmp_path / "v.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "failed: v004: could not be decoded" in printed and "0 errors, 0 warnings, 1 failed videos" in printed
+    report = json.loads((tmp_path / "v.json").read_text())
+    assert report["failed"] == ["v004"]
+    assert {Path(f["file"]).name for f in report["files"] if f["failed"]} == {"00001.h5"}
+    assert sum(file["failed"] for file in report["files"]) == 2
+
+
+@pytest.mark.parametrize("name", ["status", "num_segments", "has_audio"])
+@pytest.mark.parametrize("row", [0, 5, 11])
+def test_an_index_that_says_otherwise_than_its_shards_is_found(dataset, name, row):
+    with h5py.File(dataset / "features.h5", "a") as file:
+        file[name][row] = {"status": 1, "num_segments": 99, "has_audio": False}[name]
+    findings = verify(dataset).findings
+    assert {(f.check, f.row, f.name) for f in findings} == {("index", row, VIDEOS[row])}
+    assert {f.message.split(" is ")[0] for f in findings} == {name} and len(findings) == len(OUTPUTS)
+
+
+def virtual(dataset, name, mapping):
+    """Map rows of a virtual dataset anew: row -> file below the results, dataset, row there."""
+    with h5py.File(dataset / "features.h5", "a") as file:
+        shape, dtype = file[name].shape, file[name].dtype
+        del file[name]
+        layout = h5py.VirtualLayout(shape, dtype)
+        for row, (path, source, there) in mapping.items():
+            of = h5py.VirtualSource(f"../{path}", source, shape=(4, *shape[1:]), dtype=dtype)
+            layout[row] = of[there]
+        file.create_virtual_dataset(name, layout)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=st.integers(0, 11), data=st.data())
+def test_virtual_rows_of_other_videos_are_found(made, tmp_path_factory, row, data):
+    """Each row by itself, as HDF5 allows; then one row of another video, dataset or none."""
+    folder = tmp_path_factory.mktemp("virtual")
+    shutil.copytree(made.parent, folder / "results")
+    dataset, name = folder / "results" / "small", "clip_vit_b32/cls"
+
+    def place(n):
+        return (f"small_videos/features/clip_vit_b32/{n // 4:05d}.h5", name, n % 4)
+
+    right = {n: place(n) for n in range(12)}
+    virtual(dataset, name, right)
+    assert found(dataset) == set()
+    other = data.draw(st.sampled_from([n for n in range(12) if n != row]))
+    file, _, there = place(row)
+    wrong = {
+        "other": place(other),
+        "file": (f"x/{file}", name, there),
+        "dataset": (file, "num_segments", there),
+        "none": None,
+    }
+    kind = data.draw(st.sampled_from(sorted(wrong)))
+    changed = {n: place for n, place in (right | {row: wrong[kind]}).items() if place}
+    virtual(dataset, name, changed)
+    assert {(f.check, f.row, f.name) for f in verify(dataset).findings} == {("index", row, VIDEOS[row])}
+
+
+def test_virtual_parts_of_rows_and_copies_are_found(dataset):
+    with h5py.File(dataset / "features.h5", "a") as file:
+        name, words = "clip_vit_b32/cls", file["text/words"][:]
+        shape, dtype = file[name].shape, file[name].dtype
+        del file[name], file["text/words"]
+        layout = h5py.VirtualLayout(shape, dtype)
+        source = h5py.VirtualSource("../small_videos/features/clip_vit_b32/00000.h5", name, shape=(4, *shape[1:]))
+        layout[:4, 1:] = source[:, :-1]  # a second late
+        file.create_virtual_dataset(name, layout)
+        file["text/words"] = words
+    messages = {finding.message for finding in verify(dataset).findings}
+    assert messages == {"clip_vit_b32/cls maps parts of rows", "text/words is no virtual dataset"}
+
+
+def test_an_index_with_other_texts_or_lengths_is_found(dataset):
+    with h5py.File(dataset / "features.h5", "a") as file:
+        file["text/length"][0] = 8
+        file["text_clip_vit_b32/text"][0] = "Who?"
+    assert {finding.message for finding in verify(dataset).findings} == {
+        "the lengths of texts of text are not those of clip_vit_b32.h5",
+        "the texts of text_clip_vit_b32 are not those of clip_vit_b32.h5",
+    }
+
+
+@pytest.mark.parametrize("length", [-1, 0, 78, 2**31 - 1])
+def test_an_impossible_length_of_a_text_is_found(dataset, length):
+    texts = questions(VIDEOS)["question"].unique().tolist()
+    (dataset / "text" / "clip_vit_b32.h5").unlink()
+    path = write_text(dataset, texts, {("length", texts[1]): length})
+    assert {(f.check, f.row, f.name) for f in verify(path).findings} == {("length", 1, texts[1])}
+    for possible in (1, 77):
+        path.unlink()
+        write_text(dataset, texts, {("length", texts[1]): possible})
+        assert verify(path).findings == []

@@ -75,8 +75,8 @@ class QuestionData:
         self.vocabulary: list[str] | None = None
         self._number_words(folder, {name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
         self.answers = answers or read_numbering(folder).answers
-        merged = read_manifest(folder).get("merge_answers", False)  # then a checkpoint may have other forms of them
-        if merged and not is_multiple_choice(self.questions):
+        merged = read_manifest(folder).get("merge_answers") and not is_multiple_choice(self.questions)
+        if merged:  # a checkpoint may have other forms
             self.questions["answer"] = written_as(self.questions["answer"], display_forms(self.answers))
         self.questions["answer_id"] = index_answers(self.questions["answer"], self.answers)
         self.choices = self._read_choices()

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import AVQAError
+from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex, is_text
 from pipeline.storage.tables import read_table
 
@@ -24,8 +25,9 @@ class FeatureSet:
         frames = features["clip_vit_l14/cls", "00000093"]        # T, 768
         words = features["text/words", "Is the violin louder?"]  # 77, 768
 
-    `names` maps a feature to the shape of one video or text; iteration gives video ids. `videos` and `questions` are
-    tables. Safe with threads; `torch_dataset` is safe with worker processes. Raises AVQAError if features.h5 or one of
+    `names` maps a feature to the shape of one video or text. Iteration, `len` and `in` are about the videos that could
+    be decoded; `failed` names the others, whose rows are zeros and are not given. `videos` and `questions` are tables
+    of all. Safe with threads; `torch_dataset` is safe with worker processes. Raises AVQAError if features.h5 or one of
     its shards is missing.
     """
 
@@ -33,7 +35,9 @@ class FeatureSet:
         self.folder = Path(folder)
         self.index = FeatureIndex(self.folder / "features.h5")
         self.names = {name: shape[1:] for name, shape in self.index.names.items()}
-        self._rows = {key: n for n, key in enumerate(self.index.video_id)}
+        rows = {key: n for n, key in enumerate(self.index.video_id)}
+        self._rows = {key: n for key, n in rows.items() if self.index.status[n] == DECODED}
+        self.failed = [key for key in rows if key not in self._rows]
         self._text_rows = {key: n for n, key in enumerate(self.index.texts)}
 
     def __getitem__(self, key: tuple[str, str]) -> np.ndarray:
@@ -42,6 +46,8 @@ class FeatureSet:
         if name not in self.names:
             raise AVQAError(f"{self.index.path}: has no {name}; it has {', '.join(self.names)}")
         rows = self._text_rows if is_text(name) else self._rows
+        if rows is self._rows and item in self.failed:
+            raise AVQAError(f"{self.index.path}: video {item} could not be decoded; failures.tsv has the reason")
         if item not in rows:
             raise AVQAError(f"{self.index.path}: has no {'text' if rows is self._text_rows else 'video'} {item!r}")
         return self.index.read(name, [rows[item]])[0]
@@ -72,7 +78,8 @@ class FeatureSet:
         return read_table(self.folder / "questions.parquet")
 
     def torch_dataset(self, *names: str, split: str | None = None) -> QuestionDataset:
-        """A torch.utils.data.Dataset of the split's questions (default: all) with these features of each."""
+        """A torch.utils.data.Dataset of the split's questions (default: all) with these features of each. Questions
+        about videos that could not be decoded are left out, as in training."""
         from pipeline.data.torch_dataset import QuestionDataset
 
         return QuestionDataset(self.folder, names, split)

@@ -93,9 +93,7 @@ LAYOUTS = {
         ),
         ("data/json/avqa-{split}.json",),
         words=True,
-        notes=(
-            "the released code reads questions of at most 14 words, and stops at a word that training does not have",
-        ),
+        notes=("the released code trains on questions of at most 14 words",),
     ),
     "pstp-net": Layout(
         "GeWu-Lab/PSTP-Net",

@@ -14,6 +14,7 @@ from pipeline.errors import AVQAError
 class QuestionDataset(Dataset):
     """One item per question: question_id, video_id, question, answer_id, and each feature as a tensor by its name.
 
+    Questions about videos that could not be decoded have no item, whatever the split; `failed` is how many there are.
     HDF5 files must not be carried over into a forked process: each process opens its own at its first item. Raises
     AVQAError if a feature does not exist or the split has no questions.
     """
@@ -27,11 +28,18 @@ class QuestionDataset(Dataset):
                 raise AVQAError(
                     f"{features.index.path}: has no {', '.join(lacking)}; it has {', '.join(features.names)}"
                 )
-            table = features.questions
+            table, lost = features.questions, features.failed
         if split is not None:
             table = table[table["split"] == split]
         if table.empty:
             raise AVQAError(f"{self.folder / 'questions.parquet'}: has no questions of split {split}")
+        failed = table["video_id"].isin(lost)
+        self.failed, table = int(failed.sum()), table[~failed]
+        if table.empty:
+            raise AVQAError(
+                f"{self.folder / 'questions.parquet'}: all {self.failed} questions of split {split} are about videos "
+                "that could not be decoded; mend the files that failures.tsv lists"
+            )
         columns = table[["question_id", "video_id", "question", "answer_id"]].fillna({"question_id": ""})
         self.items = columns.to_dict("records")
 

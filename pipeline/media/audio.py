@@ -1,20 +1,27 @@
-"""The audio of a video file: mono, at a given rate, placed by its timestamps. Decoded and resampled by ffmpeg."""
+"""The audio of a video file: mono, at a given rate, placed by its timestamps; decoded and resampled by ffmpeg."""
 
-import io
 import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
 import ffmpeg
 import numpy as np
 
-from pipeline.media.container import MediaError, MediaFile
-from pipeline.media.program import run_ffmpeg
+from pipeline.media.container import AUDIO_CODECS, MediaError, MediaFile
+from pipeline.media.placement import place
+from pipeline.media.program import run_ffmpeg, stream_ffmpeg
 from pipeline.media.video import open_container
 
-_JITTER = Fraction(1, 1000)  # seconds that a piece may start off the end of the previous one and still be continuous
-_BLIP = Fraction(1, 10)  # seconds that a jump of the timestamps must last for the audio itself to jump
+RATES = range(1000, 768_001)  # sampling rates that audio has; a damaged header may have any
+_INTERLEAVING = 5  # seconds by which audio may stand after video of the same time
+
+
+class UnheardAudio(Exception):
+    """A file has audio in a form that is not read; its video can be read all the same."""
 
 
 class AudioTrack(NamedTuple):
@@ -23,10 +30,11 @@ class AudioTrack(NamedTuple):
     rate: int  # samples per second
     start: Fraction
     samples: np.ndarray
+    length: Fraction  # in seconds, by timestamps
 
     @property
     def end(self) -> Fraction:
-        return self.start + Fraction(len(self.samples), self.rate)
+        return self.start + self.length
 
     def segments(self, origin: Fraction, count: int, total: int) -> np.ndarray:
         """The first `count` seconds after `origin`, as float32 total,rate; zeros where there is no audio."""
@@ -38,44 +46,75 @@ class AudioTrack(NamedTuple):
         return rows
 
 
-def read_audio(file: MediaFile, seconds: int, rate: int) -> AudioTrack | None:
-    """The first `seconds` seconds of the audio stream that ffmpeg chooses, at `rate` Hz; None if there is no audio.
+def read_audio(file: MediaFile, seconds: int, rate: int | None = None) -> AudioTrack | None:
+    """The first `seconds` seconds, and one more, of the audio stream that ffmpeg chooses; None if there is no audio.
 
-    ffmpeg's own timestamps are kept: its Nut output carries them to the sample.
-    Raises MediaError if there is an audio stream and nothing of it can be decoded.
+    `rate` is in Hz, the stream's own if None. Channels are averaged. Samples and timestamps are those that the ffmpeg
+    program gives to an audio file; `placement` says which timestamps count.
+    Raises UnheardAudio if the audio is of a form that is not read, MediaError if nothing of it can be decoded.
     """
     with open_container(file) as container:
-        starts = [s.start_time * s.time_base for s in container.streams.audio if s.start_time is not None]
-        if not container.streams.audio:
-            return None
+        streams = container.streams.audio
+        starts = [stream.start_time * stream.time_base for stream in streams if stream.start_time is not None]
+        decoders = {stream.codec_context.codec.name if stream.codec_context else "" for stream in streams}
+        if streams and not decoders & AUDIO_CODECS:
+            raise _unheard(file)
+        # A stream that is only announced at the beginning of the file has no properties yet.
+        if not any(stream.rate and stream.channels for stream in streams if stream.codec_context):
+            packet = _first_packet(container, seconds) if streams else None
+            if packet is None:
+                return None
+            file = replace(file, probe=packet)
     # Nut has no negative timestamps. Whole seconds, so that the shift is exact.
     shift = 10 - math.floor(min(starts, default=0))
-    process = run_ffmpeg(_arguments(file, seconds, rate, shift))
-    if process.returncode < 0:  # what it has written may be incomplete
-        raise MediaError(file.path, f"the ffmpeg that decodes the audio was ended by signal {-process.returncode}")
     try:
-        pieces = _pieces(process.stdout, shift, rate)
+        decoded = _decode(file, shift, seconds, rate, {})
+        jumps = {} if decoded is None else place(decoded.stamps, decoded.sizes, decoded.own_rate, seconds)
+        if jumps:  # rare; all samples at their own rate would need much memory
+            decoded = _decode(file, shift, seconds, rate, jumps)
+    except MediaError as error:
+        if decoders - AUDIO_CODECS:
+            raise _unheard(file) from error
+        raise
+    if decoded is None:
+        return None
+    start = math.floor((decoded.start - shift) * decoded.rate + Fraction(1, 2))  # the nearest sample
+    # Lossy codecs overshoot full scale a little; float PCM may hold anything.
+    samples = decoded.samples[: (seconds + 1) * decoded.rate]
+    np.clip(np.nan_to_num(samples, copy=False), -1, 1, out=samples)
+    return AudioTrack(decoded.rate, Fraction(start, decoded.rate), samples, decoded.length)
+
+
+def _unheard(file: MediaFile) -> UnheardAudio:
+    # The program knows also the names of codecs that it cannot decode.
+    log = run_ffmpeg(file.arguments).stderr.decode("utf-8", "replace")
+    names = sorted(set(re.findall(r"^ *Stream #0:.*?: Audio: ([^,\n]+)", log, re.MULTILINE)))
+    return UnheardAudio(f"the audio codec {', '.join(names) or 'unknown'} is not among those that are read")
+
+
+def _first_packet(container: av.container.InputContainer, seconds: int) -> tuple[float, int] | None:
+    """When (seconds from the start) and where (bytes) the first audio packet is; None if not in these seconds."""
+    start = Fraction(container.start_time or 0, av.time_base)
+    try:
+        for packet in container.demux():
+            time = 0 if packet.dts is None else packet.dts * packet.time_base - start
+            if packet.size and packet.stream.type == "audio":
+                return (float(time), packet.pos or 0) if time < seconds else None
+            if time > seconds + _INTERLEAVING:
+                break
     except (av.FFmpegError, EOFError):
-        pieces = []  # cut short: ffmpeg has given up
-    if not pieces and process.returncode:
-        lines = process.stderr.decode("utf-8", "replace").strip().splitlines()
-        reason = lines[-1] if lines else f"ffmpeg ended with code {process.returncode}"
-        raise MediaError(file.path, f"the audio cannot be decoded ({reason})", True)
-    return _join(pieces, rate) if pieces else None
+        pass
+    return None
 
 
-def _arguments(file: MediaFile, seconds: int, rate: int, shift: int) -> list[str]:
+def _arguments(file: MediaFile, shift: int) -> list[str]:
     command = (
         ffmpeg.input(file.url, f=file.container, copyts=None, threads=1, **file.limits)
         .output(
             "pipe:",
-            # One second more, so that the last sample is filtered like the others. Unless the largest value is given,
-            # ffmpeg adds up the channels of codecs that decode to floats, instead of averaging them.
-            af=f"atrim=duration={seconds + 1},aresample={rate}:rematrix_maxval=1,aformat=channel_layouts=mono",
             acodec="pcm_f32le",
             f="nut",
             output_ts_offset=shift,
-            fs=2 * seconds * rate * 4 + 2**20,  # a file whose timestamps stand still would never reach its end
             threads=1,
             map_metadata=-1,
             vn=None,
@@ -88,43 +127,87 @@ def _arguments(file: MediaFile, seconds: int, rate: int, shift: int) -> list[str
     return command.get_args()
 
 
-def _pieces(nut: bytes, shift: int, rate: int) -> list[tuple[int, np.ndarray]]:
-    """The packets of a Nut stream as (number of the first sample counted from time 0, samples)."""
-    pieces = []
-    if nut:
-        with av.open(io.BytesIO(nut), format="nut") as container:
+class _Decoded(NamedTuple):
+    """All samples that were decoded, mono at `rate` Hz, and the packets that they came in."""
+
+    own_rate: int  # that of packets
+    stamps: np.ndarray  # when each packet begins by its timestamp, and its length, in samples of its own rate
+    sizes: np.ndarray
+    rate: int
+    samples: np.ndarray
+
+    @property
+    def start(self) -> Fraction:
+        return Fraction(int(self.stamps[0]), self.own_rate)
+
+    @property
+    def length(self) -> Fraction:
+        """In seconds, by timestamps."""
+        return Fraction(int((self.stamps + self.sizes).max()), self.own_rate) - self.start
+
+
+def _decode(file: MediaFile, shift: int, seconds: int, rate: int | None, jumps: dict[int, int]) -> _Decoded | None:
+    """What ffmpeg decodes; None if there is nothing. Raises MediaError."""
+    with stream_ffmpeg(_arguments(file, shift)) as process:
+        decoded = _read_nut(process.output, seconds + 3, rate, jumps)
+    if process.returncode is not None and process.returncode < 0:  # what it has written may be incomplete
+        raise MediaError(file.path, f"the ffmpeg that decodes the audio was ended by signal {-process.returncode}")
+    if decoded is None and process.returncode != 0:
+        lines = process.log.strip().splitlines()
+        reason = lines[-1] if lines else f"ffmpeg ended with code {process.returncode}"
+        raise MediaError(file.path, f"the audio cannot be decoded ({reason})", True)
+    return decoded
+
+
+def _read_nut(output: BinaryIO, seconds: int, rate: int | None, jumps: dict[int, int]) -> _Decoded | None:
+    """The first `seconds` seconds by timestamps as well as by samples; None if there are none."""
+    stamps, sizes, parts, read, latest = [], [], [], 0, 0
+    try:
+        with av.open(output, format="nut") as container:
             stream = container.streams.audio[0]
-            for packet in container.demux(stream):
-                if packet.size:
-                    at = round((packet.pts * stream.time_base - shift) * rate)
-                    pieces.append((at, np.frombuffer(bytes(packet), "<f4")))
-    return pieces
+            if stream.rate not in RATES:
+                raise UnheardAudio(f"the audio has an impossible sampling rate, {stream.rate} Hz")
+            wanted = seconds * stream.rate
+            resampler = av.AudioResampler("flt", rate=rate or stream.rate)  # ffmpeg's own; of all channels
+            for frame in container.decode(stream):
+                for part in _moved(frame, min(wanted, jumps.get(len(stamps), 0))):
+                    parts += _mixed(resampler.resample(part))
+                stamp = round(frame.pts * stream.time_base * stream.rate)
+                # Nut's timestamps ascend: one that does not has become the one before and 1.
+                is_moved = bool(stamps) and stamp == latest + 1 < latest + sizes[-1]
+                stamps.append(stamps[-1] if is_moved else stamp)
+                sizes.append(frame.samples)
+                latest = stamp
+                read += frame.samples
+                enough = min(read, stamps[-1] + sizes[-1] - stamps[0]) >= wanted
+                if enough or read >= 2 * wanted:  # timestamps may stand still
+                    break
+    except av.MemoryError:
+        raise
+    except (av.FFmpegError, EOFError):
+        return None  # nothing, or cut short: ffmpeg has given up
+    if not stamps:
+        return None
+    samples = np.concatenate([np.zeros(0, np.float32), *parts, *_mixed(resampler.resample(None))])
+    return _Decoded(stream.rate, np.array(stamps), np.array(sizes), rate or stream.rate, samples)
 
 
-def _join(pieces: list[tuple[int, np.ndarray]], rate: int) -> AudioTrack:
-    """Place pieces in time: one that follows within 1 ms is continuous, a gap is zeros, an overlap is cut off."""
-    first = end = pieces[0][0]
-    joined = []
-    for n, (at, samples) in enumerate(pieces):
-        if abs(at - end) > _JITTER * rate and _lasts(pieces[n:], end, rate):
-            if at > end:
-                joined.append(np.zeros(at - end, np.float32))
-                end = at
-            else:
-                samples = samples[end - at :]
-        joined.append(samples)
-        end += len(samples)
-    # Lossy codecs overshoot full scale a little; float PCM may hold anything.
-    return AudioTrack(rate, Fraction(first, rate), np.clip(np.nan_to_num(np.concatenate(joined)), -1, 1))
+def _moved(frame: av.AudioFrame, samples: int) -> Iterator[av.AudioFrame]:
+    """A frame after so many samples of silence, or without so many of its own at its beginning (negative)."""
+    channels = frame.layout.nb_channels
+    if not samples:
+        yield frame
+        return
+    content = frame.to_ndarray()
+    silence = np.zeros((1, max(0, samples) * channels), np.float32)
+    moved = np.concatenate([silence, content[:, max(0, -samples) * channels :]], 1)
+    if moved.size:
+        made = av.AudioFrame.from_ndarray(moved, format="flt", layout=frame.layout.name)
+        made.sample_rate = frame.sample_rate
+        yield made
 
 
-def _lasts(pieces: list[tuple[int, np.ndarray]], end: int, rate: int) -> bool:
-    """Whether a jump of the timestamps is a jump of the audio: some demuxers err for a few packets (Ogg Vorbis)."""
-    start = end
-    for at, samples in pieces:
-        if abs(at - end) <= _JITTER * rate:
-            return False
-        end += len(samples)
-        if end - start >= _BLIP * rate:
-            break
-    return True
+def _mixed(frames: list[av.AudioFrame]) -> list[np.ndarray]:
+    """The plain mean of all channels of each frame, which for two is ffmpeg's own; more of them it would weight."""
+    samples = [frame.to_ndarray().reshape(-1, frame.layout.nb_channels) for frame in frames]
+    return [part.mean(1, dtype=np.float64).astype(np.float32) for part in samples]

@@ -1,7 +1,8 @@
-"""An audio file in place of a video's audio track. WAV, FLAC and Ogg are decoded by libsndfile and resampled by soxr.
+"""An audio file in place of a video's audio track, resampled by soxr. WAV, FLAC and Ogg are decoded by libsndfile.
 
-MP3 is decoded by ffmpeg, as a video's own audio is: where an MP3 file does not state its length, libsndfile takes an
-estimate for its end, which may be much too early.
+What libsndfile refuses or gets wrong is decoded by ffmpeg, as a video's own audio is: MP3 (where a file does not state
+its length, libsndfile takes an estimate for its end, which may be much too early), FLAC of unknown length or behind an
+ID3 tag, FLAC and Speex in Ogg, rare codecs in WAV.
 """
 
 import os
@@ -12,13 +13,12 @@ import numpy as np
 import soundfile
 import soxr
 
-from pipeline.media.audio import AudioTrack, read_audio
+from pipeline.media.audio import RATES, AudioTrack, UnheardAudio, read_audio
 from pipeline.media.container import MediaError, MediaFile, check_readable, open_regular, read_head
-from pipeline.media.video import open_container
 
-_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")  # libsndfile's names
-_RATES = range(1000, 768_001)  # sampling rates that audio has; a damaged header may have any
+_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG")  # libsndfile's names
 _BLOCK = 2**20  # samples of all channels that are decoded at a time
+_JUNK = 2**16  # bytes before the first frame of an MP3 file, other than tags, that ffmpeg skips
 
 
 def read_audio_file(path: str | os.PathLike, seconds: int, rate: int) -> AudioTrack:
@@ -40,23 +40,57 @@ def read_audio_file(path: str | os.PathLike, seconds: int, rate: int) -> AudioTr
         raise MediaError(path, "has no audio samples", True)
     # A number that is not finite would spread over its neighbours.
     samples = soxr.resample(np.nan_to_num(samples, posinf=0, neginf=0), source, rate, "HQ")
-    return AudioTrack(rate, Fraction(0), np.clip(np.nan_to_num(samples), -1, 1))
+    return AudioTrack(rate, Fraction(0), np.clip(np.nan_to_num(samples), -1, 1), Fraction(len(samples), rate))
 
 
 def _decode(path: str | os.PathLike, descriptor: int, seconds: int) -> tuple[int, np.ndarray]:
     """The sampling rate, and the first seconds as mono float32."""
     head = read_head(path, descriptor)
-    if head.startswith(b"ID3") or (head[0] == 0xFF and head[1:2] >= b"\xe0"):
-        return _decode_mp3(MediaFile(os.fspath(Path(path).absolute()), "mp3"), seconds)
-    if head.startswith((b"fLaC", b"OggS")) or (head.startswith(b"RIFF") and head[8:12] == b"WAVE"):
+    begin, content = _content(descriptor)
+    if content[:1] == b"\xff" and content[1:2] >= b"\xe0":
+        return _decode_by_ffmpeg(path, "mp3", seconds)
+    if content.startswith(b"fLaC") and (begin or not _states_its_length(content)):
+        return _decode_by_ffmpeg(path, "flac", seconds)
+    if head.startswith(b"fLaC"):
         return _decode_by_libsndfile(path, descriptor, seconds)
-    raise MediaError(path, "does not begin like WAV, FLAC, Ogg or MP3; convert it")
+    if head.startswith(b"OggS"):
+        container = "ogg"
+    elif head.startswith((b"RIFF", b"RF64")) and head[8:12] == b"WAVE":
+        container = "wav"
+    else:
+        raise MediaError(path, "does not begin like WAV, FLAC, Ogg or MP3; convert it")
+    try:
+        rate, samples = _decode_by_libsndfile(path, descriptor, seconds)
+    except soundfile.LibsndfileError:
+        samples = ()
+    return (rate, samples) if len(samples) else _decode_by_ffmpeg(path, container, seconds)
 
 
-def _decode_mp3(file: MediaFile, seconds: int) -> tuple[int, np.ndarray]:
-    with open_container(file) as container:
-        rates = [stream.rate for stream in container.streams.audio]
-    track = read_audio(file, seconds, rates[0]) if rates and rates[0] in _RATES else None
+def _content(descriptor: int) -> tuple[int, bytes]:
+    """Where a file's content begins, after zero bytes and ID3v2 tags, and its first bytes."""
+    at = 0
+    while data := os.pread(descriptor, _JUNK, at):
+        zeros = len(data) - len(data.lstrip(b"\0"))
+        tag = data[:10] if data.startswith(b"ID3") and len(data) > 10 else b""
+        if not zeros and not tag:
+            break
+        at += zeros
+        if tag:
+            at += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
+            at += 10 * bool(tag[5] & 0x10)  # with a footer
+    return at, data
+
+
+def _states_its_length(flac: bytes) -> bool:
+    """STREAMINFO, which comes first, has the number of samples in 36 bits; 0: unknown."""
+    return bool(int.from_bytes(flac[21:26], "big") & (2**36 - 1))
+
+
+def _decode_by_ffmpeg(path: str | os.PathLike, container: str, seconds: int) -> tuple[int, np.ndarray]:
+    try:
+        track = read_audio(MediaFile(os.fspath(Path(path).absolute()), container), seconds)
+    except UnheardAudio as error:
+        raise MediaError(path, str(error)) from error
     return (track.rate, track.samples) if track else (1, np.zeros(0, np.float32))
 
 
@@ -68,7 +102,7 @@ def _decode_by_libsndfile(path: str | os.PathLike, descriptor: int, seconds: int
     with soundfile.SoundFile(descriptor, closefd=False) as file:
         if file.format not in _FORMATS:
             raise MediaError(path, f"is {file.format}, not WAV, FLAC or Ogg; convert it")
-        if file.samplerate not in _RATES:
+        if file.samplerate not in RATES:
             raise MediaError(path, f"has an impossible sampling rate, {file.samplerate} Hz")
         left, parts = seconds * file.samplerate, [np.zeros(0, np.float32)]
         while left and len(block := file.read(min(left, _BLOCK // file.channels), "float32", always_2d=True)):

@@ -25,9 +25,12 @@ _AUDIO = (
     "aac,aac_latm,mp1,mp1float,mp2,mp2float,mp3,mp3float,ac3,eac3,opus,libopus,vorbis,libvorbis,flac,alac,wmav1,wmav2,"
     "wmapro,amrnb,amrwb,libopencore_amrnb,libopencore_amrwb,adpcm_ms,adpcm_ima_wav,adpcm_ima_qt,adpcm_swf,nellymoser,"
     "speex,pcm_alaw,pcm_mulaw,pcm_u8,pcm_s8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,"
-    "pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray"
+    "pcm_f32be,pcm_f64le,pcm_f64be,pcm_dvd,pcm_bluray,dca,truehd,mlp,tta,wavpack,wmavoice,wmalossless,"
+    "s302m,gsm,gsm_ms,qcelp,evrc"
 )
 VIDEO_CODECS = frozenset(_VIDEO.split(","))
+AUDIO_CODECS = frozenset(_AUDIO.split(","))
+_PROBE_TIME, _PROBE_BYTES = 5, 2**24  # seconds and bytes after the first packet in which a stream's properties are
 
 
 # What the system reports when the path itself is wrong. Any other error is a fault of the machine or its storage.
@@ -42,7 +45,8 @@ class MachineError(AVQAError):
 
 
 class MediaError(AVQAError):
-    """A video file that cannot be decoded. `final`: no other backend may try it, or it would fail in the same way."""
+    """A video file that cannot be decoded. `final`: it was refused before a decoder has run, which could be left in any
+    state."""
 
     def __init__(self, path: str | os.PathLike, reason: str, final: bool = False):
         super().__init__(f"{os.fspath(path)}: {reason}")
@@ -55,6 +59,7 @@ class MediaFile:
 
     path: str  # absolute
     container: str  # FFmpeg's name of the demuxer to use
+    probe: tuple[float, int] | None = None  # seconds and bytes to a packet that FFmpeg does not look for by itself
 
     @classmethod
     def check(cls, path: str | os.PathLike) -> "MediaFile":
@@ -80,11 +85,16 @@ class MediaFile:
     @property
     def limits(self) -> dict[str, str]:
         """FFmpeg's demuxer options that confine a reader to this file, this container and the allowed codecs."""
-        return {
+        limits = {
             "protocol_whitelist": PROTOCOL,
             "format_whitelist": self.container,
             "codec_whitelist": f"{_VIDEO},{_AUDIO}",
         }
+        if self.probe:
+            seconds, size = self.probe
+            limits["analyzeduration"] = str(round((seconds + _PROBE_TIME) * 1_000_000))
+            limits["probesize"] = str(size + _PROBE_BYTES)
+        return limits
 
     @property
     def arguments(self) -> list[str]:

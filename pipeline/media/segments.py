@@ -17,9 +17,10 @@ import av
 import numpy as np
 
 from extractors import AudioInput, FrameInput, Input
-from pipeline.media.audio import AudioTrack, read_audio
+from pipeline.media.audio import AudioTrack, UnheardAudio, read_audio
 from pipeline.media.audio_file import read_audio_file
 from pipeline.media.container import MachineError, MediaError, MediaFile
+from pipeline.media.protection import check_video, encrypted_tracks
 from pipeline.media.transform import resize_and_crop
 from pipeline.media.video import FullDecoder, UnreliableTimestamps, open_container
 from pipeline.media.video_decord import DecordDecoder
@@ -40,6 +41,7 @@ class Segments(NamedTuple):
     data: dict[str, np.ndarray]  # key of an input -> T,*input.shape
     num_segments: int  # seconds that the video has, at most T; the rest is padding
     has_audio: bool
+    unheard: str = ""  # why the video's own audio is not read although there is some
 
 
 def read_segments(
@@ -73,6 +75,7 @@ def read_segments(
         return _read(None, audio_path, segments, inputs, decoders, pad, Fraction(frame_at), frame_selection)
     file = MediaFile.check(path)
     try:
+        check_video(file)
         return _read(file, audio_path, segments, inputs, decoders, pad, Fraction(frame_at), frame_selection)
     except MediaError:
         file.check_readable()
@@ -104,7 +107,11 @@ def _read(
     frame_at: Fraction,
     frame_selection: str,
 ) -> Segments:
-    audio = _read_audio(file, audio_path, segments, REFERENCE_RATE)
+    unheard = ""
+    try:
+        audio = _read_audio(file, audio_path, segments, REFERENCE_RATE)
+    except UnheardAudio as error:
+        audio, unheard = None, str(error)
     if file is None:
         timeline = _Timeline([audio], segments, frame_at)
         data, count = {}, timeline.count()
@@ -129,13 +136,17 @@ def _read(
         data[AudioInput(rate).key] = rows
     for rows in data.values():
         rows[count:] = rows[count - 1] if pad == "repeat" else 0
-    return Segments(data, count, audio is not None)
+    return Segments(data, count, audio is not None, unheard)
 
 
 def _read_audio(
     file: MediaFile | None, audio_path: str | os.PathLike | None, seconds: int, rate: int
 ) -> AudioTrack | None:
-    return read_audio_file(audio_path, seconds, rate) if audio_path else read_audio(file, seconds, rate)
+    if audio_path:
+        return read_audio_file(audio_path, seconds, rate)
+    if "audio" in encrypted_tracks(file):
+        raise UnheardAudio("the audio is encrypted")
+    return read_audio(file, seconds, rate)
 
 
 class _Timeline:

@@ -196,7 +196,7 @@ class RGBConverter:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 height,width,3."""
-        matrix = next((bytes(d) for d in frame.side_data if d.type == _MATRIX), None)
+        matrix = display_matrix(frame)
         layout = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, matrix)
         if layout != self.made_for:
             self.graph, self.made_for = _graph(self.margins, *layout), layout
@@ -204,7 +204,25 @@ class RGBConverter:
         return self.graph.pull().to_ndarray()
 
 
+def display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    """The nine 16.16 numbers that say how a frame is to be turned or mirrored; None if nothing says so. An EXIF
+    orientation has become such a matrix in the decoder."""
+    data = next((bytes(data) for data in frame.side_data if data.type == _MATRIX), None)
+    return struct.unpack("=9i", data[:36]) if data else None
+
+
 _MATRIX = av.sidedata.sidedata.Type.DISPLAYMATRIX
+
+
+def _unnamed(cls: type, value: int) -> object:
+    """A side data type that PyAV has no name for (LCEVC, EXIF, the view of MV-HEVC): its table would refuse all of the
+    frame's side data."""
+    member = object.__new__(cls)
+    member._name_, member._value_ = f"TYPE_{value}", value
+    return member
+
+
+av.sidedata.sidedata.Type._missing_ = classmethod(_unnamed)
 
 
 def _graph(
@@ -214,7 +232,7 @@ def _graph(
     pixels: str,
     colorspace: int,
     color_range: int,
-    matrix: bytes | None,
+    matrix: tuple[int, ...] | None,
 ) -> av.filter.Graph:
     graph = av.filter.Graph()
     graph.threads = 1
@@ -233,17 +251,17 @@ def _graph(
         left, right, top, bottom = margins
         nodes.append(graph.add("crop", f"w=iw-{left}-{right}:h=ih-{top}-{bottom}:x={left}:y={top}"))
     nodes += [graph.add(name, args) for name, args in _upright(matrix)]
-    nodes += [graph.add("scale", flags="bicubic"), graph.add("format", pix_fmts="rgb24"), graph.add("buffersink")]
+    nodes += [graph.add("format", pix_fmts="rgb24"), graph.add("buffersink")]
     graph.link_nodes(*nodes)
     graph.configure()
     return graph
 
 
-def _upright(matrix: bytes | None) -> list[tuple[str, str | None]]:
-    """The filters (name, arguments) with which the ffmpeg program applies a display matrix (nine 16.16 numbers)."""
+def _upright(matrix: tuple[int, ...] | None) -> list[tuple[str, str | None]]:
+    """The filters (name, arguments) with which the ffmpeg program applies a display matrix."""
     if matrix is None:
         return []
-    a, b, _, c, d = struct.unpack("=9i", matrix)[:5]
+    a, b, _, c, d = matrix[:5]
     scale = np.hypot(a, c), np.hypot(b, d)
     if not all(scale):
         return []

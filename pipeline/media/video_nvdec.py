@@ -23,8 +23,8 @@ TOLERANCE = 1e-4  # seconds; torchcodec's times are floats
 class NvdecDecoder(SparseDecoder):
     """As SparseDecoder, with the frames from torchcodec.
 
-    Raises MachineError without torchcodec or a GPU, and MediaError for what the GPU cannot decode: the exact frames are
-    then better than torchcodec's own CPU decoding, whose colours the GPU would convert.
+    Raises MachineError without torchcodec or a GPU, and MediaError for what the GPU cannot decode: torchcodec's own CPU
+    decoding, whose colours the GPU would convert, gives other pixels.
     """
 
     device: ClassVar[str] = "cuda"

@@ -136,11 +136,15 @@ class SparseDecoder:
         # Remuxing repairs timestamps that go backwards by adding one to the last one, in decoding order.
         if reordered and usual_duration(self.stream) > 2 and any(b - a == 1 for a, b in pairwise(pts)):
             raise UnreliableTimestamps("frames are one unit of time apart")
-        latest = None
-        for packet in (self.packets[n] for n in in_decoding_order):
-            # No frame before a start in decoding order is presented after it.
-            if packet.unit.starts and latest is not None and packet.pts < latest:
-                raise UnreliableTimestamps("a frame is presented after the start that follows it")
+        # No frame before a start in decoding order, also before one that is hidden, is presented after what follows it.
+        latest = before_start = None
+        for packet in self.packets:
+            if packet.unit.starts:
+                before_start = latest
+            if packet.hidden:
+                continue
+            if before_start is not None and packet.pts < before_start and not packet.unit.leading:
+                raise UnreliableTimestamps("a frame is presented after one that follows the next start")
             latest = packet.pts if latest is None else max(latest, packet.pts)
 
     def frames_at(self, moments: list[Fraction]) -> Iterator[np.ndarray]:

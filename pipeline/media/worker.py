@@ -33,12 +33,15 @@ _STARTS = 3  # times that a process is started anew if somebody kills it before 
 
 
 class WorkerFailure(Exception):
-    """A video could not be decoded: the reason, whether another backend need not try, and whether the process was
-    killed from outside, which is no evidence against video or backend."""
+    """A video could not be decoded.
 
-    def __init__(self, reason: str, final: bool = False, killed: bool = False):
+    `again`: another try may end otherwise, since the process was lost or lacked memory, which it may have lost to
+    earlier videos. `killed`: it was killed from outside, as the kernel does when the machine's memory is used up.
+    """
+
+    def __init__(self, reason: str, again: bool = False, killed: bool = False):
         super().__init__(reason)
-        self.reason, self.final, self.killed = reason, final, killed
+        self.reason, self.again, self.killed = reason, again, killed
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ class Worker:
     ) -> tuple[dict, dict[str, np.ndarray]]:
         """Have `read_segments` run with these arguments.
 
-        Returns num_segments and has_audio by name, and the arrays by input key. Raises WorkerFailure with the reason;
-        a process that hangs or died is gone by then. Raises MachineError if the machine failed and not the video.
+        Returns num_segments, has_audio and unheard by name, and the arrays by input key. Raises WorkerFailure with the
+        reason; a process that hangs or died is gone by then. Raises MachineError if the machine failed and not the
+        video.
         """
         self.start()
         began, self.allowed = time.monotonic(), self.limits.seconds
@@ -81,22 +85,19 @@ class Worker:
             if "error" in reply:
                 self._raise(reply)
             scalars = {"num_segments": int(reply["num_segments"]), "has_audio": bool(reply["has_audio"])}
+            scalars["unheard"] = str(reply["unheard"])
             data = {item.key: self._array((segments, *item.shape), item.dtype) for item in _different(inputs)}
             if reply["memory"] > self.limits.memory / 2:
                 self.close()  # decoders leak memory; the next video must have its full share
             return scalars, data
-        except WorkerFailure as failure:
-            if not failure.final:
-                self.close()
-            raise
         except TimeoutError:
             self.close()
-            raise WorkerFailure(f"took longer than its limit of {self.allowed:.0f} s") from None
+            raise WorkerFailure(f"took longer than its limit of {self.allowed:.0f} s", again=True) from None
         except (BrokenPipeError, EOFError):
             raise self._death() from None
         except (ValueError, KeyError, TypeError) as error:
             self.close()
-            raise WorkerFailure(f"the decoder sent an invalid reply ({error})") from error
+            raise WorkerFailure(f"the decoder sent an invalid reply ({error})", again=True) from error
         except BaseException:
             self.close()
             raise
@@ -123,10 +124,13 @@ class Worker:
                 break
         raise MachineError(f"a decoder process cannot be started: {reason}; see its messages above")
 
-    @staticmethod
-    def _raise(reply: dict) -> None:
+    def _raise(self, reply: dict) -> None:
         reason = str(reply["error"])
-        raise MachineError(reason) if reply["machine"] else WorkerFailure(reason, bool(reply["final"]))
+        if reply["machine"]:
+            raise MachineError(reason)
+        if not reply["final"]:
+            self.close()  # what is left of a decoder that failed is not known
+        raise WorkerFailure(reason, again=bool(reply["memory"]))
 
     def stop(self) -> None:
         """End the process and the ffmpeg that it may have started, for good; may be called from any thread."""
@@ -166,13 +170,14 @@ class Worker:
         try:
             code = self.process.wait(5)  # it may end a little later than its pipe
         except subprocess.TimeoutExpired:
-            return WorkerFailure("the decoder stopped answering")
+            return WorkerFailure("the decoder stopped answering", again=True)
         finally:
             self.close()
         if code >= 0:
-            return WorkerFailure(f"the decoder ended with code {code}")
+            return WorkerFailure(f"the decoder ended with code {code}", again=True)
         known = {number.value: number.name for number in signal.Signals}
-        return WorkerFailure(f"the decoder died of {known.get(-code, -code)}", killed=-code == signal.SIGKILL)
+        reason = f"the decoder died of {known.get(-code, -code)}"
+        return WorkerFailure(reason, again=True, killed=-code == signal.SIGKILL)
 
     def _fill(self, buffer: memoryview) -> int:
         left = max(0.0, self.deadline - time.monotonic())
@@ -237,7 +242,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         except MediaError as error:
             _send_error(replies, error.reason, final=error.final)
         except MemoryError as error:
-            _send_error(replies, f"needs more memory than its limit ({error})")
+            _send_error(replies, f"needs more memory than its limit ({error})", memory=True)
         except Exception as error:
             traceback.print_exc()
             # PyAV's errors are OSErrors too where FFmpeg uses the system's numbers, but those are about the file.
@@ -245,7 +250,8 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             _send_error(replies, f"{type(error).__name__}: {error}", machine=machine)
         else:
             memory = psutil.Process().memory_info().vms
-            _send(replies, {"num_segments": result.num_segments, "has_audio": result.has_audio, "memory": memory})
+            scalars = {"num_segments": result.num_segments, "has_audio": result.has_audio, "unheard": result.unheard}
+            _send(replies, scalars | {"memory": memory})
             for item in _different(inputs):
                 replies.write(memoryview(result.data[item.key]).cast("B"))
             replies.flush()
@@ -256,8 +262,11 @@ def _send(replies: BinaryIO, message: dict) -> None:
     replies.flush()
 
 
-def _send_error(replies: BinaryIO, reason: object, final: bool = False, machine: bool = False) -> None:
-    _send(replies, {"error": str(reason)[: _LINE // 16], "final": final, "machine": machine})
+def _send_error(
+    replies: BinaryIO, reason: object, final: bool = False, machine: bool = False, memory: bool = False
+) -> None:
+    error = str(reason)[: _LINE // 16]
+    _send(replies, {"error": error, "final": final, "machine": machine, "memory": memory})
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ def score_table(scores: dict[str, list[dict]]) -> pd.DataFrame:
     first = next(iter(scores.values()))[0]
     keys = keys_of(chain(*scores.values()))
     names = names_of(keys)
-    if first["present"]["overall"]["count"] < first["overall"]["count"]:
+    if first["present"] and first["present"]["overall"]["count"] < first["overall"]["count"]:
         keys.append(("present", "overall"))
         names[keys[-1]] = "overall, without failed videos"
     lines = [{"questions": entry_of(first, key)["count"], **_cells(scores, key)} for key in keys]

@@ -293,6 +293,8 @@ def start_run():
             RUN_LOCKS.append(lock_file(f"{RESULTS}/{name}/.run.lock"))
         except BlockingIOError:
             raise WorkflowError(f"{RESULTS}/{name}: another run is at work here; wait for it to end, or stop it first")
+    if {"decode", "extract"} & {*workflow.dag_settings.until}:  # a shard is decoded when an earlier one has been read
+        raise WorkflowError("--until: would leave out the shards after the first; name the target features in its place")
     if nodes("decode") and workflow.executor_plugin.name == "slurm":
         check_cluster()
     if workflow.local_exec and "gpu" not in workflow.global_resources:

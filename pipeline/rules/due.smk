@@ -46,10 +46,12 @@ def state_of_videos(wildcards):
         sys.exit(f"videos.folder: {error}; see README.md for what goes there")
 
 
-def state_of_weights(field, entry):
-    """What makes features due when a weights file is replaced."""
+def state_of_weights(field, encoder, entry):
+    """What makes features due when a weights file is replaced, or when the encoder's code gives other numbers."""
+    version = ENCODERS[encoder].version(entry["weights"])
+    numbers = [f"version {version} of the numbers"] if version != 1 else []
     try:
-        return weights_fingerprint(entry)
+        return " ".join([weights_fingerprint(entry), *numbers])
     except OSError as error:
         sys.exit(f"{field}.weights: {entry['weights']}: {error.strerror}; give a file, a hub tag, or random")
 
@@ -106,7 +108,7 @@ def features_file(wildcards, encoder, shard):
 def extraction_settings(wildcards):
     """What decides an encoder's features."""
     entry = ENCODERS_OF[wildcards.collection][wildcards.encoder]
-    state = state_of_weights(f"encoders.{wildcards.encoder}", entry)
+    state = state_of_weights(f"encoders.{wildcards.encoder}", wildcards.encoder, entry)
     return " ".join([weights_flags(entry), state, flags(**decode_settings(wildcards.collection))])
 
 
@@ -160,14 +162,14 @@ def weights_first(wildcards):
     tag = ENCODERS_OF[wildcards.collection][wildcards.encoder]["weights"]
     if not is_hub_tag(tag) or is_made(wildcards, wildcards.encoder, wildcards.shard):
         return []
-    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
+    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}.json"
 
 
 def text_weights_first(wildcards):
     tag, made = text_entry(wildcards)["weights"], f"{RESULTS}/{wildcards.dataset}/text/{wildcards.encoder}.h5"
     if not is_hub_tag(tag) or is_current(made, [], [one_text_settings(wildcards), state_of_texts(wildcards)]):
         return []
-    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}"
+    return f"{RESULTS}/weights/{wildcards.encoder}/{tag}.json"
 
 
 def batch_size(wildcards, threads):
@@ -199,7 +201,8 @@ def one_text_flags(wildcards):
 
 def one_text_settings(wildcards):
     """What decides the features of texts of one text encoder."""
-    return f"{one_text_flags(wildcards)} {state_of_weights(f'text {wildcards.encoder}', text_entry(wildcards))}"
+    state = state_of_weights(f"text {wildcards.encoder}", wildcards.encoder, text_entry(wildcards))
+    return f"{one_text_flags(wildcards)} {state}"
 
 
 def state_of_texts(wildcards):

@@ -3,7 +3,7 @@
 
 rule weights:
     output:
-        f"{RESULTS}/weights/{{encoder}}/{{tag}}",
+        f"{RESULTS}/weights/{{encoder}}/{{tag}}.json",
     log:
         f"{RESULTS}/weights/logs/{{encoder}}-{{tag}}.log",
     wildcard_constraints:
@@ -11,7 +11,7 @@ rule weights:
     conda:
         "../../envs/torch.yaml"
     shell:
-        "avqa weights --encoder {wildcards.encoder} --weights {wildcards.tag:q} > {output:q} 2> {log:q}"
+        f"avqa weights --encoder {{wildcards.encoder}} --weights {{wildcards.tag:q}} --out {{output:q}} {LOG}"
 
 
 localrules:

@@ -1,6 +1,7 @@
 """What can be wrong with one features, text or segments file, found in one pass over its numbers."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +44,15 @@ class FileReport:
     provenance: dict[str, object] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)  # video ids or texts, by row
     per_video: dict[str, np.ndarray] = field(default_factory=dict)
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # tokens, of each text
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # output -> shape of one row
     digests: dict[str, dict[int, bytes]] = field(default_factory=dict)  # output -> row -> digest of its true seconds
+
+    @property
+    def failed(self) -> list[str]:
+        """The videos that could not be decoded."""
+        failed = self.per_video["status"] != DECODED if self.per_video else ()
+        return [name for name, lost in zip(self.names, failed, strict=False) if lost]
 
     def add(self, check: str, message: str, remedy: str = REMEDY, row: int | None = None, level: str = "error") -> None:
         """Record a finding about this file, or about one of its rows."""
@@ -92,7 +100,16 @@ def _check_features(report: FileReport, file: h5py.File) -> None:
         report.digests[output] = {}
         for row, block in _blocks(report, values):
             rows = slice(row, row + len(block))
-            _check_block(report, output, row, block, lengths[rows], silent[rows], _norms(spec))
+            _check_block(report, output, row, block, lengths[rows], silent[rows], _norms(spec), _pad(file))
+
+
+def _pad(file: h5py.File) -> str:
+    """How the file says that its rows go on after a video's true seconds; "" where it does not say, or the features
+    were imported: what is there then is as it was published."""
+    try:
+        return "" if file.attrs.get("imported") else str(json.loads(file.attrs["config"])["decode"]["pad"])
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def _check_text(report: FileReport, file: h5py.File) -> None:
@@ -101,6 +118,7 @@ def _check_text(report: FileReport, file: h5py.File) -> None:
     if "text" not in file or "length" not in file:
         return report.add("schema", "has no text or no length")
     report.names = list(file["text"].asstr()[:])
+    _check_lengths(report, file, spec)
     for output, values in file.items():
         if values.ndim < 2:
             continue
@@ -115,11 +133,29 @@ def _check_text(report: FileReport, file: h5py.File) -> None:
             _check_block(report, output, row, block[:, None], ones, np.zeros(len(block), bool), _norms(spec))
 
 
+def _check_lengths(report: FileReport, file: h5py.File, spec: EncoderSpec | None) -> None:
+    """A text has one token at least, the end, and no more than there are rows of words."""
+    report.lengths = lengths = file["length"][:]
+    if lengths.shape != (len(report.names),) or lengths.dtype.kind not in "iu":
+        return report.add("length", f"length is {lengths.dtype} {lengths.shape}, expected a whole number per text")
+    imported = bool(file.attrs.get("imported"))
+    if "words" in file and file["words"].ndim > 1:
+        most = file["words"].shape[1]
+    elif spec and not imported:
+        most = spec.text_outputs["words"][0]
+    else:
+        return None  # published sentences alone, whose tokens nobody counts
+    for row in np.flatnonzero((lengths < 1) | (lengths > most)).tolist():
+        report.add("length", f"length is {lengths[row]} tokens, expected 1 to {most}", row=row)
+    return None
+
+
 def _check_segments(report: FileReport, file: h5py.File) -> None:
     _check_attributes(report, file, ("created_by", "collection", "shard", "source", "config"))
     if lacking := [name for name in ("video_id", *PER_VIDEO) if name not in file]:
         return report.add("schema", f"has no {', '.join(lacking)}")
     report.names = list(file["video_id"].asstr()[:])
+    report.per_video = {name: file[name][:] for name in PER_VIDEO}
     for group in ("frames", "audio"):
         for name, values in file.get(group, {}).items():
             report.shapes[f"{group}/{name}"] = values.shape[1:]
@@ -162,14 +198,18 @@ def _check_block(
     lengths: np.ndarray,
     silent: np.ndarray,
     norms: tuple[float, float],
+    pad: str = "",
 ) -> None:
-    """Check rows first, first + 1, … of an output: values R, T, …, of which the first `lengths` seconds are true ones.
-    Rows that are `silent` may be constant and equal to one another."""
+    """Check rows first, first + 1, … of an output: values R, T, …, of which the first `lengths` seconds are true ones,
+    none of a failed video. Rows that are `silent` may be constant and equal to one another. The seconds after the true
+    ones, which models read, repeat the last of them or are zeros as `pad` says."""
     true = np.arange(values.shape[1]) < lengths[:, None]
     bits = values.view(f"u{values.itemsize}")  # comparing bits takes a fifth of the time of comparing float16 numbers
     flat = bits.reshape(*bits.shape[:2], -1)
     infinite = np.array(np.inf, values.dtype).view(bits.dtype)  # the bits of the exponent, all set
-    finite = ((flat & infinite) != infinite).all(2) | ~true
+    is_finite = ((flat & infinite) != infinite).all(2)
+    finite = is_finite | ~true
+    _check_padding(report, output, first, flat, lengths, is_finite, pad)
     zero = ~(flat << 1).any(2) & true  # without the sign
     constant = ((flat == flat[:, :1]).all(2) | ~true).all(1)
     tokens = _vectors(bits)
@@ -196,6 +236,34 @@ def _check_block(
             report.add("constant", f"{output}: all {seconds} seconds are equal", LOOK, row, "warning")
         elif not silent[n]:
             report.digests[output][row] = hashlib.blake2b(values[n, :seconds].tobytes(), digest_size=16).digest()
+
+
+def _check_padding(
+    report: FileReport,
+    output: str,
+    first: int,
+    bits: np.ndarray,
+    lengths: np.ndarray,
+    is_finite: np.ndarray,
+    pad: str,
+) -> None:
+    """The seconds after the true ones of rows first, first + 1, …, whose bits are R, T, numbers of a second."""
+    rest = np.arange(bits.shape[1]) >= lengths[:, None]
+    if not rest.any():
+        return
+    wrong, expected = ~is_finite & rest, "is not finite"
+    if pad == "repeat":
+        last = np.take_along_axis(bits, np.maximum(lengths - 1, 0)[:, None, None], axis=1)
+        wrong, expected = (bits != last).any(2) & rest, f"differs from second {{}}, which {pad} repeats"
+    elif pad == "zero":
+        wrong, expected = bits.any(2) & rest, "is not zeros"
+    for n in np.flatnonzero(lengths == 0):
+        if bits[n].any():
+            report.add("failed", f"{output}: the video failed, but its row is not zeros", row=first + int(n))
+    for n in np.flatnonzero(wrong.any(1) & (lengths > 0)):
+        at, after = np.flatnonzero(wrong[n])[0], lengths[n]
+        message = f"{output}: second {at}, after the {after} true ones, {expected.format(after - 1)}"
+        report.add("padding", message, row=first + int(n))
 
 
 def _vectors(values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,14 @@ import pandas as pd
 
 from pipeline.errors import AVQAError
 
+LABELS = ("question_id", "file", "record")  # say which question it is; every other column may decide what a batch holds
+
+
+def deciding(questions: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a table of questions that may decide what is trained and answered: all but LABELS, so that one
+    that is added later is not forgotten."""
+    return questions.drop(columns=[name for name in LABELS if name in questions])
+
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """A Parquet file. Raises AVQAError if it is not there or damaged."""

@@ -119,6 +119,8 @@ def test_csv_with_an_index_quotes_and_rows_without_their_last_fields(tmp_path):
         ({"question_content": ""}, "question_content"),
         ({"question_content": None}, "question_content"),
         ({"video_id": None}, "video_id"),
+        ({"video_id": "a\nb"}, r"video_id 'a\\nb' has a line break"),
+        ({"video_id": "a\x7f"}, "video_id .* control character"),
         ({"video_id": "a\ud800"}, "video_id 'a.ud800' has NUL or half of a surrogate pair"),
         ({"question_content": "Is the <Object> \ud83c?"}, "question 'Is the .*half of a surrogate pair"),
         ({"question_content": "Is the <Object>\0?"}, "question 'Is the .*has NUL"),

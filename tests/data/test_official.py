@@ -148,9 +148,11 @@ def test_plain_mistakes_are_named(tmp_path, change, named):
         read_annotations(tmp_path / "a.csv", None, "plain")
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=8))
-def test_a_mirrored_video_comes_from_its_original_where_its_own_file_is_absent(tmp_path_factory, present):
-    folder = tmp_path_factory.mktemp("flip")
+@given(st.lists(st.booleans(), min_size=1, max_size=8), st.sampled_from(["flip", "part_v0_flip", "v1_flip/videos"]))
+def test_a_mirrored_video_comes_from_its_original_where_its_own_file_is_absent(tmp_path_factory, present, name):
+    """Also where the id of a mirrored one stands elsewhere in the path of its original."""
+    folder = tmp_path_factory.mktemp("mirrored") / name
+    folder.mkdir(parents=True)
     for n, own in enumerate(present):
         (folder / f"v{n}.mp4").write_bytes(b"x")
         if own:

@@ -76,7 +76,8 @@ def test_the_network_is_the_papers(panns, audio):
 
 
 def test_the_authors_checkpoint_fits(panns, audio, tmp_path):
-    """It nests the state dict under `model`, and has constants and a classifier that are not needed."""
+    """It nests the state dict under `model`, has constants and a classifier that are not needed, and the state of a
+    sampler, of NumPy's arrays."""
     state = dict(panns.network.state_dict())
     for name, shape in {
         "spectrogram_extractor.stft.conv_real.weight": (513, 1, 1024),
@@ -86,7 +87,8 @@ def test_the_authors_checkpoint_fits(panns, audio, tmp_path):
         "fc_audioset.bias": (527,),
     }.items():
         state[name] = torch.zeros(shape)
-    torch.save({"iteration": 1, "model": state}, tmp_path / "Cnn14.pth")
+    sampler = {"indexes_per_class": [np.arange(5), np.arange(0)], "queue": [1, 0], "pointers_of_classes": [0, 2]}
+    torch.save({"iteration": 1, "model": state, "sampler": sampler}, tmp_path / "Cnn14.pth")
     loaded = load_encoder("panns_cnn14", str(tmp_path / "Cnn14.pth"), dtype="float32")
     assert loaded.provenance["pretrained"]
     torch.testing.assert_close(loaded.encode(audio), panns.encode(audio))

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from extractors import ENCODERS, EncoderError
+from extractors import ENCODERS, EncoderError, fetch_weights
 from extractors.siglip import SigLIP
 from pipeline.media.transform import resize_and_crop
 
@@ -97,5 +98,49 @@ def test_random_weights_read_bytes(siglip):
 def test_a_missing_tokenizer_is_named(folder, tmp_path):
     (tmp_path / "weights.pt").write_bytes((folder / "weights.pt").read_bytes())
     encoder = SigLIP(SPEC, str(tmp_path / "weights.pt"), None, 0, "float32")
-    with pytest.raises(EncoderError, match=rf"{tmp_path}: has no tokenizer\.json; put that file"):
+    with pytest.raises(EncoderError, match=rf"{tmp_path}: has no tokenizer\.json and no .*; put tokenizer\.json"):
         encoder.encode_text(TEXTS, "eot")
+
+
+@pytest.fixture
+def cached(offline, folder, tmp_path, monkeypatch):
+    """The repository of a hub tag in the cache, as a download leaves it; there is no network."""
+    monkeypatch.setattr("extractors.siglip.hub_repository", lambda model, tag: "timm/small")
+    repository = tmp_path / "hub/models--timm--small"
+    snapshot = repository / "snapshots/123"
+    for name in ("refs", "blobs", "snapshots/123"):
+        (repository / name).mkdir(parents=True)
+    (repository / "refs/main").write_text("123")
+    safetensors.torch.save_file(torch.load(folder / "weights.pt"), repository / "blobs/0")
+    (snapshot / "open_clip_model.safetensors").symlink_to("../../blobs/0")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (repository / "blobs" / name).write_bytes((folder / name).read_bytes())
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    return snapshot
+
+
+def test_a_download_has_the_tokenizer_and_then_nothing_needs_a_network(cached, offline, siglip, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "siglip2_b16_256", SPEC)
+    files = fetch_weights("siglip2_b16_256", "webli")
+    assert [file.name for file in files[1:]] == ["tokenizer.json", "tokenizer_config.json"]
+    assert files[0].read_bytes() == (cached / "open_clip_model.safetensors").read_bytes()
+    encoder = SigLIP(SPEC, "webli", None, 0, "float32")
+    found, expected = (each.encode_text(TEXTS, "eot") for each in (encoder, siglip))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert offline == []
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_part_of_a_download_that_is_missing_is_named(cached, name, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "siglip2_b16_256", SPEC)
+    (cached / name).unlink()
+    with pytest.raises(EncoderError, match=rf"{name} of timm/small cannot be downloaded"):
+        fetch_weights("siglip2_b16_256", "webli")
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(folder, tmp_path):
+    for name in ("weights.pt", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(EncoderError, match=rf"{tmp_path}: the tokenizer cannot be read"):
+        SigLIP(SPEC, str(tmp_path / "weights.pt"), None, 0, "float32").encode_text(TEXTS, "eot")

@@ -26,9 +26,9 @@ class Refused(Exception):
     """ffmpeg could not do it."""
 
 
-def ffmpeg(*args) -> bytes:
-    """Run the packaged program; its standard output."""
-    done = subprocess.run([FFMPEG, "-v", "error", "-nostdin", "-y", *map(str, args)], capture_output=True)
+def ffmpeg(*args, data: bytes | None = None) -> bytes:
+    """Run the packaged program, with `data` as standard input; its standard output."""
+    done = subprocess.run([FFMPEG, "-v", "error", "-y", *map(str, args)], capture_output=True, input=data or b"")
     if done.returncode:
         raise Refused(done.stderr.decode())
     return done.stdout
@@ -82,22 +82,46 @@ def truth(path: Path) -> Truth:
     times, ends = [row[0] * unit for row in table], [(row[0] + row[1]) * unit for row in table]
     audio, start = np.zeros(0, np.float32), None
     if subprocess.run([FFMPEG, "-i", path, "-vn", "-t", "0", "-f", "null", "-"], capture_output=True).returncode == 0:
-        resampled = ("-vn", "-ac", 1, "-ar", RATE)
-        # Integers, as data sets' audio files have them: for floats ffmpeg would not average channels, but add them up.
-        audio = np.frombuffer(ffmpeg(*read, *resampled, "-f", "s16le", "-"), "<i2").astype(np.float32) / 2**15
-        packets, unit = _table(ffmpeg(*read, *resampled, "-f", "framecrc", "-"))
+        packets, unit = audio_packets(path)
         if packets:
             start = packets[0][0] * unit
             ends += [(time + duration) * unit for time, duration in packets]
-            audio = _with_gaps(audio, [(round(t * unit * RATE), round(d * unit * RATE)) for t, d in packets])
+            audio = at_rate(_with_gaps(audio_samples(path), packets, int(1 / unit)), int(1 / unit))
     return Truth(times, frames, audio, start, max(ends))
 
 
-def _with_gaps(audio: np.ndarray, packets: list[tuple[int, int]]) -> np.ndarray:
+def audio_packets(path: Path) -> tuple[list[tuple[int, int]], Fraction]:
+    """Time and duration of each packet that the decoded audio comes in, and their unit, one sample of the stream."""
+    return _table(ffmpeg("-copyts", "-i", path, "-vn", "-c:a", "pcm_f32le", "-f", "framecrc", "-"))
+
+
+def video_packets(path: Path) -> tuple[list[tuple[int, int]], Fraction]:
+    """Time and duration of each packet of the video, and their unit."""
+    return _table(ffmpeg("-copyts", "-i", path, "-an", "-c", "copy", "-f", "framecrc", "-"))
+
+
+def audio_samples(path: Path) -> np.ndarray:
+    """All samples that ffmpeg writes to an audio file, at the stream's own rate, channels averaged."""
+    packets, _ = audio_packets(path)
+    raw = np.frombuffer(ffmpeg("-i", path, "-vn", "-f", "f32le", "-"), "<f4")
+    return raw.reshape(sum(duration for _, duration in packets), -1).mean(1, dtype=np.float64)
+
+
+def at_rate(samples: np.ndarray, rate: int, wanted: int = RATE) -> np.ndarray:
+    """Mono samples as ffmpeg resamples them."""
+    if rate == wanted:
+        return samples.astype(np.float32)
+    source = ("-f", "f32le", "-ar", rate, "-ac", 1, "-i", "pipe:0")
+    return np.frombuffer(
+        ffmpeg(*source, "-ar", wanted, "-f", "f32le", "-", data=samples.astype("<f4").tobytes()), "<f4"
+    )
+
+
+def _with_gaps(audio: np.ndarray, packets: list[tuple[int, int]], rate: int) -> np.ndarray:
     """Put zeros where the packets (time and duration in samples) leave more than 50 ms free."""
     parts, at, end = [], 0, packets[0][0]
     for time, duration in packets:
-        if time - end > RATE // 20:
+        if time - end > rate // 20:
             parts.append(np.zeros(time - end, np.float32))
             end = time
         parts.append(audio[at : at + duration])

@@ -41,6 +41,75 @@ def make(made, name, rate=44100):
     return path if path.exists() else clip(path, "-f", "lavfi", "-i", STEREO.format(rate=rate), *CODINGS[name].split())
 
 
+def tag(size):
+    """An ID3v2 tag with that many bytes in it."""
+    return b"ID3\x04\0\0" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + bytes(size)
+
+
+def crc(page):
+    """That of an Ogg page (RFC 3533)."""
+    value = 0
+    for byte in page:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ (0x104C11DB7 if value & 2**31 else 0)) & 2**32 - 1
+    return value
+
+
+def speex():
+    """Speex in Ogg: 100 frames of 20 ms at 8 kHz of arbitrary bits, in mode 3."""
+    about = b"Speex   1.2".ljust(28, b"\0") + struct.pack("<13i", 1, 80, 8000, 0, 4, 1, -1, 160, 0, 1, 0, 0, 0)
+    bits = np.random.default_rng(0).integers(0, 256, (100, 20), np.uint8)
+    bits[:, 0] = 3 << 3 | bits[:, 0] & 7  # narrowband, mode 3
+    bits[:, 2] |= 1  # the gain, five bits, so that it is not too loud
+    bits[:, 3] = 5 << 4 | bits[:, 3] & 15
+    packets, pages = [about, bytes(8), *map(bytes, bits)], b""
+    for n, packet in enumerate(packets):
+        flags = 2 * (n == 0) | 4 * (n == len(packets) - 1)
+        head = struct.pack("<4sBBqIII", b"OggS", 0, flags, max(0, n - 1) * 160, 1, n, 0) + bytes([1, len(packet)])
+        page = head + packet
+        pages += page[:22] + struct.pack("<I", crc(page)) + page[26:]
+    return pages
+
+
+OTHERS = {  # what libsndfile refuses -> arguments, and what is done with the bytes
+    "of_unknown_length.flac": ("-f flac", None),
+    "tagged.flac": ("", lambda data: tag(3000) + data),
+    "tagged_twice.flac": ("", lambda data: tag(10) + tag(0) + data),
+    "after_zeros.mp3": ("-write_xing 0 -id3v2_version 0", lambda data: bytes(3000) + data),
+    "after_zeros_and_tags.mp3": ("-write_xing 0", lambda data: bytes(100) + tag(500) + bytes(50) + data),
+    "rf64.wav": ("-rf64 always", None),
+    "of_unknown_length.wav": ("-f wav", None),
+    "flac.ogg": ("-c:a flac", None),
+    "speex.ogg": ("", None),
+    "adpcm.wav": ("-c:a adpcm_ms", None),
+    "mp2.wav": ("-c:a mp2", None),
+    "six_of_unknown_length.flac": ("-ac 6 -f flac", None),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_libsndfile_refuses_is_read_by_ffmpeg(tmp_path, name):
+    args, change = OTHERS[name]
+    path, source = tmp_path / name, ("-f", "lavfi", "-i", STEREO.format(rate=44100), *args.split())
+    if name == "speex.ogg":
+        path.write_bytes(speex())
+    elif args.endswith(("-f flac", "-f wav")):  # through a pipe, so that the length cannot be filled in at the end
+        path.write_bytes(ffmpeg(*source, "-"))
+    else:
+        clip(path, *source)
+    if change:
+        path.write_bytes(change(path.read_bytes()))
+    got = read_segments(None, audio_path=path, segments=6, inputs=INPUTS, pad="zero")
+    for item in INPUTS:
+        want = decoded(path, item.rate, 6 if "six" in name else 1 if "speex" in name else 2)
+        assert np.abs(want).max() > 0.05
+        want = want[: got.num_segments * item.rate]
+        samples = got.data[item.key].reshape(-1)
+        assert np.abs(samples[: len(want)] - want).max() < 5e-4
+        assert not samples[len(want) :].any()
+
+
 def decoded(path, rate, channels=2):
     """All samples by ffmpeg, channels averaged."""
     mean = "+".join(f"{1 / channels}*c{n}" for n in range(channels))

@@ -113,7 +113,9 @@ edit = st.tuples(st.integers(600, 9000), st.one_of(st.just(-1), st.integers(0, 2
 
 
 @example("slow", [(330, -1), (5680, 10502), (604, 10128)], 8)  # ends with a frame that has an earlier time
-@given(st.sampled_from(["plain", "slow"]), st.lists(edit, min_size=1, max_size=4), st.integers(1, 25))
+@example("slow", [(600, 901), (600, 1501)], 1)  # the second part's key frame is hidden, and its frame earlier
+@example("slow", [(600, 900), (600, 1500)], 1)
+@given(st.sampled_from(list(FILMS)), st.lists(edit, min_size=1, max_size=4), st.integers(1, 25))
 @settings(many, max_examples=10)
 def test_edit_lists_of_several_parts(films, film, edits, segments):
     scales = ("-video_track_timescale", 1000, "-movie_timescale", 1000)

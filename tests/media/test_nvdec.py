@@ -105,7 +105,7 @@ class Decoder:
         return self.status
 
 
-def test_what_the_gpu_cannot_decode_is_left_to_the_next_backend(made):
+def test_what_the_gpu_cannot_decode_is_refused(made):
     """The reasons are torchcodec's: a video that NVDEC does not know, or a driver without it."""
     decoder = object.__new__(NvdecDecoder)
     decoder.file = type("File", (), {"path": "clip.mp4"})

@@ -209,14 +209,6 @@ def test_other_frame_selections_give_frames_nearby(made, frame_selection):
     assert inexact
 
 
-def test_decord_agrees_where_it_can_be_trusted(made, shared):
-    pyav = read_segments(made / "av.mp4", segments=4, inputs=(SMALL, MONO))
-    decord = read_segments(made / "av.mp4", segments=4, inputs=(SMALL, MONO), backend="decord")
-    assert all(np.array_equal(pyav.data[key], decord.data[key]) for key in pyav.data)
-    with pytest.raises(MediaError, match=r"vid2\.mp4.*179 frames, 134 are presented"):
-        read_segments(shared / "videos" / "vid2.mp4", backend="decord")
-
-
 @given(
     width=st.integers(1, 700),
     height=st.integers(1, 700),
@@ -318,12 +310,6 @@ def test_audio_at_another_rate(made, name, rate):
 def test_no_video(made, name, args, reason):
     with pytest.raises(MediaError, match=f"{name}: .*{reason}"):
         read_segments(make(made, name, args))
-
-
-def test_audio_that_cannot_be_decoded_is_an_error(made):
-    path = make(made, "odd_audio.mkv", "-i {v} -i {av} -map 0:v -map 1:a -c:v copy -c:a tta")
-    with pytest.raises(MediaError, match="audio cannot be decoded"):
-        read_segments(path)
 
 
 def test_bytes_on_standard_output_are_frames():

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.accuracy import format_scores, score_all
+from pipeline.accuracy import entry_of, format_scores, read_scores, score_all
 from pipeline.config import check_config, scores_dir
 from pipeline.data.formats.base import TYPES
 from pipeline.reporting.scores import beside_published, cross_table, paper_layout, score_table
@@ -162,3 +162,17 @@ def test_names_with_a_slash_have_their_rows(scenario):
         assert paper_layout({"pooled": [scores]}).loc["pooled", f"{where}/{kind}"] == pytest.approx(percent(rows))
     assert shown["Yes/No, all scenarios"] == f"{percent(table[table['type'] == 'Yes/No']):.2f}"
     assert len(format_scores(scores).splitlines()) == 1 + 3 + table["scenario"].nunique() + 1 + 1
+
+
+def test_scores_of_failed_videos_alone_have_no_others_and_say_so(tmp_path):
+    """JSON has no NaN: a mean over no question is absent."""
+    table = predictions(list(TYPES))
+    scores = score_all(table.assign(failed=True))
+    assert scores["present"] is None and scores["overall"]["count"] == len(table)
+    (tmp_path / "scores.json").write_text(json.dumps(scores, allow_nan=False))
+    assert read_scores(tmp_path / "scores.json") == scores
+    assert np.isnan(entry_of(scores, ("present", "overall"))["accuracy"])
+    assert "videos of all these questions could not be decoded" in format_scores(scores | {"encoders": {}})
+    assert "overall, without failed videos" not in score_table({"pooled": [scores]}).index
+    some = score_all(table.assign(failed=[True] * (len(table) - 1) + [False]))
+    assert some["present"]["overall"]["count"] == 1 and "could not be" not in format_scores(some | {"encoders": {}})

@@ -267,7 +267,7 @@ def test_too_many_failures_are_an_error_but_removed_files_do_not_count(tmp_path)
     ]
     write_shard_list(
         collection / "shards" / "00001.tsv",
-        [Video("v1-0", "a", 1, 1), Video("v1-1", "b", 1, 1), Video("v1-2", "c", 0, 0)],
+        [Video("v1-0", "a", 1, 1), Video("v1-1", "b", 1, 1), Video("v1-2", "c", 0, 0, gone=True)],
     )
     gather_failures(dataset, collection, 0.2)
     assert pd.read_csv(dataset / "failures.tsv", sep="\t")["video_id"].tolist() == ["v1-0"]

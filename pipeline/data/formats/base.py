@@ -20,8 +20,8 @@ TYPES = (
     ("Audio-Visual", "Comparative"),
     ("Audio-Visual", "Temporal"),
 )
-VIDEO_ID = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")  # one plain file name: no path, not hidden, no control characters
-
+VIDEO_ID = re.compile(r"(?!\.)[^/\\]+")  # one file name: no path, not hidden
+CONTROL = re.compile("[\x00-\x1f\x7f]")
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -75,6 +75,8 @@ class Record:
         value = self.get(name)
         if not isinstance(value, str):
             raise self.error(f"{name} must be a text, in quotes, not {_written(value)}")
+        if CONTROL.search(value):
+            raise self.error(f"{name} {value!r} has a line break or another control character; rename the video")
         if not VIDEO_ID.fullmatch(value):
             raise self.error(f"{name} {value!r} could leave the video folder; it must be a plain file name")
         return value
