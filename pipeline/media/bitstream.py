@@ -24,6 +24,7 @@ class Unit(NamedTuple):
     presented: bool = True  # the packet outputs a frame
     parameters: bytes = b""  # parameter sets, which everything that follows may need
     intra: bool = False  # decodable by itself
+    lost: bool = False  # a frame before it is not there to which it may refer
 
 
 Reader = Callable[[memoryview], Unit]
@@ -130,6 +131,9 @@ class _H264:
         configured = extradata[:1] == b"\1" and len(extradata) > 6
         self.length_size = (extradata[4] & 3) + 1 if configured else 0
         self.frames_only = True  # a field of a pair cannot be left out alone
+        self.number_bits: int | None = None  # of frame_num; None: not known
+        self.planes = 0  # bits before it
+        self.last_number = 0  # of the last reference frame
         data = memoryview(extradata)
         if configured:
             count, data = data[5] & 31, data[6:]
@@ -142,36 +146,47 @@ class _H264:
                 self._read_parameters(nal)
 
     def __call__(self, packet: memoryview) -> Unit:
-        idr = referenced = False
-        intra = True
+        idr = referenced = lost = False
+        intra, number = True, self.last_number
         parameters = []
         for nal in _units(packet, self.length_size):
             kind = nal[0] & 31
             if kind in self.SLICES:
                 idr |= kind == self.IDR
                 referenced |= nal[0] >> 5 & 3 != 0
-                bits = _Bits(bytes(nal[1:12]))
+                bits = _Bits(_rbsp(bytes(nal[1:24])))
                 bits.exp_golomb()  # first_mb_in_slice
                 intra &= bits.exp_golomb() % 5 == 2
+                bits.exp_golomb()  # pic_parameter_set_id
+                if self.number_bits:
+                    bits(self.planes)
+                    number = bits(self.number_bits)
+                    follows = (number - self.last_number) % (1 << self.number_bits) <= 1
+                    lost |= kind != self.IDR and not follows  # 7.4.3: else every reference frame counts one on
             elif kind not in self.HARMLESS:
                 parameters.append(bytes(nal))
                 self._read_parameters(nal)
-        return Unit(idr, referenced or not self.frames_only, parameters=b"".join(parameters), intra=intra)
+        if referenced:
+            self.last_number = number
+        return Unit(idr, referenced or not self.frames_only, parameters=b"".join(parameters), intra=intra, lost=lost)
 
     def _read_parameters(self, nal: memoryview) -> None:
         if nal and nal[0] & 31 == self.SPS:
-            self.frames_only &= _frames_only(_Bits(_rbsp(bytes(nal[1:]))))
+            self.number_bits, self.planes, frames_only = _sequence(_Bits(_rbsp(bytes(nal[1:]))))
+            self.frames_only &= frames_only
 
 
-def _frames_only(bits: _Bits) -> bool:
-    """frame_mbs_only_flag of an H.264 sequence parameter set (7.3.2.1.1)."""
+def _sequence(bits: _Bits) -> tuple[int, int, bool]:
+    """Of an H.264 sequence parameter set (7.3.2.1.1): the bits of frame_num, those of colour_plane_id before it, and
+    frame_mbs_only_flag."""
+    planes = 0
     profile = bits(8)
     bits(16)
     bits.exp_golomb()
     if profile in (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135):
         chroma = bits.exp_golomb()
         if chroma == 3:
-            bits(1)
+            planes = 2 * bits(1)
         bits.exp_golomb(), bits.exp_golomb(), bits(1)
         if bits(1):
             for n in range(12 if chroma == 3 else 8):
@@ -181,7 +196,7 @@ def _frames_only(bits: _Bits) -> bool:
                         if following:
                             following = (last + bits.signed()) % 256
                         last = following or last
-    bits.exp_golomb()
+    number_bits = bits.exp_golomb() + 4
     order = bits.exp_golomb()
     if order == 0:
         bits.exp_golomb()
@@ -190,7 +205,7 @@ def _frames_only(bits: _Bits) -> bool:
         for _ in range(bits.exp_golomb()):
             bits.signed()
     bits.exp_golomb(), bits(1), bits.exp_golomb(), bits.exp_golomb()
-    return bool(bits(1))
+    return number_bits, planes, bool(bits(1))
 
 
 class _HEVC:

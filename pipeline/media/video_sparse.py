@@ -77,10 +77,15 @@ class SparseDecoder:
         for packet in packets(self.container, self.stream, self.file):
             if packet.has_sidedata("new_extradata") and bytes(packet.get_sidedata("new_extradata")) != codec.extradata:
                 raise UnreliableTimestamps("the codec's parameters change in the middle")
+            # What a decoder puts in place of what is lost depends on all that it has decoded.
+            if packet.is_corrupt:
+                raise UnreliableTimestamps("a packet is damaged")
             try:
                 unit = parse(memoryview(packet)) if parse else Unit(intra=packet.is_keyframe)
             except (ValueError, IndexError):
                 unit = Unit()  # not understood: decoded like all others
+            if unit.lost:
+                raise UnreliableTimestamps("a frame is missing")
             starts += unit.starts or (parse is None and packet.is_keyframe)
             if not starts:
                 raise UnreliableTimestamps("the stream does not begin with a key frame")

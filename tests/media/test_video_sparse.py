@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from media.oracle import Refused, assert_same_frames, clip, truth
 
@@ -83,6 +83,39 @@ def test_same_frames_as_a_full_decode(tmp_path_factory, coding, container, uneve
             read_segments(path)
         return
     assert_same_frames(path, want, SECONDS, SMALL, frame_at=at)
+
+
+@given(
+    coding=st.one_of(X264, X264, X265, MPEG4),
+    container=st.integers(0, 2),
+    lost=st.sets(st.integers(1, 20 * SECONDS - 1), min_size=1, max_size=4),
+    at=st.sampled_from([0.1, 0.5]),
+)
+@example(
+    coding=("-c:v", "libx264", "-pix_fmt", "yuv420p", "-x264-params", "keyint=50:bframes=3"),
+    container=0,
+    lost={5},
+    at=0.5,
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_same_frames_where_packets_were_lost(tmp_path_factory, coding, container, lost, at):
+    """What a decoder puts in their place depends on all that it has decoded before."""
+    folder = tmp_path_factory.mktemp("lost")
+    endings = CONTAINERS.get(coding[1], ("mp4", "mkv"))
+    whole = clip(folder / "whole.mkv", *NOISY, *coding)
+    drop = "noise=drop=" + "+".join(f"eq(n\\,{number})" for number in sorted(lost))
+    path = clip(folder / f"lost.{endings[container % len(endings)]}", "-i", whole, "-c", "copy", "-bsf:v", drop)
+    assert_same_frames(path, truth(path), SECONDS, SMALL, frame_at=at)
+
+
+@pytest.mark.parametrize("packet", range(34, 360, 28))
+def test_same_frames_where_a_transport_packet_is_lost(tmp_path, packet):
+    source = ("-f", "lavfi", "-i", f"testsrc2=s=96x64:r=20:d={SECONDS}")
+    path = clip(tmp_path / "v.ts", *source, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-bf", 2)
+    data = path.read_bytes()
+    assert len(data) > 188 * 360
+    path.write_bytes(data[: 188 * packet] + data[188 * (packet + 1) :])
+    assert_same_frames(path, truth(path), SECONDS, SMALL)
 
 
 @pytest.mark.parametrize(
