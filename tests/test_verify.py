@@ -474,14 +474,55 @@ def test_virtual_rows_of_other_videos_are_found(made, tmp_path_factory, row, dat
     assert {(f.check, f.row, f.name) for f in verify(dataset).findings} == {("index", row, VIDEOS[row])}
 
 
-def test_virtual_parts_of_rows_and_copies_are_found(dataset):
+def rows_of_shards(dataset, chosen):
+    """Map all virtual rows to these rows of the three shards, each shard's by one mapping, as the index does."""
+    with h5py.File(dataset / "features.h5", "a") as file:
+        name = "clip_vit_b32/cls"
+        shape, dtype = file[name].shape, file[name].dtype
+        del file[name]
+        layout, begin = h5py.VirtualLayout(shape, dtype), 0
+        for number, rows in enumerate(chosen):
+            path = f"../small_videos/features/clip_vit_b32/{number:05d}.h5"
+            source = h5py.VirtualSource(path, name, shape=(9, *shape[1:]), dtype=dtype)
+            layout[begin : begin + len(rows)] = source[rows]
+            begin += len(rows)
+        file.create_virtual_dataset(name, layout)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sets(st.integers(0, 8), min_size=1), min_size=3, max_size=3), st.data())
+def test_an_index_over_scattered_rows_of_shards_is_right(tmp_path_factory, chosen, data):
+    """Of a data set about some videos of a collection; and one row of its virtual datasets is of another video."""
+    dataset = make_results(tmp_path_factory.mktemp("scattered"), 27, 9)
+    table = pd.read_parquet(dataset / "questions.parquet")
+    kept = [f"v{9 * shard + row:03d}" for shard, rows in enumerate(chosen) for row in sorted(rows)]
+    table[table["video_id"].isin(kept)].to_parquet(dataset / "questions.parquet", index=False)
+    manifest = json.loads((dataset / "manifest.json").read_text()) | {"videos": len(kept)}
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
+    assert found(dataset) == set()
+    rows = [sorted(rows) for rows in chosen]
+    rows_of_shards(dataset, rows)
+    assert found(dataset) == set()
+    shard = data.draw(st.integers(0, 2))
+    if others := sorted(set(range(9)) - chosen[shard]):
+        changed = sorted({*rows[shard][1:], data.draw(st.sampled_from(others))})
+        wrong = [n for n, (row, other) in enumerate(zip(rows[shard], changed, strict=True)) if row != other]
+        rows_of_shards(dataset, [changed if n == shard else listed for n, listed in enumerate(rows)])
+        (finding,) = verify(dataset).findings
+        assert finding.check == "index" and finding.message.split(" of the")[0] == f"clip_vit_b32/cls: {len(wrong)}"
+        assert finding.name == f"v{9 * shard + rows[shard][wrong[0]]:03d}"
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 1, 3]], ids=["all", "scattered"])
+def test_virtual_parts_of_rows_and_copies_are_found(dataset, rows):
     with h5py.File(dataset / "features.h5", "a") as file:
         name, words = "clip_vit_b32/cls", file["text/words"][:]
         shape, dtype = file[name].shape, file[name].dtype
         del file[name], file["text/words"]
         layout = h5py.VirtualLayout(shape, dtype)
         source = h5py.VirtualSource("../small_videos/features/clip_vit_b32/00000.h5", name, shape=(4, *shape[1:]))
-        layout[:4, 1:] = source[:, :-1]  # a second late
+        layout[: len(rows), 1:] = source[rows, :-1]  # a second late
         file.create_virtual_dataset(name, layout)
         file["text/words"] = words
     messages = {finding.message for finding in verify(dataset).findings}

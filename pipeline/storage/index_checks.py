@@ -86,10 +86,15 @@ def _virtual_rows(index: FeatureIndex, name: str, values: h5py.Dataset) -> Itera
 
 
 def _whole_rows(space: h5py.h5s.SpaceID) -> np.ndarray | None:
-    """The rows that a selection holds, each in full; None for one that holds parts of rows, or is irregular."""
+    """The rows that a selection holds, each in full; None for one that holds parts of rows."""
     shape = space.shape
-    if space.get_select_type() != h5py.h5s.SEL_HYPERSLABS or not space.is_regular_hyperslab():
+    if space.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
         return None
+    if not space.is_regular_hyperslab():  # scattered rows: runs of them, as first and last corner
+        first, last = np.moveaxis(space.get_select_hyper_blocklist(), 1, 0)
+        if first[:, 1:].any() or (last[:, 1:] != np.array(shape[1:]) - 1).any():
+            return None
+        return np.concatenate([np.arange(a, b + 1) for a, b in zip(first[:, 0], last[:, 0], strict=True)])
     start, stride, count, block = (values[0] for values in space.get_regular_hyperslab())
     if count * block > shape[0] or space.get_select_npoints() != count * block * int(np.prod(shape[1:])):
         return None
