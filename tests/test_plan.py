@@ -148,7 +148,7 @@ def test_the_doctor_compares_checksums_and_knows_what_is_downloaded(tmp_path, mo
 RECORDS = {  # what is wrong with a record of a download, or with a file that it lists
     "lists no files": "",
     "openai.json lists no files": json.dumps({"files": []}),
-    "json lists no files": "/root/.cache/file\n",
+    "json lists no files": "/home/someone/.cache/file\n",
     "No such file": json.dumps({"files": [{"path": "gone.safetensors", "sha256": "0" * 64}]}),
     "is not the file that was downloaded": json.dumps({"files": [{"path": "cut.safetensors", "sha256": "0" * 64}]}),
 }
