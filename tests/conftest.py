@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Always the same examples, so that a run does not fail by chance; `make test-random` tries others. A failure prints
-# what makes it again. Loaded before the tests are imported, whose own settings build on it.
-settings.register_profile("fixed", derandomize=True, print_blob=True)
-settings.register_profile("random", database=None, print_blob=True)
+# Always the same examples, and no deadline, so that a run does not fail by chance; `make test-random` tries others. A
+# failure prints what makes it again. Loaded before the tests are imported, whose own settings build on it.
+settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("random", database=None, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
