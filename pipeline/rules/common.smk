@@ -31,6 +31,7 @@ from pipeline.gpu import devices
 from pipeline.models import entry_settings, settings_class
 from pipeline.scheduler import Node, check_requests, jobs_of, slurm_nodes
 from pipeline.storage.atomic import remove_abandoned, write_if_changed
+from pipeline.storage.contract import DECODER_VERSION
 from pipeline.storage.lock import lock_file
 
 try:
@@ -294,7 +295,9 @@ def start_run():
         except BlockingIOError:
             raise WorkflowError(f"{RESULTS}/{name}: another run is at work here; wait for it to end, or stop it first")
     if {"decode", "extract"} & {*workflow.dag_settings.until}:  # a shard is decoded when an earlier one has been read
-        raise WorkflowError("--until: would leave out the shards after the first; name the target features in its place")
+        raise WorkflowError(
+            "--until: would leave out the shards after the first; name the target features in its place"
+        )
     if nodes("decode") and workflow.executor_plugin.name == "slurm":
         check_cluster()
     if workflow.local_exec and "gpu" not in workflow.global_resources:

@@ -22,6 +22,7 @@ rule decode:
         runtime=runtime("decode"),
     params:
         settings=decode_flags,
+        decoder=DECODER_VERSION,  # no option, but it decides numbers
         encoders=lambda wildcards, threads: flags(encoder=list(ENCODERS_OF[wildcards.collection])),
         failures=lambda wildcards, threads: f"{RESULTS}/{wildcards.collection}/failures/{wildcards.shard}.tsv",
         timing=timing_in(f"{COLLECTION}/benchmarks/decode/{{inputs}}/{{shard}}.json"),

@@ -109,7 +109,9 @@ def extraction_settings(wildcards):
     """What decides an encoder's features."""
     entry = ENCODERS_OF[wildcards.collection][wildcards.encoder]
     state = state_of_weights(f"encoders.{wildcards.encoder}", wildcards.encoder, entry)
-    return " ".join([weights_flags(entry), state, flags(**decode_settings(wildcards.collection))])
+    return " ".join(
+        [weights_flags(entry), state, f"decoder {DECODER_VERSION}", flags(**decode_settings(wildcards.collection))]
+    )
 
 
 def is_made(wildcards, encoder, shard):
@@ -131,7 +133,7 @@ def segments_file(wildcards):
 def is_decoded(wildcards):
     """Whether a shard's segments are there and up to date."""
     listed = f"{RESULTS}/{wildcards.collection}/shards/{wildcards.shard}.tsv"
-    return is_current(segments_file(wildcards), [listed], [decode_flags(wildcards)])
+    return is_current(segments_file(wildcards), [listed], [decode_flags(wildcards), DECODER_VERSION])
 
 
 def read_before(wildcards):
