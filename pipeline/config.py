@@ -316,6 +316,15 @@ def training(config: dict, name: str) -> dict:
     return schedule | {"pretrain": {"settings": {}, **stage} if stages and stages[-1] is not None else None}
 
 
+def of_one_model(config: dict, name: str) -> dict:
+    """The configuration of a run: one model, whose complete schedule is `train`. Raises AVQAError."""
+    if name not in config["models"]:
+        raise AVQAError(f"models: has no {name}; it has {', '.join(config['models'])}")
+    entry = {key: value for key, value in config["models"][name].items() if key != "train"}
+    common = {key: value for key, value in config["train"].items() if key in OF_ALL_MODELS}
+    return config | {"models": {name: entry}, "train": common | training(config, name)}
+
+
 def pretraining_entry(entry: dict, stage: dict) -> dict:
     """The entry of a model as its pretraining has it. Raises ValueError naming a wrong setting."""
     changed = entry | stage["settings"]
@@ -332,6 +341,12 @@ def _usual_schedule() -> dict:
 def dataset_dir(config: dict) -> Path:
     """Where questions, text features, the index, models and scores of the data set are."""
     return Path(config["results"]) / config["dataset"]
+
+
+def data_dir(config: dict) -> Path:
+    """Where features.h5 and the questions are that models read: a folder that never changes, `data`, or else what the
+    data set's folder leads to."""
+    return Path(config["data"]) if "data" in config else dataset_dir(config)
 
 
 def collection_dir(config: dict) -> Path:

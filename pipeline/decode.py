@@ -58,6 +58,7 @@ def decode_shard(
     failures: str | Path,
     limits: Limits | None = None,
     timing: str | Path | None = None,
+    key: str = "",
 ) -> None:
     """Decode videos in `workers` processes and write the segments file `out`: row n is video n, one dataset per input.
 
@@ -83,6 +84,7 @@ def decode_shard(
         "shard": shard,
         "source": digest(list(videos)),
         "config": options | {"inputs": inputs_to_json(inputs), "backend": backend},
+        "key": key,
         "libraries": {
             "decoder": DECODER_VERSION,
             **{name: major_minor(name) for name in _libraries(videos, backend)},

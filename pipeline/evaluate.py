@@ -1,6 +1,7 @@
 """Answer the questions of a split with a trained model, and score the answers."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,28 +11,35 @@ import torch
 import yaml
 
 from pipeline.accuracy import score_all
+from pipeline.config import of_one_model
 from pipeline.data.dataset import QuestionData, option_names
 from pipeline.data.vocabulary import encode
 from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel
-from pipeline.storage.atomic import atomic
-from pipeline.train import build_model, frozen, load_data, of_one_model, predict
+from pipeline.storage.atomic import atomic, link
+from pipeline.train import build_model, frozen, load_data, predict, resume_key
+
+RUN_FILES = ("checkpoint.safetensors", "history.csv", "config.yaml", "tensorboard", "pretrain")
 
 
 def evaluate(
     folder: str | Path, split: str = "test", questions_of: str | Path | None = None, out: str | Path | None = None
 ) -> dict:
     """Answer a split's questions with the model in `folder`; writes predictions.parquet and scores.json to `out`
-    (default: there).
+    (default: there), with links to the model's files.
 
-    `questions_of` is the results folder of another data set, whose questions are asked in place of the model's own. For
-    another split than test the files are named predictions-<split>.parquet and scores-<split>.json. Questions whose
-    video failed are answered too, from zeros; `present` has the scores without them. Returns the scores. Raises
-    AVQAError if the folder holds no trained model.
+    `questions_of` is a folder with features.h5 and questions, whose questions are asked in place of those that the
+    model was trained with. For another split than test the files are named predictions-<split>.parquet and
+    scores-<split>.json. Questions whose video failed are answered too, from zeros; `present` has the scores without
+    them. Returns the scores. Raises AVQAError if the folder holds no trained model.
     """
     folder, out = Path(folder), Path(out or folder)
     trained, model, data = load_trained(folder, questions_of)
+    out.mkdir(parents=True, exist_ok=True)
+    if out.resolve() != folder.resolve():
+        for name in filter(lambda name: (folder / name).exists(), RUN_FILES):
+            link(out / name, folder / name)
     described = {"model": trained["model"]}
     if "checkpoint" in trained:  # a published one that was taken over
         described |= {"checkpoint": trained["checkpoint"]}
@@ -97,8 +105,15 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
         raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
     name = trained["model"]
     config = trained["config"] = of_one_model(trained["config"], name)
+    if "data" in trained:  # relative to the file itself, whatever link led here
+        config["data"] = os.path.normpath((folder / "config.yaml").resolve().parent / trained["data"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(config, name, device, trained.get("vocabulary"), trained["answers"])
+    if "data" in trained and trained["key"] != resume_key(config, name, trained["seed"], data):
+        raise AVQAError(
+            f"{folder / 'config.yaml'}: the features or questions in {data.path.parent} are no longer those that the "
+            "model was trained on; train again"
+        )
     with_options = trained["answers"] == option_names(len(trained["answers"]))
     if with_options is (data.choices is None):
         raise AVQAError(
@@ -107,13 +122,16 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
         )
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)
-    return trained, model.eval(), data if questions_of is None else load_other(data, config, name, Path(questions_of))
+    model.eval()
+    if questions_of is None or Path(questions_of, "features.h5").resolve() == data.path.resolve():
+        return trained, model, data
+    return trained, model, load_other(data, config, name, Path(questions_of))
 
 
 def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> QuestionData:
     """Another data set as the model of `config` reads it: its features must be made as those of training were, and are
     standardized by the statistics of training; its questions have as many word numbers. Raises AVQAError."""
-    config = config | {"results": str(folder.parent), "dataset": folder.name}
+    config = config | {"data": str(folder)}
     plain = config | {"train": config["train"] | {"standardize": False}}
     data = load_data(plain, name, trained.device, trained.vocabulary, trained.answers)
     if (trained.choices is None) != (data.choices is None):

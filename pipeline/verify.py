@@ -166,11 +166,7 @@ def _check(result: Verification, files: Iterable[Path]) -> list[FileReport]:
 
 def _verify_dataset(result: Verification, dataset: Path, collection: Path | None) -> None:
     """Text features, index and questions of a data set, and what it uses of its collection."""
-    texts = _check(result, sorted((dataset / "text").glob("*.h5")))
     questions = _read_questions(result, dataset / "questions.parquet")
-    for report in texts:
-        for text in sorted(set(questions["question"]) - set(report.names)):
-            result.add("questions", report.path, f"lacks the text of a question, {text!r}")
     path = dataset / "features.h5"
     try:
         index = FeatureIndex(path)
@@ -185,7 +181,11 @@ def _verify_dataset(result: Verification, dataset: Path, collection: Path | None
             for name, files in index.files.items()
             if not is_text(name)
         }
-        _verify_collection(result, dataset.parent / index.collection, files)
+        texts = [Path(os.path.normpath(file)) for name, found in index.files.items() if is_text(name) for file in found]
+        for report in _check(result, dict.fromkeys(texts)):
+            for text in sorted(set(questions["question"]) - set(report.names)):
+                result.add("questions", report.path, f"lacks the text of a question, {text!r}")
+        _verify_collection(result, next(iter(files.values()))[0].parents[2], files)
         for video_id in sorted(set(questions["video_id"]) - set(index.video_id)):
             result.add("questions", path, f"lacks the video of a question, {video_id}")
         _index_rows(result, index)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 
@@ -137,5 +138,15 @@ def make_results(
     (dataset / "manifest.json").write_text(json.dumps(manifest))
     attributes.pop("seconds", None)
     write_text(dataset, table["question"].unique().tolist(), encoder=text, **attributes)
-    build_index(dataset, collection, list(outputs), text)
+    make_index(dataset, collection, list(outputs), text)
     return dataset
+
+
+def make_index(dataset: Path, collection: Path, encoders: list[str], *texts: str) -> None:
+    """`build_index` of files whose names have no keys: features/<encoder>/<shard>.h5 and text/<encoder>.h5."""
+    first = next(iter(json.loads((dataset / "manifest.json").read_text())["shards"]))
+    features = {}
+    for encoder in encoders:
+        with h5py.File(collection / "features" / encoder / f"{first}.h5") as file:
+            features |= {f"{encoder}/{output}": [encoder] for output in file[encoder]}
+    build_index(dataset, collection, features, {text: dataset / "text" / f"{text}.h5" for text in texts}, dataset)

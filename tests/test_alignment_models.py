@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from made_results import make_index
 from test_learning import SECONDS, VIDEOS, config, folder, write_features  # noqa: F401
 
 from pipeline.ablations import MANIFESTS
 from pipeline.cli import main
 from pipeline.config import check_config
 from pipeline.evaluate import evaluate
-from pipeline.index import build_index
 from pipeline.models import MODELS
 from pipeline.train import train
 
@@ -32,7 +32,7 @@ def with_patches(config, folder):  # noqa: F811
     status[3] = 1
     write_features(folder.parent / "c", "resnet18", "map", maps, status)
     (folder / "features.h5").unlink()
-    build_index(folder, folder.parent / "c", ["clip_vit_b32", "vggish", "resnet18"], "clip_vit_b32")
+    make_index(folder, folder.parent / "c", ["clip_vit_b32", "vggish", "resnet18"], "clip_vit_b32")
     table = pd.read_parquet(folder / "questions.parquet")
     table["keywords"] = [["violin"] if n % 3 else [] for n in range(len(table))]
     table.to_parquet(folder / "questions.parquet", index=False)

@@ -126,7 +126,7 @@ class QuestionData:
     def batches(self, split: str, size: int) -> Iterator[Batch]:
         """The split video by video, each batch with its videos once."""
         part = self.questions_in(split)
-        part = part.iloc[part["video_row"].to_numpy().argsort(kind="stable")]
+        part = part.iloc[part["video_id"].to_numpy().argsort(kind="stable")]  # whatever their places in shards
 
         def read(questions: pd.DataFrame) -> Batch:
             rows, of_rows = np.unique(questions["video_row"].to_numpy(), return_inverse=True)
@@ -230,10 +230,11 @@ class QuestionData:
     def _standardize(self) -> None:
         training = self.questions_in("train")
         for features in self.features.values():
-            features.standardize(training["video_row"].unique())
+            # By id: which shard a video came into decides no bit.
+            features.standardize(training.drop_duplicates("video_id").sort_values("video_id")["video_row"].to_numpy())
         for name, features in self.texts.items():
             if features.shape:  # but for the number of tokens
-                features.standardize(text_rows(training, name).unique())
+                features.standardize(np.sort(text_rows(training, name).unique()))
 
 
 def is_multiple_choice(questions: pd.DataFrame) -> bool:

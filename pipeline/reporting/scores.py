@@ -127,8 +127,7 @@ def training_curves(config: dict) -> dict[str, str]:
         figure, axis = new_figure(5.4, 4)
         for color, (trained_on, model) in enumerate(runs):
             for n, seed in enumerate(config["train"]["seeds"]):
-                folder = scores_dir(config | {"dataset": trained_on}, trained_on, model, seed)
-                history = pd.read_csv(folder / "history.csv")
+                history = pd.read_csv(scores_dir(config, trained_on, model, seed) / "history.csv")
                 name = model_label(config, trained_on, model) if n == 0 else None
                 style = {"color": f"C{color}", "alpha": 0.8, "marker": ".", "label": name}
                 axis.plot(history["epoch"], factor * history[column], **style)

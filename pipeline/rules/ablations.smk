@@ -1,74 +1,68 @@
 # The tables of the models' papers: a model for each row of a grid and each seed, then a table beside the paper's.
 
-from pipeline.ablations import changed_entry, read_grid
+from pipeline.ablations import changed_entry, read_grid, rows_of
 
 try:
     GRIDS = {name: read_grid(CONFIGS[name]) for name in TRAINED}
 except AVQAError as error:
     sys.exit(str(error))
-ABLATED = f"{DATASET}/ablations/{{model}}/table~{{table}}/row~{{row}}/seed-{{seed}}"
+TABLE = f"{DATASET}/ablations/{{model}}/{{table}}-{{key}}.csv"
 
 
-BOTH = from_manifest("training", "test")
+def folders_of(wildcards):
+    """The folder of the scores of each row, whatever the seed, by the row's number."""
+    files = made(wildcards.dataset)
+    name = wildcards.dataset
+    rows = rows_of(GRIDS[name], CONFIGS[name], wildcards.model, wildcards.table)
+    return {n: files.scores_dir(wildcards.dataset, wildcards.model, 0, entry).parent for n, entry in rows.items()}
 
 
-rule ablation:
-    input:
-        features=index_if_not_ablated,
-        extracted=read_by_row,
-        questions=questions,
-    output:
-        checkpoint=f"{ABLATED}/checkpoint.safetensors",
-        scores=f"{ABLATED}/scores.json",
-    log:
-        f"{DATASET}/logs/ablations/{{model}}/table~{{table}}/row~{{row}}/seed-{{seed}}.log",
-    wildcard_constraints:
-        table=r"\w+",
-        row=r"\d+",
-    conda:
-        "../../envs/torch.yaml"
-    threads: training_threads
-    resources:
-        gpu=gpu("ablation"),
-        mem_mb=mem_mb("ablation"),
-        runtime=runtime("ablation"),
-    params:
-        settings=ablation_settings,
-        questions=BOTH,
-        text=text_settings,
-        workers=workers,
-        folder=lambda wildcards, output: Path(output.scores).parent,
-    shell:
-        f"(avqa train --config {{params.settings:q}} --seed {{wildcards.seed}} --workers {{params.workers}}"
-        f" --out {{params.folder:q}} && avqa evaluate {{params.folder:q}}) {LOG}"
+def table_inputs(wildcards):
+    seeds = CONFIGS[wildcards.dataset]["train"]["seeds"]
+    return [folder / f"seed-{seed}" / "scores.json" for folder in folders_of(wildcards).values() for seed in seeds]
 
 
 rule ablation_table:
     input:
-        rows_of_table,
+        unless_made(TABLE, table_inputs),
     output:
         report(
-            f"{DATASET}/ablations/{{model}}/{{table}}.csv",
+            TABLE,
             caption="captions/ablations.rst",
             category="Tables of the paper",
             labels={"data set": "{dataset}", "model": "{model}", "result": "{table}"},
         ),
     log:
-        f"{DATASET}/logs/ablations/{{model}}/{{table}}.log",
+        f"{DATASET}/logs/ablations/{{model}}/{{table}}-{{key}}.log",
     wildcard_constraints:
         table=r"\w+",
     conda:
         "../../envs/torch.yaml"
     params:
-        settings=table_settings,
+        lambda wildcards: flags(
+            config=settings(wildcards.dataset, "results", "dataset", "encoders", "models", "train"),
+            model=wildcards.model,
+            table=wildcards.table,
+            rows=json.dumps({n: str(folder) for n, folder in folders_of(wildcards).items()}),
+        ),
     shell:
-        f"avqa ablations --config {{params.settings:q}} --table {{wildcards.table}} {LOG}"
+        f"avqa ablations {{params}} --out {{output:q}} {LOG}"
+
+
+localrules:
+    ablation_table,
+
+
+def table_file(name, model, table):
+    return lambda wildcards: made(name).table_file(
+        model, table, rows_of(GRIDS[name], CONFIGS[name], model, table).values()
+    )
 
 
 TABLES = {}  # target: its files, one of each data set
 for name, grid in GRIDS.items():
     for model, table in grid[["entry", "table"]].drop_duplicates().itertuples(index=False, name=None):
-        TABLES.setdefault(f"{model}_{table}", []).append(f"{RESULTS}/{name}/ablations/{model}/{table}.csv")
+        TABLES.setdefault(f"{model}_{table}", []).append(table_file(name, model, table))
 
 
 for target, files in TABLES.items():
@@ -83,11 +77,3 @@ for target, files in TABLES.items():
 rule ablations:
     input:
         [file for files in TABLES.values() for file in files],
-
-
-localrules:
-    extracted,
-    index,
-    failures,
-    report,
-    ablation_table,

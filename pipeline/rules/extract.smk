@@ -1,5 +1,8 @@
 # Segments and questions to features: frozen encoders, on the GPU if there is one.
 
+FEATURES_FILE = f"{COLLECTION}/features/{{folder}}/{{shard}}.h5"
+TEXT_FILE = f"{DATASET}/text/{{text}}.h5"
+
 
 rule weights:
     output:
@@ -18,71 +21,96 @@ localrules:
     weights,
 
 
+def weights_first(encoder, entry):
+    """Weights are downloaded before jobs start: nodes of a cluster have no internet."""
+    return [f"{RESULTS}/weights/{encoder}/{entry['weights']}.json"] if is_hub_tag(entry["weights"]) else []
+
+
+@functools.cache
+def extraction(collection, folder):
+    """The encoder whose features a folder holds, and the files of a data set that names it."""
+    for encoder, files in encoders_of(collection).items():
+        if files.features_folder(encoder).name == folder:
+            return encoder, files
+    raise WorkflowError(f"{RESULTS}/{collection}/features/{folder}: is not of this configuration")
+
+
+def extraction_inputs(wildcards):
+    encoder, files = extraction(wildcards.collection, wildcards.folder)
+    segments = files.segments_file(inputs_of(wildcards.collection), wildcards.shard)
+    listed = f"{RESULTS}/{wildcards.collection}/shards/{wildcards.shard}.tsv"
+    return [segments, listed, *weights_first(encoder, files.config["encoders"][encoder])]
+
+
+def extraction_flags(wildcards):
+    encoder, files = extraction(wildcards.collection, wildcards.folder)
+    outputs = wildcards.folder.split("-")[-2].split("+")
+    timing = f"{RESULTS}/{wildcards.collection}/benchmarks/{wildcards.folder}/{wildcards.shard}.json"
+    given = files.config["encoders"][encoder] | {"outputs": outputs, "key": files.encoding(encoder).text, "timing": timing}
+    return flags(encoder=encoder, **given)
+
+
 rule extract:
     input:
-        shard=f"{COLLECTION}/shards/{{shard}}.tsv",
-        segments=segments,
-        weights=weights_first,
+        unless_made(FEATURES_FILE, extraction_inputs),
     output:
-        f"{COLLECTION}/features/{{encoder}}/{{shard}}.h5",
+        FEATURES_FILE,
     log:
-        f"{COLLECTION}/logs/{{encoder}}/{{shard}}.log",
+        f"{COLLECTION}/logs/{{folder}}/{{shard}}.log",
     benchmark:
-        f"{COLLECTION}/benchmarks/{{encoder}}/{{shard}}.tsv"
+        f"{COLLECTION}/benchmarks/{{folder}}/{{shard}}.tsv"
     priority: 10  # before more is decoded
     conda:
         "../../envs/torch.yaml"
-    threads: extraction_threads("extract")
+    threads: CLUSTER.extraction_threads("extract")
     resources:
-        gpu=gpu("extract"),
-        mem_mb=mem_mb("extract"),
-        runtime=runtime("extract"),
+        gpu=CLUSTER.gpu("extract"),
+        mem_mb=CLUSTER.mem_mb("extract"),
+        runtime=CLUSTER.runtime("extract"),
     params:
-        settings=extraction_settings,
-        weights=lambda wildcards, threads: weights_flags(ENCODERS_OF[wildcards.collection][wildcards.encoder]),
-        batch_size=batch_size,
-        timing=timing_in(f"{COLLECTION}/benchmarks/{{encoder}}/{{shard}}.json"),
+        settings=extraction_flags,
     shell:
-        "avqa extract {input.segments:q} --out {output:q} --encoder {wildcards.encoder} {params.weights}"
-        f" {{params.batch_size}} --timing {{params.timing:q}} {LOG}"
+        f"avqa extract {{input[0]:q}} --out {{output:q}} {{params.settings}} {LOG}"
 
 
-# Says that an encoder has read all of a data set's shards, or all that its training needs. What depends on an encoder
-# depends on this file, and not on others' features.
-rule extracted:
-    input:
-        lambda wildcards: expand(
-            f"{RESULTS}/{collection_of(wildcards)}/features/{wildcards.encoder}/{{shard}}.h5", shard=shards(wildcards)
-        ),
-    output:
-        touch(f"{DATASET}/extracted/{{use}}/{{encoder}}"),
-    params:
-        lambda wildcards: json.dumps(shards(wildcards)),
+def text_encoder(wildcards):
+    """The encoder of a file of texts."""
+    files = made(wildcards.dataset)
+    found = [name for name in text_encoders(files.config) if files.text_file(name).stem == wildcards.text]
+    if not found:
+        raise WorkflowError(f"{files.folder}/text/{wildcards.text}.h5: is not of this configuration")
+    return found[0]
+
+
+def text_inputs(wildcards):
+    encoder, files = text_encoder(wildcards), made(wildcards.dataset)
+    return [files.manifest_dir / "questions.parquet", *weights_first(encoder, text_encoders(files.config)[encoder])]
+
+
+def text_flags(wildcards):
+    encoder, files = text_encoder(wildcards), made(wildcards.dataset)
+    key = files.text_key(encoder).text
+    given = text_encoders(files.config)[encoder] | {"key": key, "prompts": reads_prompts(files.config)}
+    return flags(encoder=encoder, dataset=wildcards.dataset, **given)
 
 
 rule text:
     input:
-        questions=questions,
-        weights=text_weights_first,
+        unless_made(TEXT_FILE, text_inputs),
     output:
-        f"{DATASET}/text/{{encoder}}.h5",
+        TEXT_FILE,
     log:
-        f"{DATASET}/logs/text/{{encoder}}.log",
+        f"{DATASET}/logs/text/{{text}}.log",
     benchmark:
-        f"{DATASET}/benchmarks/text/{{encoder}}.tsv"
+        f"{DATASET}/benchmarks/text/{{text}}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: extraction_threads("text")
+    threads: CLUSTER.extraction_threads("text")
     resources:
-        gpu=gpu("text"),
-        mem_mb=mem_mb("text"),
-        runtime=runtime("text"),
+        gpu=CLUSTER.gpu("text"),
+        mem_mb=CLUSTER.mem_mb("text"),
+        runtime=CLUSTER.runtime("text"),
     params:
-        settings=one_text_settings,
-        texts=state_of_texts,
-        flags=lambda wildcards, threads: one_text_flags(wildcards),
-        prompts=lambda wildcards, threads: "--prompts" if reads_prompts(CONFIGS[wildcards.dataset]) else "",
-        batch_size=lambda wildcards, threads: flags(batch_size=text_entry(wildcards).get("batch_size")),
+        settings=text_flags,
     shell:
-        "avqa text {input.questions:q} --out {output:q} --dataset {wildcards.dataset} {params.flags} {params.prompts}"
-        f" {{params.batch_size}} {LOG}"
+        f"avqa text {{input[0]:q}} --out {{output:q}} {{params.settings}} {LOG}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -67,6 +68,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
         publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file in one step."""
+    with atomic(path) as partial:
+        shutil.copyfile(source, partial)
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` a relative link to `target`, in one step; what is there and no link stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aim = os.path.relpath(os.path.realpath(target), os.path.realpath(path.parent))
+    if os.readlink(path) == aim if path.is_symlink() else path.exists():
+        return
+    partial = partial_path(path)
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(aim)
+    os.replace(partial, path)
 
 
 def remove_abandoned(folder: str | Path) -> None:

@@ -7,6 +7,7 @@ SCHEMA_VERSION = 2
 DECODER_VERSION = 4  # to be increased with every change of the decoder that changes a number in segments
 DECODED, FAILED = 0, 1  # values of the dataset `status`
 FAILURE_FIELDS = ("video_id", "stage", "reason", "seconds")  # columns of failures.tsv
+MANIFEST = ("manifest.json", "questions.parquet", "left_out.parquet", "absent.tsv")  # what the manifest makes
 UNHEARD = "audio"  # the stage of a video that was decoded without its sound, which is no failure
 PER_VIDEO = {"num_segments": "int32", "has_audio": "bool", "status": "int32"}  # in segments, features and features.h5
 # What decides the numbers of a features or text file, and must be equal in all shards of an encoder.

@@ -59,7 +59,8 @@ class FeatureIndex:
         own = {k: v for k, v in group.attrs.items() if k not in ("files", "sources")}
         attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in own.items()}
         self.provenance[name] = attributes
-        self.files[name] = [self.path.parent / file for file in _listed(group, "files")]
+        folder = self.path.resolve().parent  # names are relative to the file itself, whatever link leads to it
+        self.files[name] = [folder / file for file in _listed(group, "files")]
         made_as = {key: attributes[key] for key in PROVENANCE if key in attributes}
         sources = _listed(group, "sources") or [""] * len(self.files[name])  # texts and an earlier version have none
         for file, source in zip(self.files[name], sources, strict=True):

@@ -74,7 +74,7 @@ def _virtual_rows(index: FeatureIndex, name: str, values: h5py.Dataset) -> Itera
             yield Fault(f"{name} maps parts of rows")
             return
         same = part.dset_name.lstrip("/") == (output if is_text(group) else name)
-        files[mine] = numbers.get(os.path.normpath(index.path.parent / part.file_name), -1) if same else -1
+        files[mine] = numbers.get(os.path.normpath(index.path.resolve().parent / part.file_name), -1) if same else -1
         rows[mine] = theirs
     wrong = np.flatnonzero((files != wanted_files) | (rows != wanted_rows))
     if len(wrong):

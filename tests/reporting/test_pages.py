@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from made_results import make_index
 from media.oracle import clip
 from reporting.browser import Browser
 from test_learning import FEATURES, make_features
@@ -16,7 +17,6 @@ from pipeline.cli import main
 from pipeline.config import check_config
 from pipeline.evaluate import evaluate, evaluate_by_second
 from pipeline.explain import explain
-from pipeline.index import build_index
 from pipeline.look import look
 from pipeline.report import write_report
 from pipeline.reporting.answers import CONFUSED, confusion
@@ -30,7 +30,7 @@ def config(tmp_path_factory):
     """Two trained and examined models; of the test videos, one has a file."""
     folder = tmp_path_factory.mktemp("results")
     make_features(folder / "d", folder / "c")
-    build_index(folder / "d", folder / "c", ["clip_vit_b32", "vggish"], "clip_vit_b32")
+    make_index(folder / "d", folder / "c", ["clip_vit_b32", "vggish"], "clip_vit_b32")
     table = pd.read_parquet(folder / "d" / "questions.parquet")
     replaced = table["answer"].iloc[-1]
     table["answer"] = table["answer"].replace(replaced, ODD)
