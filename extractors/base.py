@@ -25,10 +25,11 @@ CONNECT_SECONDS = 10  # without an answer of a server in this time a download is
 class Encoder(ABC):
     """A frozen network in evaluation mode.
 
-    Subclasses define `build`, `fetch` and `forward`, those with text outputs `encode_text` too. `provenance` becomes attributes of every file made with the
-    encoder: weights (tag, file name or `random (seed n)`), weights_sha256 (of the file; of several files, of their
-    sha256 one after the other; of all tensors if random), pretrained, and libraries (package -> major.minor version:
-    what can change an output beyond rounding; `encoder` is the version of the encoder's numbers where it is not 1).
+    Subclasses define `build`, `fetch` and `forward`, those with text outputs `encode_text` too. `provenance` becomes
+    attributes of every file made with the encoder: weights (tag, file name or `random (seed n)`), weights_sha256 (of
+    the file; of several files, of their sha256 one after the other; of all tensors if random), pretrained, and
+    libraries (package -> major.minor version: what can change an output beyond rounding; `encoder` is the version of
+    the encoder's numbers where it is not 1).
     """
 
     def __init__(self, spec: EncoderSpec, weights: str, sha256: str | None, seed: int, dtype: str):

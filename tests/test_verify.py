@@ -508,7 +508,7 @@ def test_an_index_over_scattered_rows_of_shards_is_right(tmp_path_factory, chose
     table[table["video_id"].isin(kept)].to_parquet(dataset / "questions.parquet", index=False)
     manifest = json.loads((dataset / "manifest.json").read_text()) | {"videos": len(kept)}
     (dataset / "manifest.json").write_text(json.dumps(manifest))
-    build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
+    make_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
     assert found(dataset) == set()
     rows = [sorted(rows) for rows in chosen]
     rows_of_shards(dataset, rows)

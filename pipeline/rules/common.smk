@@ -117,6 +117,10 @@ def flags(**values):
     return " ".join(shlex.quote(word) for word in words)
 
 
+if workflow.is_main_process and workflow.executor_plugin and not workflow.dryrun:
+    link_views(PATHS)  # after a run too; but Snakemake calls none of its hooks where nothing is due
+
+
 def start_run():
     """Before the first job, and never in a dry run: refuse a second run on the same results, or one that no node of the
     cluster can do. Unlike Snakemake's own lock, these locks end with this process."""
