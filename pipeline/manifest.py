@@ -168,7 +168,7 @@ def describe(
         "absent": _sha256(ledger.to_csv(index=False)),
         "training": _sha256(json.dumps([numbering.answers, numbering.words, numbering.longest]) + training),
         "training_videos": _digest_of(videos, questions.loc[~tested, "video_id"]),
-        "test": _sha256(json.dumps(numbering.answers) + questions[tested].to_csv(index=False)),
+        "test": _sha256(questions[tested].to_csv(index=False)),
         "test_videos": _digest_of(videos, questions.loc[tested, "video_id"]),
         "texts": _sha256("\n".join(sorted(texts))),
         "prompts": _sha256("\n".join(sorted(set(questions["prompt"].dropna())))),

@@ -79,6 +79,11 @@ class Paths:
         except FileNotFoundError:
             raise NotMade(path) from None
 
+    def link_manifest(self) -> None:
+        """Lead the names without keys to the manifest."""
+        for name in MANIFEST:
+            link(self.folder / name, self.manifest_dir / name)
+
     # Segments, features and texts
 
     @cached_property

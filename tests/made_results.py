@@ -157,3 +157,9 @@ def write_statuses(dataset: Path, statuses: dict[str, int]) -> None:
     with h5py.File(dataset / "features.h5", "w") as file:
         file.attrs.update(schema_version=SCHEMA_VERSION, kind="index")
         file["video_id"], file["status"] = list(statuses), list(statuses.values())
+
+
+def shard_file(folder: Path, number: int = 0) -> Path:
+    """A shard's features, whose name ends in the digest of its list."""
+    (path,) = folder.glob(f"{number:05d}-*.h5")
+    return path
