@@ -203,7 +203,8 @@ def report(config: dict, data: Key, scores: Iterable[str]) -> Key:
     """Of a data set's page: what is scored, and the settings that it shows."""
     shown = {name: value for name, value in config.items() if name not in ("results", "scratch", "ablations")}
     shown["decode"] = without_neutral("decode", config["decode"])
-    shown["encoders"] = {name: without_neutral("weights", entry) for name, entry in config["encoders"].items()}
+    for name, entries in (("encoders", config["encoders"]), ("text", text_encoders(config))):
+        shown[name] = {encoder: without_neutral("weights", entry) for encoder, entry in entries.items()}
     shown["train"] = {name: config["train"][name] for name in config["train"] if name not in ("threads", "workers")}
     return Key(version=__version__, config=shown, data=data.digest, scores=list(scores))
 

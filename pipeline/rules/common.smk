@@ -69,12 +69,7 @@ def set_by_user(rule, resource, defaults):
     return getattr(found, "raw", found)
 
 
-CLUSTER = Cluster(
-    getattr(workflow.executor_plugin, "name", ""),
-    workflow.local_exec,
-    set_by_user,
-    getattr(workflow.executor_settings, "jobname_prefix", ""),
-)
+CLUSTER = Cluster(workflow, set_by_user)
 
 
 def unless_made(outputs, inputs):
@@ -117,8 +112,11 @@ def flags(**values):
     return " ".join(shlex.quote(word) for word in words)
 
 
-if workflow.is_main_process and workflow.executor_plugin and not workflow.dryrun:
-    link_views(PATHS)  # after a run too; but Snakemake calls none of its hooks where nothing is due
+@functools.cache
+def link_first():
+    """Lead the names without keys to what is there already. Where nothing is due, Snakemake calls no hook after it."""
+    if workflow.is_main_process and not workflow.dryrun:
+        link_views(PATHS)
 
 
 def start_run():

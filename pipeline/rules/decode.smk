@@ -64,7 +64,7 @@ rule decode:
         "../../envs/media.yaml"
     threads: lambda wildcards: CLUSTER.threads("decode", COLLECTIONS[wildcards.collection][0].config["decode"]["workers"])
     resources:
-        gpu=lambda wildcards: CLUSTER.gpu("decode") if COLLECTIONS[wildcards.collection][0].config["decode"]["backend"] == "nvdec" else 0,
+        gpu=lambda wildcards: CLUSTER.decode_gpu(COLLECTIONS[wildcards.collection][0].config["decode"]["backend"]),
         mem_mb=CLUSTER.mem_mb("decode"),
         runtime=CLUSTER.runtime("decode"),
     params:

@@ -30,7 +30,7 @@ def weights_first(encoder, entry):
 def extraction(collection, folder):
     """The encoder whose features a folder holds, and the files of a data set that names it."""
     for encoder, files in encoders_of(collection).items():
-        if files.features_folder(encoder).name == folder:
+        if folder in [path.name for path in files.features_folders(encoder)]:
             return encoder, files
     raise WorkflowError(f"{RESULTS}/{collection}/features/{folder}: is not of this configuration")
 
