@@ -74,12 +74,12 @@ CLUSTER = Cluster(workflow, set_by_user)
 
 def unless_made(outputs, inputs):
     """What a job reads, or nothing where its outputs are there: their names say what they were made from, so that a
-    file that exists is right (pipeline/keys.py)."""
+    file that exists is right (pipeline/keys.py). With --forceall, everything is made again."""
     outputs = [outputs] if isinstance(outputs, str) else outputs
 
     def names(wildcards):
         made = all(os.path.exists(output.format(**dict(wildcards.items()))) for output in outputs)
-        return [] if made else inputs(wildcards)
+        return [] if made and not workflow.dag_settings.forceall else inputs(wildcards)
 
     return names
 
@@ -113,25 +113,30 @@ def flags(**values):
 
 
 @functools.cache
-def link_first():
-    """Lead the names without keys to what is there already. Where nothing is due, Snakemake calls no hook after it."""
-    if workflow.is_main_process and not workflow.dryrun:
-        link_views(PATHS)
-
-
-def start_run():
-    """Before the first job, and never in a dry run: refuse a second run on the same results, or one that no node of the
-    cluster can do. Unlike Snakemake's own lock, these locks end with this process."""
-    global RUN_LOCKS
-    RUN_LOCKS = []
+def begin():
+    """Before the first job, and never in a dry run: refuse a second run on the same results, and lead the names without
+    keys to what is there already: where nothing is due, Snakemake calls no hook after it. Unlike Snakemake's own lock,
+    these locks end with this process."""
+    locks = []
+    if workflow.dryrun or not workflow.executor_plugin or not workflow.is_main_process:
+        return locks
     for name in sorted({*COLLECTIONS, *CONFIGS}):
         Path(RESULTS, name).mkdir(parents=True, exist_ok=True)
         try:
-            RUN_LOCKS.append(lock_file(f"{RESULTS}/{name}/.run.lock"))
+            locks.append(lock_file(f"{RESULTS}/{name}/.run.lock"))
         except BlockingIOError:
             raise WorkflowError(f"{RESULTS}/{name}: another run is at work here; wait for it to end, or stop it first")
+    link_views(PATHS)
+    return locks
+
+
+def start_run():
+    """Before the first job: refuse what cannot end well, as a run that no node of the cluster can do."""
+    begin()
     if {"decode", "extract"} & {*workflow.dag_settings.until}:  # a shard is decoded when an earlier one has been read
         raise WorkflowError("--until: would leave out the shards after the first; name the target features in its place")
+    if workflow.dag_settings.forcerun:
+        raise WorkflowError("--forcerun: a file's name says what decided it; to have one made again, move it away")
     runs = [PATHS[name].one_model(model) for name in TRAINED for model in CONFIGS[name]["models"]]
     workers = max(values["decode"]["workers"] for values in CONFIGS.values())
     threads = max(values["train"]["threads"] for values in CONFIGS.values())

@@ -53,7 +53,7 @@ def features(name):
 
     def names(wildcards):
         files = made(name)
-        link_first()
+        begin()
         shards = [path for encoder in files.config["encoders"] for path in files.features_files(encoder)]
         data = [files.data_dir / part for part in ("features.h5", "failures.tsv", "missing.tsv", "verify.json")]
         return [*shards, *files.text_files(), *data]
