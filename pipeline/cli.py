@@ -26,7 +26,7 @@ from pipeline.storage.shard_list import list_files, read_shard_list
 
 # Commands whose --out, or DIR itself, is a folder.
 OUTPUT_FOLDERS = ("synthesize", "train", "evaluate", "explain", "convert-checkpoint", "export")
-OUTPUT_FOLDERS += ("manifest", "index", "report")
+OUTPUT_FOLDERS += ("manifest", "index", "failures", "report")
 OUTPUT_FILES = ("failures", "timing", "json", "plot")  # and --out of other commands
 EXPORTS = ("webdataset", "datasets", "safetensors")  # rows of pipeline/data/containers.py
 
@@ -168,7 +168,7 @@ def index(args: argparse.Namespace) -> None:
 def failures(args: argparse.Namespace) -> None:
     from pipeline.index import gather_failures
 
-    gather_failures(args.data, args.collection, args.tables, args.max_failed_fraction)
+    gather_failures(args.folder, args.collection, args.tables, args.max_failed_fraction)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -485,7 +485,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_key(sub)
 
     sub = command(failures, "List the videos that could not be decoded; too many are an error.")
-    sub.add_argument("--data", required=True, metavar="DIR", help="what `avqa index` wrote")
+    sub.add_argument("folder", metavar="DIR", help="what `avqa index` wrote")
     sub.add_argument("--collection", required=True, metavar="DIR", help="holds shards and features")
     sub.add_argument("--tables", required=True, metavar="DIR", help="the tables that `avqa decode` wrote")
     sub.add_argument("--max-failed-fraction", type=float, required=True, help="share of the videos that may fail")

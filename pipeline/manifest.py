@@ -301,9 +301,9 @@ def read_membership(path: Path) -> list[list[Video]]:
     """The videos of each shard of a collection, in the order of their rows; none before the first manifest. Where
     videos.parquet is lost or damaged, the shards' lists say the same: that which video is where never changes."""
     with suppress(AVQAError):
-        table = read_table(path).sort_values(["shard", "row"])
-        if {*Video._fields} <= {*table}:
-            shards = table.groupby("shard")[list(Video._fields)]
+        table = read_table(path)
+        if {*Video._fields, "shard", "row"} <= {*table}:
+            shards = table.sort_values(["shard", "row"]).groupby("shard")[list(Video._fields)]
             return [[Video(*row) for row in shard.itertuples(index=False)] for _, shard in shards]
     lists = {tsv.stem.split("-")[0]: tsv for tsv in sorted((path.parent / "shards").glob("*.tsv"))}
     return [read_shard_list(lists[number]) for number in sorted(lists, key=int)]

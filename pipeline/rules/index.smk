@@ -76,14 +76,14 @@ rule failures:
     conda:
         "../../envs/media.yaml"
     params:
-        lambda wildcards, output: flags(
-            data=Path(output.failures).parent,
+        folder=lambda wildcards, output: Path(output.failures).parent,
+        settings=lambda wildcards: flags(
             collection=PATHS[wildcards.dataset].collection,
             tables=PATHS[wildcards.dataset].failures_dir,
             max_failed_fraction=CONFIGS[wildcards.dataset]["max_failed_fraction"],
         ),
     shell:
-        f"avqa failures {{params}} {LOG}"
+        f"avqa failures {{params.folder:q}} {{params.settings}} {LOG}"
 
 
 localrules:
