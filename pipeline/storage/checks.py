@@ -46,6 +46,7 @@ class FileReport:
     per_video: dict[str, np.ndarray] = field(default_factory=dict)
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # tokens, of each text
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # output -> shape of one row
+    dtypes: dict[str, np.dtype] = field(default_factory=dict)  # output -> type of its numbers
     digests: dict[str, dict[int, bytes]] = field(default_factory=dict)  # output -> row -> digest of its true seconds
 
     @property
@@ -92,7 +93,7 @@ def _check_features(report: FileReport, file: h5py.File) -> None:
         if values.ndim < 3 or len(values) != len(report.names) or values.shape[2:] != expected:
             report.add("shape", f"{encoder}/{output} is {values.shape}, expected N, T, {expected}")
             continue
-        report.shapes[output] = values.shape[1:]
+        report.shapes[output], report.dtypes[output] = values.shape[1:], values.dtype
         if (wrong := decoded & ((lengths < 1) | (lengths > values.shape[1]))).any():
             row = int(np.argmax(wrong))
             report.add("seconds", f"num_segments is {lengths[row]} of {values.shape[1]} seconds", row=row)
@@ -126,7 +127,7 @@ def _check_text(report: FileReport, file: h5py.File) -> None:
         if len(values) != len(report.names) or values.shape[1:] != expected:
             report.add("shape", f"{output} is {values.shape}, expected Q, {expected}")
             continue
-        report.shapes[output] = values.shape[1:]
+        report.shapes[output], report.dtypes[output] = values.shape[1:], values.dtype
         report.digests[output] = {}
         for row, block in _blocks(report, values):
             ones = np.ones(len(block), int)
