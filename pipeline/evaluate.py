@@ -16,6 +16,7 @@ from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel
 from pipeline.storage.atomic import atomic
+from pipeline.storage.tables import reading
 from pipeline.train import build_model, frozen, load_data, of_one_model, predict
 
 
@@ -90,11 +91,7 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
     """The config.yaml that `avqa train` wrote, the model and its data, or that of the data set in `questions_of`.
 
     Raises AVQAError if something is missing or does not fit the model."""
-    try:
-        trained = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
-    except FileNotFoundError as error:
-        raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
+    trained, state = _read_run(folder)
     name = trained["model"]
     config = trained["config"] = of_one_model(trained["config"], name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -108,6 +105,21 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)
     return trained, model.eval(), data if questions_of is None else load_other(data, config, name, Path(questions_of))
+
+
+def _read_run(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """config.yaml and checkpoint.safetensors of a run. Raises AVQAError where one is not there or damaged."""
+    path, checkpoint = folder / "config.yaml", folder / "checkpoint.safetensors"
+    try:
+        with reading(path, "avqa train"):
+            trained = yaml.safe_load(path.read_text(encoding="utf-8"))
+            _ = trained["model"], trained["answers"], trained["config"]["models"], trained["config"]["train"]
+        with reading(checkpoint, "avqa train"):
+            return trained, safetensors.torch.load_file(checkpoint)
+    except yaml.YAMLError as error:
+        raise AVQAError(f"{path}: is damaged ({error}); `avqa train` makes it again") from error
+    except safetensors.SafetensorError as error:
+        raise AVQAError(f"{checkpoint}: is damaged ({error}); `avqa train` makes it again") from error
 
 
 def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> QuestionData:

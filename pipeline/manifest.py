@@ -23,7 +23,7 @@ from pipeline.numbering import CONFIGURATION, Numbering, index_answers, number, 
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
 from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
-from pipeline.storage.tables import deciding
+from pipeline.storage.tables import deciding, reading
 
 FIRST_FEW = 5
 KIND = ["split", "part", "scenario", "type"]
@@ -178,10 +178,9 @@ def _outputs(questions: pd.DataFrame, numbering: Numbering) -> list[str]:
 
 def read_manifest(dataset: str | Path) -> dict:
     """manifest.json of a data set's folder. Raises AVQAError before `avqa manifest` has made it."""
-    try:
-        return json.loads(Path(dataset, "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AVQAError(f"{Path(dataset, 'manifest.json')}: no such file; run `avqa manifest` first") from None
+    path = Path(dataset, "manifest.json")
+    with reading(path, "avqa manifest"):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_numbering(dataset: str | Path) -> Numbering:
