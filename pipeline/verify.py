@@ -171,7 +171,6 @@ def _verify_dataset(result: Verification, dataset: Path, collection: Path | None
     """Text features, index and questions of a data set, and what it uses of its collection."""
     texts = _check(result, sorted((dataset / "text").glob("*.h5")))
     questions = _read_questions(result, dataset / "questions.parquet")
-    _answer_numbers(result, dataset, questions)
     for report in texts:
         for text in sorted(set(questions["question"]) - set(report.names)):
             result.add("questions", report.path, f"lacks the text of a question, {text!r}")
@@ -197,10 +196,12 @@ def _verify_dataset(result: Verification, dataset: Path, collection: Path | None
 
 def _read_questions(result: Verification, path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path, columns=QUESTIONS)
+        questions = pd.read_parquet(path, columns=QUESTIONS)
     except (OSError, ValueError, KeyError) as error:
         result.add("questions", path, f"cannot be read ({error})", MANIFEST_AGAIN)
         return pd.DataFrame({name: [] for name in QUESTIONS})
+    _answer_numbers(result, path.parent, questions)
+    return questions
 
 
 def _answer_numbers(result: Verification, dataset: Path, questions: pd.DataFrame) -> None:
