@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_results import questions, write_text
+from made_results import questions, text_feature, write_text
 from test_verify import SHARDS, VIDEOS, again, dataset, found, made  # noqa: F401
 
 from pipeline.errors import AVQAError
@@ -108,3 +108,15 @@ def test_a_manifest_that_is_damaged_or_missing_is_found(dataset):  # noqa: F811
         if damage is None:
             (dataset / "manifest.json").unlink()
         assert found(dataset) == {("error", "questions", "small", "manifest.json", "")}
+
+
+@pytest.mark.parametrize("outputs", [("sentence",), ("words",), ("words", "sentence")])
+@pytest.mark.parametrize("other", ["Is it  LOUD?", "Is it loud? ", "Is it quiet?"])
+def test_texts_with_the_features_of_others_are_named(tmp_path, outputs, other):
+    """But for those that differ in case and white space only, as encoders read them."""
+    texts = ["Is it loud?", "Who plays?", other]
+    same = {(output, other): text_feature(output, texts[0]) for output in outputs}
+    findings = verify(write_text(tmp_path, texts, same)).findings
+    expected = [] if other != "Is it quiet?" else [("warning", "duplicate", 2, other)] * len(outputs)
+    assert [(f.level, f.check, f.row, f.name) for f in findings] == expected
+    assert all("row 0, 'Is it loud?'" in f.message for f in findings)

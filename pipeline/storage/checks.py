@@ -132,6 +132,20 @@ def _check_text(report: FileReport, file: h5py.File) -> None:
         for row, block in _blocks(report, values):
             ones = np.ones(len(block), int)
             _check_block(report, output, row, block[:, None], ones, np.zeros(len(block), bool), _norms(spec))
+        _check_different(report, output)
+
+
+def _check_different(report: FileReport, output: str) -> None:
+    """Whether texts that differ in more than case and white space have other features. Two that are the same up to the
+    last token that the encoder reads have not, and nothing that is made from them can tell them apart."""
+    first: dict[bytes, int] = {}
+    for row, value in report.digests[output].items():
+        other = first.setdefault(value, row)
+        one, two = (report.names[n].casefold().split() for n in (row, other))
+        if one != two:
+            message = f"{output}: the same features as row {other}, {report.names[other]!r}"
+            remedy = "compare the texts; if an encoder may read both alike, nothing is wrong"
+            report.add("duplicate", message, remedy, row, "warning")
 
 
 def _check_lengths(report: FileReport, file: h5py.File, spec: EncoderSpec | None) -> None:
