@@ -282,7 +282,7 @@ def _against_list(result: Verification, report: FileReport, lists: dict[str, lis
 
 def _same_provenance(result: Verification, reports: list[FileReport]) -> None:
     """Whether all shards of an encoder were made in the same way: as most of them."""
-    for name in (*PROVENANCE, "shapes"):
+    for name in (*PROVENANCE, "imported", "shapes"):
         values = [str(r.shapes if name == "shapes" else r.provenance.get(name)) for r in reports]
         usual = max(values, key=values.count, default="")
         for report, value in zip(reports, values, strict=True):

@@ -110,6 +110,12 @@ def test_a_manifest_that_is_damaged_or_missing_is_found(dataset):  # noqa: F811
         assert found(dataset) == {("error", "questions", "small", "manifest.json", "")}
 
 
+def test_an_imported_shard_among_extracted_ones_is_found(dataset):  # noqa: F811
+    """Of what is imported, the padding is as published and is not checked."""
+    again(dataset, "vggish", imported=True)
+    assert found(dataset) == {("error", "provenance", "vggish", "00001.h5", "")}
+
+
 @pytest.mark.parametrize("outputs", [("sentence",), ("words",), ("words", "sentence")])
 @pytest.mark.parametrize("other", ["Is it  LOUD?", "Is it loud? ", "Is it quiet?"])
 def test_texts_with_the_features_of_others_are_named(tmp_path, outputs, other):
