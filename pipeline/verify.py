@@ -225,8 +225,11 @@ def _index_rows(result: Verification, index: FeatureIndex) -> None:
         for n, path in enumerate(files):
             if report := known.get(path.resolve()):
                 _one_file(result, index, encoder, n, report)
-    for fault in index_faults(index, known):
-        result.add("index", index.path, fault.message, row=fault.row, name=fault.name)
+    try:
+        for fault in index_faults(index, known):
+            result.add("index", index.path, fault.message, row=fault.row, name=fault.name)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # of h5py and NumPy
+        result.add("index", index.path, f"is not laid out as an index ({error})")
 
 
 def _one_file(result: Verification, index: FeatureIndex, encoder: str, n: int, report: FileReport) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import h5py
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -126,3 +127,39 @@ def test_texts_with_the_features_of_others_are_named(tmp_path, outputs, other):
     expected = [] if other != "Is it quiet?" else [("warning", "duplicate", 2, other)] * len(outputs)
     assert [(f.level, f.check, f.row, f.name) for f in findings] == expected
     assert all("row 0, 'Is it loud?'" in f.message for f in findings)
+
+
+FOREIGN = {
+    "numbers": np.arange(12),
+    "one text": "x",
+    "equal texts": [b"a"] * 12,
+    "bytes that are no text": [b"\xff\xfe"] * 3,
+    "one number": 1.0,
+    "nothing": np.zeros(0),
+    "a table": np.ones((12, 3)),
+    "fractions": np.full(12, 1.5),
+    "too few": np.arange(3, dtype="int32"),
+    "too large": np.array([2**40] * 12),
+    "a broken link": h5py.SoftLink("/nowhere"),
+    "a group": None,
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), foreign=st.sampled_from(sorted(FOREIGN)))
+def test_an_index_that_is_laid_out_otherwise_is_a_finding(made, tmp_path_factory, data, foreign):  # noqa: F811
+    results = tmp_path_factory.mktemp("foreign") / "results"
+    shutil.copytree(made.parent, results)
+    with h5py.File(results / "small" / "features.h5", "a") as file:
+        names: list[str] = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        name = data.draw(st.sampled_from(names))
+        del file[name]
+        if FOREIGN[foreign] is None:
+            file.create_group(name)
+        elif not (name.endswith("/sources") and foreign == "a broken link"):  # an earlier version had none
+            file[name] = FOREIGN[foreign]
+        else:
+            return
+    findings = verify(results / "small").findings
+    assert findings and all(f.level == "error" and f.check in ("index", "questions") for f in findings)
