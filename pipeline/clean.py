@@ -17,8 +17,9 @@ OF_DATASET = (
     "scores/*/*/seed-*",
     "reports/*",
     "ablations/*/*.csv",
+    "former",
 )
-OF_COLLECTION = ("shards/*.tsv", "features/*/*.h5", "failures/*/*.tsv")
+OF_COLLECTION = ("shards/*.tsv", "features/*/*.h5", "failures/*/*.tsv", "former")
 
 
 def unnamed(everything: Sequence[Mapping[str, Paths]]) -> list[tuple[Path, int]]:

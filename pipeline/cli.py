@@ -293,6 +293,13 @@ def runs(args: argparse.Namespace) -> None:
     print(list_runs(_config(args, "dataset", "videos")).to_string(index=False))
 
 
+def adopt(args: argparse.Namespace) -> None:
+    from pipeline.adopt import adopt
+
+    lines = adopt(load_configs(args.config))
+    print("\n".join([*lines, f"{len(lines)} files and runs were not adopted; what was there before is in former/"]))
+
+
 def clean(args: argparse.Namespace) -> None:
     from pipeline.clean import remove, unnamed
 
@@ -568,6 +575,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command(runs, "List the trainings that are there: what differs, scores, when, how long.")
     add_config(sub)
+
+    sub = command(adopt, "Give results of version 0.2.0 the names of a configuration, where they are what it names.")
+    sub.add_argument("--config", required=True, metavar="FILE")
 
     sub = command(clean, "List what none of the given configurations names any more, with sizes.")
     sub.add_argument("configs", metavar="CONFIG.yaml", nargs="+", help="all configurations whose results stay")

@@ -126,6 +126,11 @@ class Paths:
     def _encodings(self) -> dict[str, keys.Key]:
         return {}
 
+    def folder_of_outputs(self, encoder: str, outputs: Iterable[str]) -> Path:
+        """Where exactly these outputs of an encoder are made."""
+        folder = f"{encoder}-{'+'.join(sorted(outputs))}-{self.encoding(encoder).digits}"
+        return self._path(FEATURES, folder=folder, shard="").parent
+
     def features_folder(self, encoder: str) -> Path:
         """Where an encoder's features are made. Other folders may hold them beside more outputs (`features_file`)."""
         return self.features_folders(encoder)[0]
@@ -133,9 +138,9 @@ class Paths:
     def features_folders(self, encoder: str) -> list[Path]:
         """The folder of an encoder's features, then those that hold its outputs and more."""
         if encoder not in self._features_folders:
-            wanted, digits = set(keys.outputs(self.config, encoder)), self.encoding(encoder).digits
-            first = self._path(FEATURES, folder=f"{encoder}-{'+'.join(sorted(wanted))}-{digits}", shard="").parent
-            found = sorted(first.parent.glob(f"{encoder}-*-{digits}"))
+            wanted = set(self.outputs(encoder))
+            first = self.folder_of_outputs(encoder, wanted)
+            found = sorted(first.parent.glob(f"{encoder}-*-{self.encoding(encoder).digits}"))
             more = [path for path in found if path != first and wanted <= set(path.name.split("-")[-2].split("+"))]
             self._features_folders[encoder] = [first, *more]
         return self._features_folders[encoder]
@@ -269,7 +274,8 @@ class Paths:
             if path.exists() and not path.is_symlink():
                 raise AVQAError(
                     f"{path}: was imported, or made by an earlier version of this software: its name does not say what "
-                    "decided it. Give another folder as results in the configuration, or move this one away"
+                    "decided it. `avqa adopt --config FILE` takes over what an earlier version made; for imported "
+                    "features, give another folder as results in the configuration"
                 )
 
     def everything(self) -> Iterator[Path]:

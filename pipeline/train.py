@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pipeline import __version__
-from pipeline.config import OF_ALL_MODELS, data_dir, of_one_model, pretraining_entry
+from pipeline.config import data_dir, of_one_model, pretraining_entry, without_neutral
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.models import entry_settings, fast, model_class, settings_class
@@ -357,15 +357,20 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> str:
     """Identifies what a run's result depends on: an interrupted run with another key is not resumed."""
-    schedule = {name: value for name, value in config["train"].items() if name not in OF_ALL_MODELS}
-    return _digest([config["models"][model_name], schedule, seed, data_digest(data)])
+    return digest_of([config["models"][model_name], schedule_of(config), seed, data_digest(data)])
+
+
+def schedule_of(config: dict) -> dict:
+    """What of a run's schedule changes its result."""
+    return without_neutral("train", config["train"])
 
 
 def data_digest(data: QuestionData) -> str:
     """Identifies what a model is trained on."""
     answers = data.answers if data.choices is None else []  # of options, the number follows from all questions
-    return _digest([data.provenance, answers, data.vocabulary, data.batch_digest("train", "val")])
+    return digest_of([data.provenance, answers, data.vocabulary, data.batch_digest("train", "val")])
 
 
-def _digest(parts: list) -> str:
+def digest_of(parts: list) -> str:
+    """The sha256 of what can be written as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
