@@ -33,18 +33,18 @@ for name in CONFIGS:
         name:
             name
         input:
-            targets(name),
+            planned(JOBS.results_of, name),
 
 
 rule features:
     input:
-        [features(name) for name in CONFIGS],
+        [planned(JOBS.features, name) for name in CONFIGS],
 
 
 rule all:
     default_target: True
     input:
-        [targets(name) for name in CONFIGS],
+        [planned(JOBS.results_of, name) for name in CONFIGS],
 
 
 onstart:

@@ -20,13 +20,13 @@ from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError, forbidden, out_of_memory, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
-from pipeline.paths import Paths, paths_of
+from pipeline.paths import paths_of
 from pipeline.storage.atomic import check_writable, link, write_if_changed
 from pipeline.storage.shard_list import list_files, read_shard_list
 
 # Commands whose --out, or DIR itself, is a folder.
 OUTPUT_FOLDERS = ("synthesize", "train", "evaluate", "explain", "convert-checkpoint", "export")
-OUTPUT_FOLDERS += ("manifest", "index", "report")
+OUTPUT_FOLDERS += ("manifest", "index", "failures", "report")
 OUTPUT_FILES = ("failures", "timing", "json", "plot")  # and --out of other commands
 EXPORTS = ("webdataset", "datasets", "safetensors")  # rows of pipeline/data/containers.py
 
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before the work, which may take hours, and not after it: that what it ends in can be written."""
     paths = {name: Path(getattr(args, name)) for name in ("out", *OUTPUT_FILES) if getattr(args, name, None)}
-    if args.command in OUTPUT_FOLDERS and (folder := paths.pop("out", None) or args.folder):
+    if args.command in OUTPUT_FOLDERS and (folder := paths.pop("out", None) or getattr(args, "folder", None)):
         check_writable(folder)
     for path in paths.values():
         if path.is_dir():
@@ -86,12 +86,6 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 def _config(args: argparse.Namespace, *sections: str) -> dict:
     return load_config(args.config, *sections, dataset=args.dataset)
-
-
-def _paths(args: argparse.Namespace) -> Paths:
-    """The files of a configuration's data set."""
-    configs = load_configs(args.config)
-    return paths_of(configs)[args.dataset or next(iter(configs))]
 
 
 def synthesize(args: argparse.Namespace) -> None:
@@ -104,7 +98,10 @@ def manifest(args: argparse.Namespace) -> None:
     from pipeline.manifest import build_manifest
 
     config = _config(args, "dataset", "videos", "annotations")
-    build_manifest(config, args.out or _paths(args).manifest_dir, args.key)
+    (files,) = paths_of({config["dataset"]: config}).values()
+    build_manifest(config, args.out or files.manifest_dir, args.key or files.manifest_key.text)
+    if not args.out:
+        files.link_manifest()
 
 
 def shard_list(args: argparse.Namespace) -> None:
@@ -171,7 +168,7 @@ def index(args: argparse.Namespace) -> None:
 def failures(args: argparse.Namespace) -> None:
     from pipeline.index import gather_failures
 
-    gather_failures(args.data, args.collection, args.tables, args.max_failed_fraction)
+    gather_failures(args.folder, args.collection, args.tables, args.max_failed_fraction)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -490,7 +487,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_key(sub)
 
     sub = command(failures, "List the videos that could not be decoded; too many are an error.")
-    sub.add_argument("--data", required=True, metavar="DIR", help="what `avqa index` wrote")
+    sub.add_argument("folder", metavar="DIR", help="what `avqa index` wrote")
     sub.add_argument("--collection", required=True, metavar="DIR", help="holds shards and features")
     sub.add_argument("--tables", required=True, metavar="DIR", help="the tables that `avqa decode` wrote")
     sub.add_argument("--max-failed-fraction", type=float, required=True, help="share of the videos that may fail")

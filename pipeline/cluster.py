@@ -9,6 +9,7 @@ and training resumes.
 import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 from pipeline.errors import AVQAError
 from pipeline.gpu import devices
@@ -31,13 +32,19 @@ GROUP = ("train", "evaluate", "explain")  # one after the other in one job of th
 class Cluster:
     """The requests of rules, as functions that Snakemake calls for each job.
 
-    `executor` is the name of Snakemake's executor. `set_by_user(rule, resource, defaults)` gives a rule's resource as
-    the command line or a profile has it, with `defaults` also as the resource of every rule, or None.
+    `workflow` is Snakemake's: it knows its executor only when it plans jobs, and not yet when it reads rules.
+    `set_by_user(rule, resource, defaults)` gives a rule's resource as the command line or a profile has it, with
+    `defaults` also as the resource of every rule, or None.
     """
 
-    def __init__(self, executor: str, local: bool, set_by_user: Callable[[str, str, bool], object], job_prefix: str):
-        self.executor, self.local, self.set_by_user, self.job_prefix = executor, local, set_by_user, job_prefix
+    def __init__(self, workflow: Any, set_by_user: Callable[[str, str, bool], object]):
+        self.workflow, self.set_by_user = workflow, set_by_user
         self.known: dict[object, list[Node]] = {}
+
+    @property
+    def executor(self) -> str:
+        """The name of Snakemake's executor."""
+        return getattr(self.workflow.executor_plugin, "name", "")
 
     @cached_property
     def gpus(self) -> int:
@@ -89,8 +96,12 @@ class Cluster:
         """One GPU for each job that can use it, where there are any."""
         return lambda wildcards: self._gpu(rule)
 
+    def decode_gpu(self, backend: str) -> int:
+        """One GPU for decoding on it, where there are any."""
+        return self._gpu("decode") if backend == "nvdec" else 0
+
     def _gpu(self, rule: str) -> int:
-        usual = self.gpus if self.local else 1
+        usual = self.gpus if self.workflow.local_exec else 1
         return min(max((node.gpus for node in self.nodes(rule)), default=usual), 1)
 
     def check(self, training: list[Mapping], workers: int, threads: int, overwritten: Mapping[str, int]) -> None:
@@ -98,7 +109,8 @@ class Cluster:
         own Snakemake was killed, are still writing the same files. Raises AVQAError."""
         if self.executor != "slurm" or not self.nodes("decode"):
             return
-        if earlier := jobs_of(os.getcwd(), self.job_prefix):
+        prefix = getattr(self.workflow.executor_settings, "jobname_prefix", "")
+        if earlier := jobs_of(os.getcwd(), prefix):
             raise AVQAError(
                 "jobs of an earlier run in this folder are still in the queue; wait for them to end, or end them with\n"
                 f"    scancel {' '.join(earlier)}"

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +21,15 @@ from pipeline.models import entry_schema, entry_settings, settings_class
 from pipeline.models.settings import TOKENS, StrictValidator
 
 ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
-OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with a given seed depends on
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
+# Settings that change no result, by section: how fast, how many at a time, where; and checks.
+NEUTRAL: Mapping[str, tuple[str, ...]] = {
+    "decode": ("workers", "ahead", "selective"),
+    "weights": ("batch_size", "sha256", "outputs"),  # of an encoder of videos or texts
+    "train": ("seeds", "threads", "workers"),
+}
+OF_ALL_MODELS = NEUTRAL["train"]  # a model's own `train` cannot have them
 OF_A_RUN = (
     "models",
     "train",
@@ -116,7 +122,7 @@ def _conflicts(configs: dict[str, dict]) -> Iterator[str]:
                 yield f"{name}.{section}: differs from that of {other}, whose collection is {collection} too"
         for encoder, entry in config.get("encoders", {}).items():
             other, theirs = encoders.setdefault((collection, encoder), (name, entry))
-            if theirs != entry:
+            if _made_alike(theirs) != _made_alike(entry):
                 yield f"{name}.encoders.{encoder}: differs from that of {other}, whose collection is {collection} too"
         if config["results"] != configs[next(iter(configs))]["results"]:
             yield f"{name}.results: must be the same for all data sets"
@@ -138,7 +144,17 @@ def _conflicts_with_trained(name: str, configs: dict[str, dict]) -> Iterator[str
 def _as_results(config: dict, section: str) -> object:
     """A section without what changes no result."""
     value = config.get(section)
-    return {k: v for k, v in value.items() if k != "workers"} if section == "decode" and value else value
+    return without_neutral(section, value) if section in NEUTRAL and value else value
+
+
+def _made_alike(entry: Mapping) -> dict:
+    """What decides in which folder the features of an encoder are."""
+    return without_neutral("weights", entry) | {"outputs": sorted(entry.get("outputs", []))}
+
+
+def without_neutral(section: str, values: Mapping) -> dict:
+    """The settings of a section that change results."""
+    return {name: value for name, value in values.items() if name not in NEUTRAL[section]}
 
 
 def check_config(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:

@@ -18,7 +18,7 @@ from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel
 from pipeline.storage.atomic import atomic, link
-from pipeline.train import build_model, frozen, load_data, predict, resume_key
+from pipeline.train import build_model, data_digest, frozen, load_data, predict
 
 RUN_FILES = ("checkpoint.safetensors", "history.csv", "config.yaml", "tensorboard", "pretrain")
 
@@ -109,16 +109,16 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
         config["data"] = os.path.normpath((folder / "config.yaml").resolve().parent / trained["data"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(config, name, device, trained.get("vocabulary"), trained["answers"])
-    if "data" in trained and trained["key"] != resume_key(config, name, trained["seed"], data):
-        raise AVQAError(
-            f"{folder / 'config.yaml'}: the features or questions in {data.path.parent} are no longer those that the "
-            "model was trained on; train again"
-        )
     with_options = trained["answers"] == option_names(len(trained["answers"]))
     if with_options is (data.choices is None):
         raise AVQAError(
             f"{folder / 'config.yaml'}: was trained on questions {'with' if with_options else 'without'} options, "
             f"unlike those of {data.path.parent}; train again"
+        )
+    if "data" in trained and trained["data_digest"] != data_digest(data):
+        raise AVQAError(
+            f"{folder / 'config.yaml'}: the features or questions in {data.path.parent} are no longer those that the "
+            "model was trained on; train again"
         )
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)

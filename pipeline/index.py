@@ -52,6 +52,11 @@ def build_index(
     described = read_manifest(manifest)
     wanted = set(read_table(manifest / "questions.parquet", ["video_id"])["video_id"])
     places = _Places(collection / "shards", described["shards"], wanted)
+    if len(wanted) != described["videos"]:
+        path = manifest / "questions.parquet"
+        raise AVQAError(
+            f"{path}: is about {len(wanted)} videos, manifest.json says {described['videos']}; run the workflow again"
+        )
     outputs: dict[str, list[str]] = {}
     for name in features:
         outputs.setdefault(name.split("/")[0], []).append(name.split("/")[1])

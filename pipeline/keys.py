@@ -2,8 +2,9 @@
 
 A key is the text of what decides a file and, for names, the first digits of its sha256. Keys chain: that of a run holds
 those of the features that it reads, and these hold what decides decoding. Files with equal keys are equal, so a file
-that exists is right and a file that is missing is due. Only what changes a number is in a key; `NEUTRAL` lists the
-settings that change none. The functions read annotations, the folder of videos and weights, and no result.
+that exists is right and a file that is missing is due. Only what changes a number is in a key
+(`pipeline.config.NEUTRAL` lists the settings that change none). The functions read annotations, the folder of videos
+and weights, and no result.
 """
 
 import hashlib
@@ -14,19 +15,13 @@ from pathlib import Path
 
 from extractors import ENCODERS, is_file, major_minor
 from pipeline import __version__
-from pipeline.config import annotation_files, reads_prompts, text_encoders, videos_fingerprint
+from pipeline.config import annotation_files, reads_prompts, text_encoders, videos_fingerprint, without_neutral
 from pipeline.errors import AVQAError
 from pipeline.storage.checksums import content_digest
 from pipeline.storage.contract import DECODER_VERSION
 
 DIGITS = 10  # of a key's digest, in names
 MANIFEST_VERSION = 1  # to be increased with every change after which equal annotations give another manifest
-# Settings that change no result, by section: how fast, how many at a time, where; and checks.
-NEUTRAL: Mapping[str, tuple[str, ...]] = {
-    "decode": ("workers", "ahead", "selective"),
-    "weights": ("batch_size", "sha256", "outputs"),  # of an encoder of videos or texts
-    "train": ("seeds", "threads", "workers"),
-}
 
 
 class Key:
@@ -45,11 +40,6 @@ class Key:
     def digits(self) -> str:
         """The digest's first digits, for names."""
         return self.digest[:DIGITS]
-
-
-def without_neutral(section: str, values: Mapping) -> dict:
-    """The settings of a section that change results."""
-    return {name: value for name, value in values.items() if name not in NEUTRAL[section]}
 
 
 def decoding(config: dict) -> Key:
@@ -203,8 +193,9 @@ def report(config: dict, data: Key, scores: Iterable[str]) -> Key:
     """Of a data set's page: what is scored, and the settings that it shows."""
     shown = {name: value for name, value in config.items() if name not in ("results", "scratch", "ablations")}
     shown["decode"] = without_neutral("decode", config["decode"])
-    shown["encoders"] = {name: without_neutral("weights", entry) for name, entry in config["encoders"].items()}
-    shown["train"] = {name: config["train"][name] for name in config["train"] if name not in ("threads", "workers")}
+    for name, entries in (("encoders", config["encoders"]), ("text", text_encoders(config))):
+        shown[name] = {encoder: without_neutral("weights", entry) for encoder, entry in entries.items()}
+    shown["train"] = without_neutral("train", config["train"]) | {"seeds": config["train"]["seeds"]}
     return Key(version=__version__, config=shown, data=data.digest, scores=list(scores))
 
 

@@ -73,7 +73,7 @@ def make_features(of_collection: Sequence[Paths]) -> None:
         segments = first.segments_file("local", shard)
         decode = {k: v for k, v in first.config["decode"].items() if k != "ahead"}
         decode_shard(
-            read_shard_list(first.collection / "shards" / f"{shard}.tsv"),
+            read_shard_list(first.shard_list(shard)),
             segments,
             inputs=inputs,
             collection=first.collection.name,

@@ -23,7 +23,7 @@ from pipeline.keys import DIGITS
 from pipeline.numbering import Numbering, index_answers, number, read_training
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
-from pipeline.storage.shard_list import FLIP, Video, digest, write_shard_list
+from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
 from pipeline.storage.tables import deciding, read_table
 
 FIRST_FEW = 5
@@ -168,7 +168,7 @@ def describe(
         "absent": _sha256(ledger.to_csv(index=False)),
         "training": _sha256(json.dumps([numbering.answers, numbering.words, numbering.longest]) + training),
         "training_videos": _digest_of(videos, questions.loc[~tested, "video_id"]),
-        "test": _sha256(json.dumps(numbering.answers) + questions[tested].to_csv(index=False)),
+        "test": _sha256(questions[tested].to_csv(index=False)),
         "test_videos": _digest_of(videos, questions.loc[tested, "video_id"]),
         "texts": _sha256("\n".join(sorted(texts))),
         "prompts": _sha256("\n".join(sorted(set(questions["prompt"].dropna())))),
@@ -298,12 +298,15 @@ def write_lost_list(path: str | Path) -> None:
 
 
 def read_membership(path: Path) -> list[list[Video]]:
-    """The videos of each shard of a collection, in the order of their rows; none before the first manifest."""
-    if not path.exists():
-        return []
-    table = read_table(path).sort_values(["shard", "row"])
-    fields = [name for name in Video._fields if name in table]
-    return [[Video(**row) for row in part[fields].to_dict("records")] for _, part in table.groupby("shard")]
+    """The videos of each shard of a collection, in the order of their rows; none before the first manifest. Where
+    videos.parquet is lost or damaged, the shards' lists say the same: that which video is where never changes."""
+    with suppress(AVQAError):
+        table = read_table(path)
+        if {*Video._fields, "shard", "row"} <= {*table}:
+            shards = table.sort_values(["shard", "row"]).groupby("shard")[list(Video._fields)]
+            return [[Video(*row) for row in shard.itertuples(index=False)] for _, shard in shards]
+    lists = {tsv.stem.split("-")[0]: tsv for tsv in sorted((path.parent / "shards").glob("*.tsv"))}
+    return [read_shard_list(lists[number]) for number in sorted(lists, key=int)]
 
 
 def _as_it_is(video: Video, now: dict[str, Video]) -> Video:

@@ -32,6 +32,18 @@ from pipeline.errors import AVQAError
 from pipeline.storage.atomic import link
 from pipeline.storage.contract import MANIFEST
 
+# Names of files, below `results`; those of segments may be below `scratch`.
+MANIFEST_FILE = "{dataset}/manifests/{key}/manifest.json"
+SHARD_LIST = "{collection}/shards/{shard}.tsv"
+SEGMENTS = "{collection}/segments/{folder}/{shard}.h5"
+FEATURES = "{collection}/features/{folder}/{shard}.h5"
+TEXT = "{dataset}/text/{text}.h5"
+DATA = "{dataset}/data/{key}"
+RUN = "{dataset}/runs/{run}/seed-{seed}"
+SCORES = "{dataset}/scores/{trained_on}/{run}/seed-{seed}"
+REPORT = "{dataset}/reports/{key}"
+TABLE = "{dataset}/ablations/{model}/{table}-{key}.csv"
+
 KEY = rf"[0-9a-f]{{{keys.DIGITS}}}"
 SHARD = rf"\d{{5}}\d*-{KEY}"  # of Snakemake's wildcards, which know no {5,}
 
@@ -57,8 +69,10 @@ class Paths:
     def __init__(self, configs: Mapping[str, dict], name: str, siblings: "Mapping[str, Paths]"):
         self.configs, self.config, self.name, self.siblings = configs, configs[name], name, siblings
         self.folder, self.collection = dataset_dir(self.config), collection_dir(self.config)
-        scratch = os.path.expandvars(self.config["scratch"])
-        self.segments = (Path(scratch, self.collection.name) if scratch else self.collection) / "segments"
+        self.results = self.folder.parent
+
+    def _path(self, pattern: str, **wildcards: object) -> Path:
+        return self.results / pattern.format(dataset=self.name, collection=self.collection.name, **wildcards)
 
     # Questions and shards
 
@@ -68,7 +82,7 @@ class Paths:
 
     @property
     def manifest_dir(self) -> Path:
-        return self.folder / "manifests" / self.manifest_key.digits
+        return self._path(MANIFEST_FILE, key=self.manifest_key.digits).parent
 
     @cached_property
     def manifest(self) -> dict:
@@ -79,6 +93,11 @@ class Paths:
         except FileNotFoundError:
             raise NotMade(path) from None
 
+    def link_manifest(self) -> None:
+        """Lead the names without keys to the manifest."""
+        for name in MANIFEST:
+            link(self.folder / name, self.manifest_dir / name)
+
     # Segments, features and texts
 
     @cached_property
@@ -87,7 +106,13 @@ class Paths:
 
     def segments_file(self, inputs: str, shard: str) -> Path:
         """`inputs` says what the segments hold: `inputs_of` all encoders of the collection."""
-        return self.segments / f"{inputs}-{self.decoding.digits}" / f"{shard}.h5"
+        folder = f"{inputs}-{self.decoding.digits}"
+        below = Path(os.path.expandvars(self.config["scratch"]) or self.results)
+        return below / SEGMENTS.format(collection=self.collection.name, folder=folder, shard=shard)
+
+    def shard_list(self, shard: str) -> Path:
+        """The files of a shard."""
+        return self._path(SHARD_LIST, shard=shard)
 
     @property
     def failures_dir(self) -> Path:
@@ -103,30 +128,32 @@ class Paths:
 
     def features_folder(self, encoder: str) -> Path:
         """Where an encoder's features are made. Other folders may hold them beside more outputs (`features_file`)."""
-        names = "+".join(sorted(keys.outputs(self.config, encoder)))
-        return self.collection / "features" / f"{encoder}-{names}-{self.encoding(encoder).digits}"
+        return self.features_folders(encoder)[0]
 
     def features_folders(self, encoder: str) -> list[Path]:
         """The folder of an encoder's features, then those that hold its outputs and more."""
-        first, wanted = self.features_folder(encoder), set(keys.outputs(self.config, encoder))
-        found = first.parent.glob(f"{encoder}-*-{self.encoding(encoder).digits}")
-        more = [path for path in found if path != first and wanted <= set(path.name.split("-")[-2].split("+"))]
-        return [first, *sorted(more)]
+        if encoder not in self._features_folders:
+            wanted, digits = set(keys.outputs(self.config, encoder)), self.encoding(encoder).digits
+            first = self._path(FEATURES, folder=f"{encoder}-{'+'.join(sorted(wanted))}-{digits}", shard="").parent
+            found = sorted(first.parent.glob(f"{encoder}-*-{digits}"))
+            more = [path for path in found if path != first and wanted <= set(path.name.split("-")[-2].split("+"))]
+            self._features_folders[encoder] = [first, *more]
+        return self._features_folders[encoder]
 
-    def features_files(self, encoder: str) -> list[Path]:
-        """The features of each of the data set's shards: where they are, or where they will be made."""
-        first, *others = self.features_folders(encoder)
-        names = [f"{shard}.h5" for shard in self.manifest["shards"]]
-        if not others:
-            return [first / name for name in names]
-        return [
-            next((folder / name for folder in (first, *others) if (folder / name).exists()), first / name)
-            for name in names
-        ]
+    @cached_property
+    def _features_folders(self) -> dict[str, list[Path]]:
+        return {}
 
     def features_file(self, encoder: str, shard: str) -> Path:
-        """One of `features_files`."""
-        return self.features_files(encoder)[list(self.manifest["shards"]).index(shard)]
+        """The features of a shard: where they are, or where they will be made."""
+        first, *others = (folder / f"{shard}.h5" for folder in self.features_folders(encoder))
+        if not others:
+            return first
+        return next((path for path in (first, *others) if path.exists()), first)
+
+    def features_files(self, encoder: str) -> list[Path]:
+        """The features of each of the data set's shards."""
+        return [self.features_file(encoder, shard) for shard in self.manifest["shards"]]
 
     def outputs(self, encoder: str) -> list[str]:
         """The outputs of an encoder that the configuration keeps."""
@@ -144,7 +171,7 @@ class Paths:
         return keys.texts(self.config, encoder, self.manifest)
 
     def text_file(self, encoder: str) -> Path:
-        return self.folder / "text" / f"{encoder}-{self.text_key(encoder).digits}.h5"
+        return self._path(TEXT, text=f"{encoder}-{self.text_key(encoder).digits}")
 
     def text_files(self) -> list[Path]:
         return [self.text_file(encoder) for encoder in text_encoders(self.config)]
@@ -156,7 +183,7 @@ class Paths:
     @property
     def data_dir(self) -> Path:
         """features.h5 and the questions, which models read."""
-        return self.folder / "data" / self.data_key.digits
+        return self._path(DATA, key=self.data_key.digits)
 
     # Models
 
@@ -166,7 +193,7 @@ class Paths:
 
     def run_dir(self, model: str, seed: int | str, entry: dict | None = None) -> Path:
         """The checkpoint and history of a training."""
-        return self.folder / "runs" / f"{model}-{self.run_key(model, entry).digits}" / f"seed-{seed}"
+        return self._path(RUN, run=f"{model}-{self.run_key(model, entry).digits}", seed=seed)
 
     def scores_key(self, trained_on: str, model: str, entry: dict | None = None) -> keys.Key:
         """Of the answers to this data set's test questions by a model that was trained on `trained_on`."""
@@ -176,7 +203,7 @@ class Paths:
     def scores_dir(self, trained_on: str, model: str, seed: int | str, entry: dict | None = None) -> Path:
         """Scores, predictions and what they depend on, with links to the run's files."""
         key = self.scores_key(trained_on, model, entry).digits
-        return self.folder / "scores" / trained_on / f"{model}-{key}" / f"seed-{seed}"
+        return self._path(SCORES, trained_on=trained_on, run=f"{model}-{key}", seed=seed)
 
     def one_model(self, model: str, entry: dict | None = None) -> dict:
         """The configuration of a run of a model, or of its entry changed to `entry`."""
@@ -213,7 +240,7 @@ class Paths:
     @property
     def report_dir(self) -> Path:
         """report.html and summary.txt."""
-        return self.folder / "reports" / self.report_key.digits
+        return self._path(REPORT, key=self.report_key.digits)
 
     def report_view(self) -> dict[str, Path]:
         """What the report reads, by the names that it has below `results` in the folder that the report is made in."""
@@ -227,12 +254,12 @@ class Paths:
         """One table of a model's paper; `entries` are the model's as its rows have it."""
         rows = [self.scores_key(self.name, model, entry).digest for entry in entries]
         key = keys.Key(rows=rows, seeds=self.config["train"]["seeds"])
-        return self.folder / "ablations" / model / f"{table}-{key.digits}.csv"
+        return self._path(TABLE, model=model, table=table, key=key.digits)
 
     def remove_read_segments(self, inputs: str, encoders: Iterable[str]) -> None:
         """Remove the segments that all encoders have read and that an interrupted run could not remove."""
-        for path in (self.segments / f"{inputs}-{self.decoding.digits}").glob("*.h5"):
-            if all((self.features_folder(encoder) / path.name).exists() for encoder in encoders):
+        for path in self.segments_file(inputs, "").parent.glob("*.h5"):
+            if all(self.features_file(encoder, path.stem).exists() for encoder in encoders):
                 path.unlink(missing_ok=True)
 
     def check(self) -> None:
@@ -249,7 +276,7 @@ class Paths:
         """What the configuration names of the data set and of its collection. Raises NotMade."""
         shards = list(self.manifest["shards"])
         yield self.manifest_dir
-        yield from (self.collection / "shards" / f"{shard}.tsv" for shard in shards)
+        yield from (self.shard_list(shard) for shard in shards)
         yield from (self.failures_dir / f"{shard}.tsv" for shard in shards)
         for encoder in self.config["encoders"]:
             yield from self.features_files(encoder)
@@ -292,20 +319,21 @@ class Paths:
         return names
 
 
-def link_views(paths: Mapping[str, Paths]) -> None:
-    """Lead the names without keys to what a configuration names, as far as it is there. Links of models and data sets
-    that it does not name any more are removed."""
+def link_views(paths: Mapping[str, Paths], remove: bool = True) -> None:
+    """Lead the names without keys to what a configuration names, as far as it is there. Other links, to what earlier
+    configurations named, are removed, unless the run has just begun."""
     names: dict[str, Path] = {}
     for files in paths.values():
         names |= files.view()
-    results = next(iter(paths.values())).folder.parent
-    for name, target in names.items():
-        if target.exists():
-            link(results / name, target)
-        elif (results / name).is_symlink():
-            (results / name).unlink()  # it led to what an earlier configuration named
+    results = next(iter(paths.values())).results
+    there = {name: target for name, target in names.items() if target.exists()}
+    for name, target in there.items():
+        link(results / name, target)
+    if not remove:
+        return
+    links = [results / name for name in names]
     for files in paths.values():
-        for part in ("models", "trained_on"):
-            for path in (files.folder / part).rglob("seed-*"):
-                if path.is_symlink() and str(path.relative_to(results)) not in names:
-                    path.unlink()
+        links += [path for part in ("models", "trained_on") for path in (files.folder / part).rglob("seed-*")]
+    for path in links:
+        if path.is_symlink() and str(path.relative_to(results)) not in there:
+            path.unlink()

@@ -248,7 +248,8 @@ class Trainer:
         described |= {"answers": self.data.answers, "vocabulary": self.data.vocabulary, "config": self.config}
         # What these were made from, by a name that stays, and relative, so that the results folder can be moved.
         data = self.data.path.resolve().parent
-        described |= {"key": self.key, "decided_by": self.decided_by, "data": os.path.relpath(data, self.out.resolve())}
+        described |= {"data": os.path.relpath(data, self.out.resolve()), "data_digest": data_digest(self.data)}
+        described |= {"key": self.key, "decided_by": self.decided_by}
         architecture = self.config["models"][self.name]["architecture"]
         with atomic(self.out / "checkpoint.safetensors") as partial:
             safetensors.torch.save_file(self.kept, partial, {"architecture": architecture})
@@ -357,6 +358,14 @@ def epoch_seed(seed: int, epoch: int) -> int:
 def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> str:
     """Identifies what a run's result depends on: an interrupted run with another key is not resumed."""
     schedule = {name: value for name, value in config["train"].items() if name not in OF_ALL_MODELS}
-    parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers, data.vocabulary]
-    parts.append(data.batch_digest("train", "val"))
+    return _digest([config["models"][model_name], schedule, seed, data_digest(data)])
+
+
+def data_digest(data: QuestionData) -> str:
+    """Identifies what a model is trained on."""
+    answers = data.answers if data.choices is None else []  # of options, the number follows from all questions
+    return _digest([data.provenance, answers, data.vocabulary, data.batch_digest("train", "val")])
+
+
+def _digest(parts: list) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

@@ -59,14 +59,16 @@ def test_a_table_of_the_paper(with_patches, folder, tmp_path, name, table):  # n
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(with_patches))
     grid = pd.read_csv(MANIFESTS / f"{name}_tables.csv").query("table == @table")
     for row in grid.to_dict("records"):
-        out = folder / "ablations" / name / f"table~{table}" / f"row~{row['row']}" / "seed-0"
+        out = folder / "rows" / str(row["row"]) / "seed-0"
         given = ["--config", str(tmp_path / "c.yaml"), "--model", name, "--settings", row["settings"]]
         assert main(["train", *given, "--out", str(out)]) == 0 and main(["evaluate", str(out)]) == 0
         changed = yaml.safe_load((out / "config.yaml").read_text())["config"]["models"][name]
         assert json.loads(row["settings"]).items() <= changed.items()
     with_patches["train"]["seeds"] = [0]
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(with_patches))
-    assert main(["ablations", "--config", str(tmp_path / "c.yaml"), "--model", name, "--table", table]) == 0
-    made = pd.read_csv(folder / "ablations" / name / f"{table}.csv")
+    rows = json.dumps({row: str(folder / "rows" / str(row)) for row in grid["row"].tolist()})
+    common = ["--config", str(tmp_path / "c.yaml"), "--model", name, "--table", table]
+    assert main(["ablations", *common, "--rows", rows, "--out", str(tmp_path / "made.csv")]) == 0
+    made = pd.read_csv(tmp_path / "made.csv")
     assert made["row"].tolist() == grid["label"].tolist() and made["avg"].between(0, 100).all()
     np.testing.assert_array_equal(made["avg_paper"], grid["avg"])

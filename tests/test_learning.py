@@ -250,13 +250,15 @@ def test_a_table_of_the_paper(config, folder, tmp_path, table):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     grid = pd.read_csv(GRID).query("table == @table")
     for row in grid.to_dict("records"):
-        out = folder / "ablations" / "av_master" / f"table~{table}" / f"row~{row['row']}" / "seed-0"
+        out = folder / "rows" / str(row["row"]) / "seed-0"
         given = ["--config", str(tmp_path / "c.yaml"), "--settings", row["settings"], "--out", str(out)]
         assert main(["train", *given]) == 0 and main(["evaluate", str(out)]) == 0
         changed = yaml.safe_load((out / "config.yaml").read_text())["config"]["models"]["av_master"]
         assert json.loads(row["settings"]).items() <= changed.items()
-    assert main(["ablations", "--config", str(tmp_path / "c.yaml"), "--table", table]) == 0
-    made = pd.read_csv(folder / "ablations" / "av_master" / f"{table}.csv")
+    rows = json.dumps({row: str(folder / "rows" / str(row)) for row in grid["row"].tolist()})
+    common = ["--config", str(tmp_path / "c.yaml"), "--table", table]
+    assert main(["ablations", *common, "--rows", rows, "--out", str(tmp_path / "made.csv")]) == 0
+    made = pd.read_csv(tmp_path / "made.csv")
     assert made["row"].tolist() == grid["label"].tolist() and made["avg"].between(0, 100).all()
     np.testing.assert_array_equal(made["avg_paper"], grid["avg"])
 

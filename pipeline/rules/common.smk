@@ -1,53 +1,49 @@
 # The configuration as every rule uses it, and how rules call the pipeline's commands.
 
 import functools
-import json
 import os
-import re
 import shlex
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from extractors import ENCODERS, is_hub_tag
+from pipeline import paths
 from pipeline.cluster import Cluster
-from pipeline.config import check_configs, is_trained, reads_prompts, text_encoders
+from pipeline.config import check_configs
 from pipeline.errors import AVQAError
+from pipeline.jobs import Jobs, flags
 from pipeline.keys import source_files
-from pipeline.paths import KEY, SHARD, NotMade, link_views, paths_of
 from pipeline.storage.atomic import remove_abandoned
 from pipeline.storage.lock import lock_file
 
 try:
     CONFIGS = check_configs(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
-    PATHS = paths_of(CONFIGS)
-    for files in PATHS.values():
+    JOBS = Jobs(
+        CONFIGS,
+        wait_for=lambda dataset, key: checkpoints.manifest.get(dataset=dataset, key=key),
+        targets=lambda: workflow.dag_settings.targets,
+    )
+    for files in JOBS.paths.values():
         files.check()
 except AVQAError as error:
     sys.exit(str(error))  # an exception would be shown with lines of this file
 
-RESULTS = next(iter(CONFIGS.values()))["results"]
+RESULTS = JOBS.results
 DATASET = f"{RESULTS}/{{dataset}}"  # questions, index, models, scores
 COLLECTION = f"{RESULTS}/{{collection}}"  # shards and features: what belongs to the videos
-TRAINED = [name for name, values in CONFIGS.items() if is_trained(values)]
-COLLECTIONS = {}  # collection: the files of its data sets
-for files in PATHS.values():
-    COLLECTIONS.setdefault(files.collection.name, []).append(files)
 
 
 wildcard_constraints:
-    dataset="|".join(map(re.escape, CONFIGS)),
-    trained_on="|".join(map(re.escape, CONFIGS)),
-    collection="|".join(map(re.escape, COLLECTIONS)),
-    key=KEY,
-    shard=SHARD,
+    **JOBS.names,
+    key=paths.KEY,
+    shard=paths.SHARD,
     folder="[^/]+",
     run="[^/]+",
     text="[^/]+",
-    encoder="|".join(ENCODERS),
-    model="|".join(dict.fromkeys(re.escape(name) for values in CONFIGS.values() for name in values["models"])),
+    tag="[^/]+",
     seed=r"\d+",
+    table=r"\w+",
 
 
 # `avqa` in rules is the code beside this file, in the Python that runs Snakemake or that of the rule's conda
@@ -69,72 +65,59 @@ def set_by_user(rule, resource, defaults):
     return getattr(found, "raw", found)
 
 
-CLUSTER = Cluster(
-    getattr(workflow.executor_plugin, "name", ""),
-    workflow.local_exec,
-    set_by_user,
-    getattr(workflow.executor_settings, "jobname_prefix", ""),
-)
+CLUSTER = Cluster(workflow, set_by_user)
 
 
 def unless_made(outputs, inputs):
     """What a job reads, or nothing where its outputs are there: their names say what they were made from, so that a
-    file that exists is right (pipeline/keys.py)."""
+    file that exists is right (pipeline/keys.py). With --forceall, everything is made again."""
     outputs = [outputs] if isinstance(outputs, str) else outputs
 
     def names(wildcards):
         made = all(os.path.exists(output.format(**dict(wildcards.items()))) for output in outputs)
-        return [] if made else inputs(wildcards)
+        return [] if made and not workflow.dag_settings.forceall else inputs(wildcards)
 
     return names
 
 
-def made(name):
-    """The files of a data set, once its questions and those of the data sets that its models are trained on are there."""
-    for other in dict.fromkeys((name, *CONFIGS[name]["trained_on"])):
+@functools.cache
+def begin():
+    """Before the first job, and never in a dry run: refuse a second run on the same results, and lead the names without
+    keys to what is there already: where nothing is due, Snakemake calls no hook after it. Unlike Snakemake's own lock,
+    these locks end with this process."""
+    locks = []
+    if workflow.dryrun or not workflow.executor_plugin or not workflow.is_main_process:
+        return locks
+    for name in sorted({*JOBS.collections, *CONFIGS}):
+        Path(RESULTS, name).mkdir(parents=True, exist_ok=True)
         try:
-            PATHS[other].manifest
-        except NotMade:
-            checkpoints.manifest.get(dataset=other, key=PATHS[other].manifest_key.digits)
-    return PATHS[name]
+            locks.append(lock_file(f"{RESULTS}/{name}/.run.lock"))
+        except BlockingIOError:
+            raise WorkflowError(f"{RESULTS}/{name}: another run is at work here; wait for it to end, or stop it first")
+    paths.link_views(JOBS.paths, remove=False)
+    return locks
 
 
-def settings(name, *sections, **parts):
-    """The sections of a data set's configuration that a job needs, as JSON for `avqa --config`."""
-    values = CONFIGS[name]
-    return json.dumps({section: values[section] for section in sections if section in values} | parts, sort_keys=True)
+def planned(names, *of):
+    """The input function of a target: `names(*of)`, before which the run begins."""
 
+    def listed(wildcards):
+        begin()
+        return names(*of)
 
-def flags(**values):
-    """Command line options of the values that are given."""
-    words = []
-    for name, value in values.items():
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
-        elif value is not None:
-            listed = value if isinstance(value, list | tuple) else [value]
-            words += [f"--{name.replace('_', '-')}", *map(str, listed)]
-    return " ".join(shlex.quote(word) for word in words)
-
-
-if workflow.is_main_process and workflow.executor_plugin and not workflow.dryrun:
-    link_views(PATHS)  # after a run too; but Snakemake calls none of its hooks where nothing is due
+    return listed
 
 
 def start_run():
-    """Before the first job, and never in a dry run: refuse a second run on the same results, or one that no node of the
-    cluster can do. Unlike Snakemake's own lock, these locks end with this process."""
-    global RUN_LOCKS
-    RUN_LOCKS = []
-    for name in sorted({*COLLECTIONS, *CONFIGS}):
-        Path(RESULTS, name).mkdir(parents=True, exist_ok=True)
-        try:
-            RUN_LOCKS.append(lock_file(f"{RESULTS}/{name}/.run.lock"))
-        except BlockingIOError:
-            raise WorkflowError(f"{RESULTS}/{name}: another run is at work here; wait for it to end, or stop it first")
+    """Before the first job: refuse what cannot end well, as a run that no node of the cluster can do."""
+    begin()
     if {"decode", "extract"} & {*workflow.dag_settings.until}:  # a shard is decoded when an earlier one has been read
-        raise WorkflowError("--until: would leave out the shards after the first; name the target features in its place")
-    runs = [PATHS[name].one_model(model) for name in TRAINED for model in CONFIGS[name]["models"]]
+        raise WorkflowError(
+            "--until: would leave out the shards after the first; name the target features in its place"
+        )
+    if workflow.dag_settings.forcerun:
+        raise WorkflowError("--forcerun: a file's name says what decided it; to have one made again, move it away")
+    runs = [JOBS.paths[name].one_model(model) for name in JOBS.trained for model in CONFIGS[name]["models"]]
     workers = max(values["decode"]["workers"] for values in CONFIGS.values())
     threads = max(values["train"]["threads"] for values in CONFIGS.values())
     try:
@@ -147,16 +130,16 @@ def start_run():
 
 def end_run(well):
     """Lead the names without keys to what this configuration names, remove what interrupted jobs left, and print."""
-    for name in (*COLLECTIONS, *CONFIGS):
+    for name in (*JOBS.collections, *CONFIGS):
         remove_abandoned(f"{RESULTS}/{name}")
-    link_views(PATHS)
+    paths.link_views(JOBS.paths)
     if not well:
         return
     if not workflow.dag_settings.targets and not workflow.storage_settings.notemp:
-        for name, listed in COLLECTIONS.items():
-            listed[0].remove_read_segments(inputs_of(name), list(encoders_of(name)))
-    for files in PATHS.values():
+        for name, listed in JOBS.collections.items():
+            listed[0].remove_read_segments(JOBS.inputs(name), list(JOBS.encoders(name)))
+    for files in JOBS.paths.values():
         try:
             print((files.report_dir / "summary.txt").read_text())
-        except (NotMade, OSError):
+        except (paths.NotMade, OSError):
             pass  # this run was not about scores

@@ -1,29 +1,11 @@
 # Shards to one logical file, features.h5, whose numbers are then checked, and the list of what failed.
 
-DATA = f"{DATASET}/data/{{key}}"
-
-
-def index_inputs(wildcards):
-    files = made(wildcards.dataset)
-    features = [path for encoder in files.config["encoders"] for path in files.features_files(encoder)]
-    return [files.manifest_dir / "questions.parquet", *features, *files.text_files()]
-
-
-def index_flags(wildcards):
-    files = made(wildcards.dataset)
-    texts = {name: str(files.text_file(name)) for name in text_encoders(files.config)}
-    return flags(
-        manifest=files.manifest_dir,
-        collection=files.collection,
-        features=json.dumps(files.features_names()),
-        texts=json.dumps(texts),
-        key=files.data_key.text,
-    )
+DATA = f"{RESULTS}/{paths.DATA}"
 
 
 rule index:
     input:
-        unless_made(f"{DATA}/features.h5", index_inputs),
+        unless_made(f"{DATA}/features.h5", JOBS.index_inputs),
     output:
         features=f"{DATA}/features.h5",
         questions=f"{DATA}/questions.parquet",
@@ -33,7 +15,7 @@ rule index:
     conda:
         "../../envs/media.yaml"
     params:
-        settings=index_flags,
+        settings=JOBS.index_flags,
         folder=lambda wildcards, output: Path(output.features).parent,
     shell:
         f"avqa index {{params.settings}} --out {{params.folder:q}} {LOG}"
@@ -76,14 +58,10 @@ rule failures:
     conda:
         "../../envs/media.yaml"
     params:
-        lambda wildcards, output: flags(
-            data=Path(output.failures).parent,
-            collection=PATHS[wildcards.dataset].collection,
-            tables=PATHS[wildcards.dataset].failures_dir,
-            max_failed_fraction=CONFIGS[wildcards.dataset]["max_failed_fraction"],
-        ),
+        folder=lambda wildcards, output: Path(output.failures).parent,
+        settings=JOBS.failures_flags,
     shell:
-        f"avqa failures {{params}} {LOG}"
+        f"avqa failures {{params.folder:q}} {{params.settings}} {LOG}"
 
 
 localrules:

@@ -1,7 +1,7 @@
 # Annotations and videos to questions and shards.
 
 SYNTHESIZE = next((values["synthesize"] for values in CONFIGS.values() if "synthesize" in values), None)
-MANIFEST = f"{DATASET}/manifests/{{key}}/manifest.json"
+MANIFEST = f"{RESULTS}/{paths.MANIFEST_FILE}"
 
 
 if SYNTHESIZE:
@@ -28,18 +28,10 @@ localrules:
     shard_list,
 
 
-def manifest_before(wildcards):
-    """The manifest of the data set before this one with the same collection: in the configuration's order, so that the
-    shards of a collection are the same in every run."""
-    names = [files.name for files in COLLECTIONS[PATHS[wildcards.dataset].collection.name]]
-    before = names[: names.index(wildcards.dataset)][-1:]
-    return [PATHS[name].manifest_dir / "manifest.json" for name in before]
-
-
 checkpoint manifest:
     input:
-        annotations=unless_made(MANIFEST, lambda wildcards: source_files(CONFIGS[wildcards.dataset])),
-        before=unless_made(MANIFEST, manifest_before),
+        annotations=unless_made(MANIFEST, JOBS.annotations),
+        before=unless_made(MANIFEST, JOBS.manifest_before),
     output:
         manifest=MANIFEST,
         questions=f"{DATASET}/manifests/{{key}}/questions.parquet",
@@ -51,22 +43,21 @@ checkpoint manifest:
     conda:
         "../../envs/manifest.yaml"
     params:
-        settings=lambda wildcards: json.dumps(CONFIGS[wildcards.dataset], sort_keys=True),
+        settings=JOBS.manifest_flags,
         folder=lambda wildcards, output: Path(output.manifest).parent,
-        key=lambda wildcards: PATHS[wildcards.dataset].manifest_key.text,
     shell:
-        f"avqa manifest --config {{params.settings:q}} --out {{params.folder:q}} --key {{params.key:q}} {LOG}"
+        f"avqa manifest {{params.settings}} --out {{params.folder:q}} {LOG}"
 
 
 rule manifests:
     input:
-        [files.manifest_dir / "manifest.json" for files in PATHS.values()],
+        [files.manifest_dir / "manifest.json" for files in JOBS.paths.values()],
 
 
 # The manifest writes the lists of all shards; this makes one again that was lost.
 rule shard_list:
     output:
-        f"{COLLECTION}/shards/{{shard}}.tsv",
+        f"{RESULTS}/{paths.SHARD_LIST}",
     log:
         f"{COLLECTION}/logs/shards/{{shard}}.log",
     conda:
