@@ -18,6 +18,7 @@ from tqdm import tqdm
 from extractors import FrameInput, Input, major_minor
 from pipeline.errors import AVQAError
 from pipeline.media.segments import MachineError
+from pipeline.media.transform import mirror
 from pipeline.media.worker import Limits, Worker, WorkerFailure, inputs_to_json
 from pipeline.storage.atomic import atomic
 from pipeline.storage.contract import (
@@ -104,12 +105,12 @@ def decode_shard(
         for video in videos:
             if video.video_id in record.lines and not writer.published:
                 log.warning(f"{video.path or video.audio_path}: {record.lines[video.video_id][2]}")
-        present = sum(not video.gone for video in videos)
-        if (present > 1 or not shard) and not writer.published and len(record.lines) == len(videos):
+        present = [video for video in videos if not video.gone]
+        if len(present) > bool(shard) and not writer.published and len(record.lines) == len(videos):
             shutil.rmtree(writer.parts)  # so that the next run tries again
             raise AVQAError(
-                f"{out}: none of the {len(videos)} videos can be decoded; the first is "
-                f"{videos[0].path or videos[0].audio_path}: {record.lines[ids[0]][2]}. "
+                f"{out}: none of the {len(present)} videos can be decoded; the first is "
+                f"{present[0].path or present[0].audio_path}: {record.lines[present[0].video_id][2]}. "
                 "Mend or leave out these videos, or the storage that holds them, and run again"
             )
         if unheard.lines:
@@ -246,13 +247,6 @@ class _Shard:
                 if self.videos[n].mirrored:
                     mirror(row)
             self.writer.write(n, row)
-
-
-def mirror(row: dict) -> None:
-    """Mirror all frames of a video, …, width, 3, left to right."""
-    for name in row:
-        if name.startswith("frames/"):
-            row[name] = np.flip(row[name], axis=-2)
 
 
 class _Record:

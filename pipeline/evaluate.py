@@ -18,6 +18,7 @@ from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel
 from pipeline.storage.atomic import atomic, link
+from pipeline.storage.tables import reading
 from pipeline.train import build_model, data_digest, frozen, load_data, predict
 
 RUN_FILES = ("checkpoint.safetensors", "history.csv", "config.yaml", "tensorboard", "pretrain")
@@ -98,11 +99,7 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
     """The config.yaml that `avqa train` wrote, the model and its data, or that of the data set in `questions_of`.
 
     Raises AVQAError if something is missing or does not fit the model."""
-    try:
-        trained = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
-    except FileNotFoundError as error:
-        raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
+    trained, state = _read_run(folder)
     name = trained["model"]
     config = trained["config"] = of_one_model(trained["config"], name)
     if "data" in trained:  # relative to the file itself, whatever link led here
@@ -126,6 +123,21 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
     if questions_of is None or Path(questions_of, "features.h5").resolve() == data.path.resolve():
         return trained, model, data
     return trained, model, load_other(data, config, name, Path(questions_of))
+
+
+def _read_run(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """config.yaml and checkpoint.safetensors of a run. Raises AVQAError where one is not there or damaged."""
+    path, checkpoint = folder / "config.yaml", folder / "checkpoint.safetensors"
+    try:
+        with reading(path, "avqa train"):
+            trained = yaml.safe_load(path.read_text(encoding="utf-8"))
+            _ = trained["model"], trained["answers"], trained["config"]["models"], trained["config"]["train"]
+        with reading(checkpoint, "avqa train"):
+            return trained, safetensors.torch.load_file(checkpoint)
+    except yaml.YAMLError as error:
+        raise AVQAError(f"{path}: is damaged ({error}); `avqa train` makes it again") from error
+    except safetensors.SafetensorError as error:
+        raise AVQAError(f"{checkpoint}: is damaged ({error}); `avqa train` makes it again") from error
 
 
 def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> QuestionData:

@@ -24,7 +24,7 @@ from pipeline.numbering import Numbering, index_answers, number, read_training
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
 from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
-from pipeline.storage.tables import deciding, read_table
+from pipeline.storage.tables import deciding, read_table, reading
 
 FIRST_FEW = 5
 KIND = ["split", "part", "scenario", "type"]
@@ -182,10 +182,9 @@ def _digest_of(videos: dict[str, Video], ids: Iterable[str]) -> str:
 
 def read_manifest(dataset: str | Path) -> dict:
     """manifest.json of a data set's folder. Raises AVQAError before `avqa manifest` has made it."""
-    try:
-        return json.loads(Path(dataset, "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AVQAError(f"{Path(dataset, 'manifest.json')}: no such file; run `avqa manifest` first") from None
+    path = Path(dataset, "manifest.json")
+    with reading(path, "avqa manifest"):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_numbering(dataset: str | Path) -> Numbering:

@@ -13,9 +13,9 @@ from pipeline.reporting import answers, overview, scores, stages
 from pipeline.reporting.page import render
 from pipeline.reporting.sheet import listed_videos
 from pipeline.storage.atomic import atomic
-from pipeline.storage.contract import UNHEARD
+from pipeline.storage.contract import FAILURE_FIELDS, UNHEARD
 from pipeline.storage.features import FeatureIndex
-from pipeline.storage.tables import read_table
+from pipeline.storage.tables import read_table, reading
 
 FAILURES = 200  # at most so many are listed
 
@@ -28,7 +28,9 @@ def write_report(config: dict, out: str | Path | None = None, results: str | Pat
     """
     shown, config = config, config | {"results": str(results or config["results"])}
     folder, runs = dataset_dir(config), scores.read_runs(config)
-    failures = pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+    with reading(folder / "failures.tsv", "avqa failures"):
+        failures = pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+        failures = failures[list(FAILURE_FIELDS)]
     asked = read_table(folder / "questions.parquet", ["video_id"])["video_id"]
     failures = failures[failures["video_id"].isin(asked)]  # shards may have videos of other data sets too
     failed = int((failures["stage"] != UNHEARD).sum())

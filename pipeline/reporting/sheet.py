@@ -12,6 +12,7 @@ from PIL import Image
 
 from extractors import ENCODERS, AudioInput, FrameInput
 from pipeline.media.segments import MachineError
+from pipeline.media.transform import mirror
 from pipeline.media.worker import Limits, Worker, WorkerFailure
 from pipeline.reporting.page import webp
 from pipeline.storage.shard_list import Video
@@ -68,6 +69,8 @@ def read_sheets(videos: Iterable[Video], frames: FrameInput, decode: dict, width
             except (WorkerFailure, MachineError) as error:
                 sheet.reason = str(error)
             else:
+                if video.mirrored:
+                    mirror(data)
                 sheet.num_segments, sheet.has_audio = found["num_segments"], found["has_audio"]
                 rows = {key: values[: sheet.num_segments] for key, values in data.items()}
                 sheet.peak = float(np.abs(rows[AUDIO.key]).max())

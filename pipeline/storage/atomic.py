@@ -19,7 +19,7 @@ LONGEST = 255  # bytes of a file name
 def write_if_changed(path: str | Path, text: str) -> None:
     """Write a text file as one step, and only when its content differs from what is there."""
     path = Path(path)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -40,19 +40,29 @@ class FeatureIndex:
         self.files: dict[str, list[Path]] = {}
         self.made_as: dict[Path, dict] = {}  # file -> those of its attributes that it had when the index was made
         with open_hdf5(self.path, "index") as file:
-            self.collection = str(file.attrs["collection"])
-            self.video_id = file["video_id"].asstr()[:]
-            self.num_segments, self.has_audio, self.status = (file[name][:] for name in PER_VIDEO)
-            self.shard, self.row = file["shard"][:], file["row"][:]
-            self.texts = file["text/text"].asstr()[:]
-            self.text_lengths = file["text/length"][:]  # tokens
-            for group in (item for item in file.values() if isinstance(item, h5py.Group)):
-                self._add(group)
+            try:
+                self._read_tables(file)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:  # of h5py and NumPy
+                raise AVQAError(f"{path}: is not laid out as an index ({error}); run the workflow again") from error
         lost = [path for paths in self.files.values() for path in paths if not path.exists()]
         if lost:
             raise AVQAError(f"{self.path}: {len(lost)} of its shards are missing, as {lost[0]}; run the workflow again")
         self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
         self._lock = Lock()
+
+    def _read_tables(self, file: h5py.File) -> None:
+        self.collection = str(file.attrs["collection"])
+        self.video_id = file["video_id"].asstr()[:]
+        self.num_segments, self.has_audio, self.status = (file[name][:] for name in PER_VIDEO)
+        self.shard, self.row = file["shard"][:], file["row"][:]
+        self.texts = file["text/text"].asstr()[:]
+        self.text_lengths = file["text/length"][:]  # tokens
+        for name, dtype in (PER_VIDEO | {"shard": "int32", "row": "int32"}).items():
+            values = getattr(self, name)
+            if values.shape != self.video_id.shape or values.dtype.kind != np.dtype(dtype).kind:
+                raise ValueError(f"{name} is {values.dtype} {values.shape} of {len(self.video_id)} videos")
+        for group in (item for item in file.values() if isinstance(item, h5py.Group)):
+            self._add(group)
 
     def _add(self, group: h5py.Group) -> None:
         name = group.name.lstrip("/")

@@ -30,11 +30,24 @@ def index_faults(index: FeatureIndex, reports: Mapping[Path, FileReport]) -> Ite
                 yield from _texts(index, encoder, report)
             elif report and report.per_video:
                 yield from _per_video(index, np.flatnonzero(index.shard == n), encoder, report)
+            if report:
+                yield from _outputs(index, encoder, report)
     with h5py.File(index.path) as file:
         for name in index.names:
             values = file[name]
             if values.ndim > 1:  # the numbers of tokens are copied
                 yield from _virtual_rows(index, name, values)
+
+
+def _outputs(index: FeatureIndex, group: str, report: FileReport) -> Iterator[Fault]:
+    """Whether the index has each output of a file, with as many numbers in a row, and of the same type."""
+    count = len(index.texts) if is_text(group) else len(index.row)
+    for output, shape in report.shapes.items():
+        name, theirs = f"{group}/{output}", ((count, *shape), report.dtypes[output])
+        if name not in index.names:
+            yield Fault(f"has no {name}, which {report.path.name} has")
+        elif (mine := (index.names[name], index.dtypes[name])) != theirs:
+            yield Fault(f"{name} is {mine[1]} {mine[0]}, by {report.path.name} it is {theirs[1]} {theirs[0]}")
 
 
 def _per_video(index: FeatureIndex, at: np.ndarray, encoder: str, report: FileReport) -> Iterator[Fault]:
@@ -62,7 +75,10 @@ def _virtual_rows(index: FeatureIndex, name: str, values: h5py.Dataset) -> Itera
     if not values.is_virtual:
         yield Fault(f"{name} is no virtual dataset")
         return
-    count = len(values)
+    count = len(index.texts) if is_text(group) else len(index.row)
+    if len(values) != count:
+        yield Fault(f"{name} has {len(values)} rows, expected {count}")
+        return
     wanted_rows = np.arange(count) if is_text(group) else index.row
     wanted_files = np.zeros(count, int) if is_text(group) else index.shard
     numbers = {os.path.normpath(path): n for n, path in enumerate(index.files[group])}
