@@ -229,12 +229,14 @@ def _released(args: argparse.Namespace) -> tuple[dict, dict]:
 
 
 def model(args: argparse.Namespace) -> None:
+    from pipeline.models.complexity import as_text
+
     try:
         settings = json.loads(args.settings)
         model = model_class(args.architecture).in_paper_setting(args.seconds, args.answers, **settings)
     except (TypeError, ValueError) as error:
         raise AVQAError(f"--settings: {error}") from error
-    print(model.report())
+    print(as_text(model))
 
 
 def reproduction(args: argparse.Namespace) -> None:
