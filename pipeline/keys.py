@@ -10,7 +10,7 @@ and weights, and no result.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from extractors import ENCODERS, is_file, major_minor
@@ -77,6 +77,7 @@ def _encoder(name: str, entry: Mapping) -> dict:
     return settings
 
 
+@cache
 def release(package: str) -> str:
     """The part of a package's version that may change a number; "" where it is not installed, as in the environment
     that only starts jobs in others."""

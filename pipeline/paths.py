@@ -120,7 +120,9 @@ class Paths:
         return self.collection / "failures" / self.decoding.digits
 
     def encoding(self, encoder: str) -> keys.Key:
-        return self._encodings.setdefault(encoder, keys.encoding(self.config, encoder))
+        if encoder not in self._encodings:
+            self._encodings[encoder] = keys.encoding(self.config, encoder)
+        return self._encodings[encoder]
 
     @cached_property
     def _encodings(self) -> dict[str, keys.Key]:
