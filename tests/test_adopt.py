@@ -104,7 +104,9 @@ def test_the_shard_of_a_replaced_video_and_other_libraries_are_not_adopted(today
 
 
 def test_reasons_of_failures_go_along(today):
-    Path("results/clips/failures/00000.tsv").write_text("video_id\tstage\treason\tseconds\nsynth00012\tdecode\todd\t1\n")
+    Path("results/clips/failures/00000.tsv").write_text(
+        "video_id\tstage\treason\tseconds\nsynth00012\tdecode\todd\t1\n"
+    )
     adopt(load_configs("c.yaml"))
     (table,) = Path("results/clips/failures").glob("*/00000-*.tsv")
     assert "odd" in table.read_text()
