@@ -21,7 +21,7 @@ from pipeline.storage.checksums import content_digest
 from pipeline.storage.contract import DECODER_VERSION
 
 DIGITS = 10  # of a key's digest, in names
-MANIFEST_VERSION = 1  # to be increased with every change after which equal annotations give another manifest
+MANIFEST_VERSION = 2  # to be increased with every change after which equal annotations give another manifest
 
 
 class Key:
@@ -102,6 +102,8 @@ def manifest(config: dict) -> Key:
     ]
     names += ["numbered_as", "trained_on"]
     settings = {name: config[name] for name in names if name in config}
+    # Questions and answers are in the order of their files, which mappings as JSON text do not keep.
+    settings["order"] = [annotation_files(source) for source in (config, config.get("numbered_as")) if source]
     if "synthesize" in config:  # annotations and videos come with each other
         return Key(version=MANIFEST_VERSION, settings=settings, synthesize=config["synthesize"])
     try:
@@ -151,8 +153,9 @@ def data(config: dict, manifest: Mapping) -> Key:
         dataset=config["dataset"],
         collection=config["videos"]["collection"],
         questions=manifest["questions"],
+        numbering=manifest["numbering"],
         shards=manifest["shards"],
-        absent=manifest["absent"],
+        left_out=[manifest["left_out"], manifest["absent"]],
         features=features,
         texts=texts_of,
         first_text=next(iter(texts_of), None),
@@ -196,6 +199,7 @@ def report(config: dict, data: Key, scores: Iterable[str]) -> Key:
     shown["decode"] = without_neutral("decode", config["decode"])
     for name, entries in (("encoders", config["encoders"]), ("text", text_encoders(config))):
         shown[name] = {encoder: without_neutral("weights", entry) for encoder, entry in entries.items()}
+    shown["order"] = [list(config["encoders"]), list(config["models"])]
     shown["train"] = without_neutral("train", config["train"]) | {"seeds": config["train"]["seeds"]}
     return Key(version=__version__, config=shown, data=data.digest, scores=list(scores))
 

@@ -77,7 +77,10 @@ def build_manifest(config: dict, out: str | Path | None = None, key: str = "") -
     with atomic(out / "absent.tsv") as partial:
         ledger.to_csv(partial, sep="\t", index=False)
     with atomic(out / "manifest.json") as partial:
-        described = describe(questions, ledger, shards, numbering) | {"dataset": config["dataset"], "key": key}
+        described = describe(questions, left_out, ledger, shards, numbering) | {
+            "dataset": config["dataset"],
+            "key": key,
+        }
         described |= {"trained_on": config.get("trained_on", [config["dataset"]])}
         partial.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     _summarize(questions, len(found), len(shards), len(missing))
@@ -150,11 +153,15 @@ def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
 
 
 def describe(
-    questions: pd.DataFrame, ledger: pd.DataFrame, shards: dict[str, list[Video]], numbering: Numbering
+    questions: pd.DataFrame,
+    left_out: pd.DataFrame,
+    ledger: pd.DataFrame,
+    shards: dict[str, list[Video]],
+    numbering: Numbering,
 ) -> dict:
     """What manifest.json says. Digests of questions and videos are parts of the keys of what is made from them
-    (`pipeline.keys`): those of train and val of training, those of test of scores, the texts of text features. `ledger`
-    is absent.tsv."""
+    (`pipeline.keys`): those of train and val of training, those of test of scores, the texts of text features.
+    `left_out` and `ledger` are left_out.parquet and absent.tsv."""
     asked = deciding(questions)
     tested = questions["split"] == "test"
     videos = {video.video_id: video for listed in shards.values() for video in listed}
@@ -166,6 +173,8 @@ def describe(
         "shards": {name: digest(listed) for name, listed in shards.items()},
         "questions": _sha256(questions.to_csv(index=False)),
         "absent": _sha256(ledger.to_csv(index=False)),
+        "numbering": _sha256(json.dumps(numbering.as_dict())),
+        "left_out": _sha256(left_out.to_csv(index=False)),
         "training": _sha256(json.dumps([numbering.answers, numbering.words, numbering.longest]) + training),
         "training_videos": _digest_of(videos, questions.loc[~tested, "video_id"]),
         "test": _sha256(questions[tested].to_csv(index=False)),
