@@ -201,7 +201,7 @@ def evaluate(args: argparse.Namespace) -> None:
         return
     if not args.folder:
         raise AVQAError("give the folder that `avqa train` wrote, or --checkpoint FILE")
-    print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out)))
+    print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out, args.training_data)))
     if args.steps:
         print(evaluate_by_second(args.folder, args.split, args.questions_of, args.out).to_string(index=False))
 
@@ -266,7 +266,7 @@ def explain(args: argparse.Namespace) -> None:
     from pipeline.explain import explain
 
     claim()
-    explanation = explain(args.folder, args.split, args.questions_of, args.out)
+    explanation = explain(args.folder, args.split, args.questions_of, args.out, args.training_data)
     for name, reason in explanation["not_offered"].items():
         log.info(f"{name}: {reason}")
     written = Path(args.out or args.folder) / f"explanation{suffix(args.split)}.json"
@@ -520,6 +520,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--checkpoint", help="published weights, .safetensors or .pt")
     sub.add_argument("--model", help="of the checkpoint: name under models: in the configuration")
+        sub.add_argument(
+            "--training-data", help="folder with the same questions and features as those that the model was trained on"
+        )
     sub.add_argument("--config", help="of the checkpoint: configuration with the data set and the features")
     sub.add_argument("--dataset", help="of the checkpoint: which data set of a configuration with several")
     sub.add_argument("--split", default="test")

@@ -22,6 +22,7 @@ from pipeline.storage.contract import (
     PER_VIDEO,
     PROVENANCE,
     SCHEMA_VERSION,
+    comparable,
     unheard_table,
 )
 from pipeline.storage.hdf5 import open_hdf5
@@ -133,7 +134,7 @@ def _link(
                 raise AVQAError(f"{path}: was made from other files than its shard list says; run the workflow again")
             mine = {name: shard.attrs.get(name) for name in PROVENANCE}
             first = first or mine
-            if differing := [name for name in mine if mine[name] != first[name]]:
+            if differing := [n for n in mine if comparable(n, mine[n]) != comparable(n, first[n])]:
                 raise AVQAError(
                     f"{path}: {', '.join(differing)} differ from {files[0]}; move one of the two away and run the "
                     "workflow again, so that all shards are made in the same way"
