@@ -23,6 +23,7 @@ from pipeline.keys import DIGITS
 from pipeline.numbering import Numbering, index_answers, number, read_training
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
+from pipeline.storage.retries import read_retries
 from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
 from pipeline.storage.tables import deciding, read_table, reading
 
@@ -172,9 +173,9 @@ def describe(
         "video_ids": _sha256("\n".join(sorted(set(questions["video_id"])))),
         "shards": {name: digest(listed) for name, listed in shards.items()},
         "questions": _sha256(questions.to_csv(index=False)),
-        "absent": _sha256(ledger.to_csv(index=False)),
         "numbering": _sha256(json.dumps(numbering.as_dict())),
         "left_out": _sha256(left_out.to_csv(index=False)),
+        "absent": _sha256(ledger.to_csv(index=False)),
         "training": _sha256(json.dumps([numbering.answers, numbering.words, numbering.longest]) + training),
         "training_videos": _digest_of(videos, questions.loc[~tested, "video_id"]),
         "test": _sha256(questions[tested].to_csv(index=False)),
@@ -286,6 +287,8 @@ def update_shards(collection: Path, found: list[Video], shard_size: int) -> dict
         known = {video.video_id for videos in listed for video in videos}
         new = sorted(video for video in found if video.video_id not in known)
         listed += [new[start : start + shard_size] for start in range(0, len(new), shard_size)]
+        retries = read_retries(collection)
+        listed = [[video._replace(retries=retries.get(video.video_id, 0)) for video in videos] for videos in listed]
         shards = {f"{number:05d}-{digest(videos)[:DIGITS]}": videos for number, videos in enumerate(listed)}
         for name, videos in shards.items():
             write_shard_list(collection / "shards" / f"{name}.tsv", videos)
@@ -310,6 +313,7 @@ def read_membership(path: Path) -> list[list[Video]]:
     videos.parquet is lost or damaged, the shards' lists say the same: that which video is where never changes."""
     with suppress(AVQAError):
         table = read_table(path)
+        table = table if "retries" in table else table.assign(retries=0)  # an earlier version had none
         if {*Video._fields, "shard", "row"} <= {*table}:
             shards = table.sort_values(["shard", "row"]).groupby("shard")[list(Video._fields)]
             return [[Video(*row) for row in shard.itertuples(index=False)] for _, shard in shards]

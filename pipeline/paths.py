@@ -5,6 +5,7 @@
       shards/<shard>.tsv                          the files of a shard; <shard> is its number and the digest of the list
       features/<encoder>-<outputs>-<key>/<shard>.h5
       failures/<key of decoding>/<shard>.tsv
+      retries.json                                how often `avqa retry` asked for which video
     results/<data set>/
       manifests/<key>/                            questions.parquet, manifest.json, absent.tsv
       text/<encoder>-<key>.h5

@@ -338,7 +338,8 @@ def _same_seconds(result: Verification, reports: list[FileReport]) -> None:
             mine, theirs = report.per_video[name], first.per_video[name]
             for row in np.flatnonzero(mine != theirs).tolist() if len(mine) == len(theirs) else ():
                 message = f"{name} is {mine[row]}, {other} say {theirs[row]}"
-                result.add("seconds", report.path, message, row=row, name=report.names[row])
+                remedy = "call `avqa retry` and " + AGAIN if name == "status" else AGAIN
+                result.add("seconds", report.path, message, remedy, row=row, name=report.names[row])
 
 
 def run(path: str | Path, json_file: str | Path | None, show: Callable[[str], None]) -> None:
