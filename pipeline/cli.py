@@ -201,7 +201,7 @@ def evaluate(args: argparse.Namespace) -> None:
         return
     if not args.folder:
         raise AVQAError("give the folder that `avqa train` wrote, or --checkpoint FILE")
-    print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out)))
+    print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out, args.training_data)))
     if args.steps:
         print(evaluate_by_second(args.folder, args.split, args.questions_of, args.out).to_string(index=False))
 
@@ -266,7 +266,7 @@ def explain(args: argparse.Namespace) -> None:
     from pipeline.explain import explain
 
     claim()
-    explanation = explain(args.folder, args.split, args.questions_of, args.out)
+    explanation = explain(args.folder, args.split, args.questions_of, args.out, args.training_data)
     for name, reason in explanation["not_offered"].items():
         log.info(f"{name}: {reason}")
     written = Path(args.out or args.folder) / f"explanation{suffix(args.split)}.json"
@@ -314,6 +314,14 @@ def clean(args: argparse.Namespace) -> None:
         print(f"removed {len(found)} files and folders, {total}")
         return
     print(f"{len(found)} files and folders that no given configuration names, {total}; --yes removes them")
+
+
+def retry(args: argparse.Namespace) -> None:
+    from pipeline.retry import retry
+
+    for collection, videos in retry(paths_of(load_configs(args.config))).items():
+        print("\n".join(videos))
+        print(f"{collection}: {len(videos)} videos failed; the next run decodes them again")
 
 
 def ablations(args: argparse.Namespace) -> None:
@@ -512,6 +520,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     def add_questions_of(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--questions-of", help="folder with features.h5 and the questions that are asked in place")
+        sub.add_argument(
+            "--training-data", help="folder with the same questions and features as those that the model was trained on"
+        )
         sub.add_argument("--out", help="folder for what is written (default: DIR)")
 
     sub = command(evaluate, "Score a trained model, or a published checkpoint.")
@@ -584,6 +595,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(clean, "List what none of the given configurations names any more, with sizes.")
     sub.add_argument("configs", metavar="CONFIG.yaml", nargs="+", help="all configurations whose results stay")
     sub.add_argument("--yes", action="store_true", help="remove what is listed")
+
+    sub = command(retry, "Have videos that failed for a reason outside their files decoded again by the next run.")
+    sub.add_argument("--config", required=True)
 
     sub = command(ablations, "Put the scores of one table of a model's paper beside the paper's.")
     add_config(sub)

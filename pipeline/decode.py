@@ -4,7 +4,7 @@ import csv
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from importlib.util import find_spec
@@ -33,6 +33,7 @@ from pipeline.storage.contract import (
 )
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.shard_list import Video, digest
+from pipeline.storage.tables import read_failures
 from pipeline.timing import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ def decode_shard(
     A video that `backend` cannot decode is a row of zeros with status 1 and a line in the table `failures`; no other
     backend is tried, since its frames may be others. Where the process was lost or lacked memory, a new one tries once
     more. A video that is decoded without its sound has a line in the table beside it (`unheard_table`). A run that was
-    interrupted resumes. Raises MachineError if the machine fails and not a video, also where a video's process is
+    interrupted resumes. With `key`, the text of what decides the segments (`pipeline.keys`), a video that the table
+    `failures` has already is not tried again: encoders that have read the shard before have zeros for it, and all must
+    agree (`pipeline.retry`). Raises MachineError if the machine fails and not a video, also where a video's process is
     killed from outside twice, and AVQAError if no video at all can be decoded (the only one of a named `shard` may be a
     failed row); neither leaves a row for the videos concerned. The file `timing` then says how long decoders and
     writing took (`pipeline.timing`).
@@ -99,8 +102,9 @@ def decode_shard(
         record, unheard = _Record(writer.parts / "failures.tsv", done), _Record(writer.parts / "unheard.tsv", done)
         if writer.published:
             record.recover(out, ids)
+        known = {line["video_id"]: line["reason"] for line in read_failures(failures)} if key else {}
         pool = _Pool(workers, limits or Limits(), inputs, backend, options)
-        shard_in_work = _Shard(videos, writer, record, unheard, pool, watch)
+        shard_in_work = _Shard(videos, writer, record, unheard, pool, watch, known)
         shard_in_work.decode()
         for video in videos:
             if video.video_id in record.lines and not writer.published:
@@ -206,9 +210,10 @@ class _Shard:
         unheard: "_Record",
         pool: _Pool,
         watch: Stopwatch,
+        known: Mapping[str, str],
     ):
         self.videos, self.writer, self.pool, self.watch = videos, writer, pool, watch
-        self.record, self.unheard = record, unheard
+        self.record, self.unheard, self.known = record, unheard, known
         self.writing = Lock()
         self.seconds = 0  # of video that were decoded
 
@@ -231,7 +236,8 @@ class _Shard:
     def _decode_one(self, n: int) -> None:
         start = time.monotonic()
         with self.watch.part("decoders", lanes=len(self.pool.workers)):
-            row, reason = self.pool.read(self.videos[n])
+            reason = self.known.get(self.videos[n].video_id)
+            row, reason = (None, reason) if reason is not None else self.pool.read(self.videos[n])
         with self.writing, self.watch.part("writing"):
             if row is None:
                 if self.pool.stopping.is_set():

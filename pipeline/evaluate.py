@@ -18,6 +18,7 @@ from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel
 from pipeline.storage.atomic import atomic, link
+from pipeline.storage.contract import comparable
 from pipeline.storage.tables import reading
 from pipeline.train import build_model, data_digest, frozen, load_data, predict
 
@@ -25,18 +26,23 @@ RUN_FILES = ("checkpoint.safetensors", "history.csv", "config.yaml", "tensorboar
 
 
 def evaluate(
-    folder: str | Path, split: str = "test", questions_of: str | Path | None = None, out: str | Path | None = None
+    folder: str | Path,
+    split: str = "test",
+    questions_of: str | Path | None = None,
+    out: str | Path | None = None,
+    training_data: str | Path | None = None,
 ) -> dict:
     """Answer a split's questions with the model in `folder`; writes predictions.parquet and scores.json to `out`
     (default: there), with links to the model's files.
 
     `questions_of` is a folder with features.h5 and questions, whose questions are asked in place of those that the
-    model was trained with. For another split than test the files are named predictions-<split>.parquet and
+    model was trained with. `training_data` is a folder with the same training questions and features as the model was
+    trained on (default: the very one). For another split than test the files are named predictions-<split>.parquet and
     scores-<split>.json. Questions whose video failed are answered too, from zeros; `present` has the scores without
     them. Returns the scores. Raises AVQAError if the folder holds no trained model.
     """
     folder, out = Path(folder), Path(out or folder)
-    trained, model, data = load_trained(folder, questions_of)
+    trained, model, data = load_trained(folder, questions_of, training_data)
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() != folder.resolve():
         for name in filter(lambda name: (folder / name).exists(), RUN_FILES):
@@ -95,14 +101,20 @@ def predictions(data: QuestionData, rows: np.ndarray, scores: np.ndarray, answer
     return table
 
 
-def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[dict, AVQAModel, QuestionData]:
+def load_trained(
+    folder: Path, questions_of: str | Path | None = None, training_data: str | Path | None = None
+) -> tuple[dict, AVQAModel, QuestionData]:
     """The config.yaml that `avqa train` wrote, the model and its data, or that of the data set in `questions_of`.
 
-    Raises AVQAError if something is missing or does not fit the model."""
+    What the model was trained on may be gone, since test questions or videos have changed. `training_data` has the same
+    training questions and features, as keys say, which are not compared again. Raises AVQAError if something is missing
+    or does not fit the model."""
     trained, state = _read_run(folder)
     name = trained["model"]
     config = trained["config"] = of_one_model(trained["config"], name)
-    if "data" in trained:  # relative to the file itself, whatever link led here
+    if training_data:
+        config["data"] = str(training_data)
+    elif "data" in trained:  # relative to the file itself, whatever link led here
         config["data"] = os.path.normpath((folder / "config.yaml").resolve().parent / trained["data"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(config, name, device, trained.get("vocabulary"), trained["answers"])
@@ -112,7 +124,7 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
             f"{folder / 'config.yaml'}: was trained on questions {'with' if with_options else 'without'} options, "
             f"unlike those of {data.path.parent}; train again"
         )
-    if "data" in trained and trained["data_digest"] != data_digest(data):
+    if not training_data and "data" in trained and trained["data_digest"] != data_digest(data):
         raise AVQAError(
             f"{folder / 'config.yaml'}: the features or questions in {data.path.parent} are no longer those that the "
             "model was trained on; train again"
@@ -154,7 +166,8 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
         )
     for encoder, provenance in trained.provenance.items():
         for attribute in ("weights", "weights_sha256", "config"):
-            if provenance[attribute] != data.provenance[encoder][attribute]:
+            both = (comparable(attribute, of[attribute]) for of in (provenance, data.provenance[encoder]))
+            if len({*both}) > 1:
                 raise AVQAError(f"{data.path}: {attribute} of {encoder} differ from what the model was trained with")
     for source, numbers in trained.tokens.items():
         data.tokens[source] = encode(data.questions, source, trained.vocabulary or (), numbers.shape[1])

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from extractors import EncoderSpec, Input, encoder_spec, load_encoder
 from extractors.base import Encoder
+from pipeline.config import without_neutral
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import DECODED, PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
@@ -323,7 +324,7 @@ def _attributes(source: h5py.File, provenance: dict[str, Any], dtype: str) -> di
     """What decides the numbers: the encoder's part, and what the segments file records of its decoding."""
     decoded_by = json.loads(source.attrs.get("libraries", "{}"))
     # Other encoders' inputs may be in the file too; they decide no number of this encoder's.
-    decode = {name: value for name, value in json.loads(source.attrs["config"]).items() if name != "inputs"}
+    decode = {k: v for k, v in without_neutral("decode", json.loads(source.attrs["config"])).items() if k != "inputs"}
     return {
         "kind": "features",
         **{name: source.attrs[name] for name in ("collection", "shard", "source")},

@@ -22,11 +22,12 @@ from pipeline.storage.contract import (
     PER_VIDEO,
     PROVENANCE,
     SCHEMA_VERSION,
+    comparable,
     unheard_table,
 )
 from pipeline.storage.hdf5 import open_hdf5
 from pipeline.storage.shard_list import digest, read_shard_list
-from pipeline.storage.tables import read_table
+from pipeline.storage.tables import read_failures, read_table
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def _link(
                 raise AVQAError(f"{path}: was made from other files than its shard list says; run the workflow again")
             mine = {name: shard.attrs.get(name) for name in PROVENANCE}
             first = first or mine
-            if differing := [name for name in mine if mine[name] != first[name]]:
+            if differing := [n for n in mine if comparable(n, mine[n]) != comparable(n, first[n])]:
                 raise AVQAError(
                     f"{path}: {', '.join(differing)} differ from {files[0]}; move one of the two away and run the "
                     "workflow again, so that all shards are made in the same way"
@@ -192,14 +193,14 @@ def gather_failures(data: str | Path, collection: str | Path, tables: str | Path
     shards = list(read_manifest(data)["shards"])
     videos = [v for shard in shards for v in read_shard_list(collection / "shards" / f"{shard}.tsv")]
     there = {video.video_id for video in videos if not video.gone}
-    rows = [row for shard in shards for row in _read_failures(tables / f"{shard}.tsv") if row["video_id"] in there]
+    rows = [row for shard in shards for row in read_failures(tables / f"{shard}.tsv") if row["video_id"] in there]
     failed = {row["video_id"] for row in rows}
     with open_hdf5(data / "features.h5", "index") as index:
         undecoded = set(index["video_id"].asstr()[:][index["status"][:] != DECODED])
     for video_id in sorted((undecoded & there) - failed):
         rows.append({"video_id": video_id, "stage": "decode", "reason": "failed; the table with the reason is lost"})
         failed.add(video_id)
-    unheard = [row for shard in shards for row in _read_failures(unheard_table(tables / f"{shard}.tsv"))]
+    unheard = [row for shard in shards for row in read_failures(unheard_table(tables / f"{shard}.tsv"))]
     questions = read_table(data / "questions.parquet")
     lost = count_questions(questions[questions["video_id"].isin(failed)], "failed")
     absent = pd.read_csv(data / "absent.tsv", sep="\t", dtype=str, keep_default_na=False)
@@ -214,16 +215,8 @@ def gather_failures(data: str | Path, collection: str | Path, tables: str | Path
     if too_many:
         raise AVQAError(
             f"{table}: {len(failed)} of {len(there)} videos failed, more than max_failed_fraction "
-            f"({max_failed_fraction:.2%}) allows; mend the files that the table lists, or raise the limit"
+            f"({max_failed_fraction:.2%}) allows; mend the files that the table lists, or raise the limit; where the "
+            "files are well and something else failed, `avqa retry` has them decoded again"
         )
     without = f"; {len(unheard)} were decoded without their sound" if unheard else ""
     log.info(f"{table}: {len(failed)} of {len(there)} videos failed{without}")
-
-
-def _read_failures(path: Path) -> list[dict]:
-    """The lines of a shard's table; none where it is lost."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file, delimiter="\t"))
-    except FileNotFoundError:
-        return []

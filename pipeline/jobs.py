@@ -18,8 +18,11 @@ from pipeline.config import is_trained, reads_prompts, text_encoders
 from pipeline.errors import AVQAError
 from pipeline.keys import source_files
 from pipeline.paths import NotMade, Paths, paths_of
+from pipeline.storage.contract import MANIFEST
 
-DATA_FILES = ("features.h5", "failures.tsv", "missing.tsv", "verify.json")
+DATA_FILES = ("features.h5", *MANIFEST, "failures.tsv", "missing.tsv", "verify.json")
+RUN_FILES = ("checkpoint.safetensors", "history.csv", "config.yaml")
+SCORES_FILES = ("scores.json", "predictions.parquet")
 
 
 def flags(**values: object) -> str:
@@ -35,8 +38,8 @@ def flags(**values: object) -> str:
 
 
 def as_json(values: Mapping) -> str:
-    """A configuration for `avqa --config`."""
-    return json.dumps(values, sort_keys=True)
+    """A configuration for `avqa --config`, in its own order: that of files, models and encoders is seen in results."""
+    return json.dumps(values)
 
 
 class Jobs:
@@ -201,8 +204,10 @@ class Jobs:
     def index_inputs(self, job: Any) -> list[Path]:
         files = self.made(job.dataset)
         features = [path for encoder in files.config["encoders"] for path in files.features_files(encoder)]
-        lists = [files.shard_list(shard) for shard in files.manifest["shards"]]
-        return [files.manifest_dir / "questions.parquet", *lists, *features, *files.text_files()]
+        return [files.manifest_dir / "questions.parquet", *self._shard_lists(files), *features, *files.text_files()]
+
+    def _shard_lists(self, files: Paths) -> list[Path]:
+        return [files.shard_list(shard) for shard in files.manifest["shards"]]
 
     def index_flags(self, job: Any) -> str:
         files = self.made(job.dataset)
@@ -214,6 +219,10 @@ class Jobs:
             texts=json.dumps(texts),
             key=files.data_key.text,
         )
+
+    def failures_inputs(self, job: Any) -> list[Path]:
+        files = self.made(job.dataset)
+        return [files.data_dir / "features.h5", *self._shard_lists(files)]
 
     def failures_flags(self, job: Any) -> str:
         files = self.paths[job.dataset]
@@ -248,7 +257,10 @@ class Jobs:
 
     def data(self, job: Any) -> list[Path]:
         """What models read, and the table that is not there where too many videos failed."""
-        files = self.made(job.dataset)
+        return self._data(job.dataset)
+
+    def _data(self, dataset: str) -> list[Path]:
+        files = self.made(dataset)
         return [files.data_dir / "features.h5", files.data_dir / "failures.tsv"]
 
     def one_model(self, job: Any) -> dict:
@@ -267,13 +279,15 @@ class Jobs:
         return self.made(getattr(job, "trained_on", job.dataset)).run_dir(model, job.seed, entry)
 
     def evaluate_inputs(self, job: Any) -> list[Path]:
-        run = self.run_dir(job)
-        return [run / "config.yaml", run / "checkpoint.safetensors", *self.data(job)]
+        run, data = self.run_dir(job), [*self.data(job), *self._data(getattr(job, "trained_on", job.dataset))]
+        return [run / "config.yaml", run / "checkpoint.safetensors", *dict.fromkeys(data)]
 
     def evaluate_flags(self, job: Any) -> str:
         (model, entry), files = self.scored_model(job), self.made(job.dataset)
-        key = files.scores_key(getattr(job, "trained_on", job.dataset), model, entry).text
-        return f"{shlex.quote(str(self.run_dir(job)))} {flags(questions_of=files.data_dir, key=key)}"
+        trained_on = getattr(job, "trained_on", job.dataset)
+        key, data = files.scores_key(trained_on, model, entry).text, self.made(trained_on).data_dir
+        given = flags(questions_of=files.data_dir, training_data=data, key=key)
+        return f"{shlex.quote(str(self.run_dir(job)))} {given}"
 
     def explain_inputs(self, job: Any) -> list[Path]:
         model, entry = self.scored_model(job)
@@ -330,14 +344,16 @@ class Jobs:
         features.h5, which is there, was made from."""
         files = self.made(dataset)
         features = [path for encoder in files.config["encoders"] for path in files.features_files(encoder)]
-        return [*features, *files.text_files(), *(files.data_dir / name for name in DATA_FILES)]
+        questions = [files.manifest_dir / name for name in MANIFEST]
+        return [*questions, *features, *files.text_files(), *(files.data_dir / name for name in DATA_FILES)]
 
     def results_of(self, dataset: str) -> list[Path]:
         """What is made of a data set, checkpoints and scores by name for the same reason."""
         files = self.made(dataset)
         runs = [(model, seed) for model in files.config["models"] for seed in files.config["train"]["seeds"]]
-        checkpoints = [files.run_dir(*run) / "checkpoint.safetensors" for run in runs if dataset in self.trained]
-        scores = [files.scores_dir(*run) / "scores.json" for run in files.scored_here()]
+        folders = [files.run_dir(*run) for run in runs] if dataset in self.trained else []
+        checkpoints = [folder / name for folder in folders for name in RUN_FILES]
+        scores = [files.scores_dir(*run) / name for run in files.scored_here() for name in SCORES_FILES]
         explanations = [folder / "explanation.json" for folder, _ in files.explained()]
         page = [files.report_dir / name for name in ("report.html", "summary.txt")]
         return [*self.features(dataset), *checkpoints, *scores, *explanations, *page]

@@ -3,8 +3,8 @@
 A key is the text of what decides a file and, for names, the first digits of its sha256. Keys chain: that of a run holds
 those of the features that it reads, and these hold what decides decoding. Files with equal keys are equal, so a file
 that exists is right and a file that is missing is due. Only what changes a number is in a key
-(`pipeline.config.NEUTRAL` lists the settings that change none). The functions read annotations, the folder of videos
-and weights, and no result.
+(`pipeline.config.NEUTRAL` lists the settings that change none). The functions read annotations, the folder of videos,
+weights and what `avqa retry` noted, and no result.
 """
 
 import hashlib
@@ -15,13 +15,21 @@ from pathlib import Path
 
 from extractors import ENCODERS, is_file, major_minor
 from pipeline import __version__
-from pipeline.config import annotation_files, reads_prompts, text_encoders, videos_fingerprint, without_neutral
+from pipeline.config import (
+    annotation_files,
+    collection_dir,
+    reads_prompts,
+    text_encoders,
+    videos_fingerprint,
+    without_neutral,
+)
 from pipeline.errors import AVQAError
 from pipeline.storage.checksums import content_digest
 from pipeline.storage.contract import DECODER_VERSION
+from pipeline.storage.retries import read_retries
 
 DIGITS = 10  # of a key's digest, in names
-MANIFEST_VERSION = 1  # to be increased with every change after which equal annotations give another manifest
+MANIFEST_VERSION = 2  # to be increased with every change after which equal annotations give another manifest
 
 
 class Key:
@@ -102,8 +110,12 @@ def manifest(config: dict) -> Key:
     ]
     names += ["numbered_as", "trained_on"]
     settings = {name: config[name] for name in names if name in config}
+    # Questions and answers are in the order of their files, which mappings as JSON text do not keep.
+    settings["order"] = [annotation_files(source) for source in (config, config.get("numbered_as")) if source]
+    retries = read_retries(collection_dir(config))
+    asked = {"retries": retries} if retries else {}
     if "synthesize" in config:  # annotations and videos come with each other
-        return Key(version=MANIFEST_VERSION, settings=settings, synthesize=config["synthesize"])
+        return Key(version=MANIFEST_VERSION, settings=settings, synthesize=config["synthesize"], **asked)
     try:
         videos = videos_fingerprint(config["videos"])
     except OSError as error:
@@ -111,7 +123,7 @@ def manifest(config: dict) -> Key:
     digests = {path: _file_digest(path) for path in source_files(config)}
     if config["format"] == "music_avqa":
         digests["prompts"] = _file_digest(PROMPTS)
-    return Key(version=MANIFEST_VERSION, settings=settings, files=digests, videos=videos)
+    return Key(version=MANIFEST_VERSION, settings=settings, files=digests, videos=videos, **asked)
 
 
 def source_files(config: dict) -> list[str]:
@@ -151,8 +163,9 @@ def data(config: dict, manifest: Mapping) -> Key:
         dataset=config["dataset"],
         collection=config["videos"]["collection"],
         questions=manifest["questions"],
+        numbering=manifest["numbering"],
         shards=manifest["shards"],
-        absent=manifest["absent"],
+        left_out=[manifest["left_out"], manifest["absent"]],
         features=features,
         texts=texts_of,
         first_text=next(iter(texts_of), None),
@@ -196,6 +209,7 @@ def report(config: dict, data: Key, scores: Iterable[str]) -> Key:
     shown["decode"] = without_neutral("decode", config["decode"])
     for name, entries in (("encoders", config["encoders"]), ("text", text_encoders(config))):
         shown[name] = {encoder: without_neutral("weights", entry) for encoder, entry in entries.items()}
+    shown["order"] = [list(config["encoders"]), list(config["models"])]
     shown["train"] = without_neutral("train", config["train"]) | {"seeds": config["train"]["seeds"]}
     return Key(version=__version__, config=shown, data=data.digest, scores=list(scores))
 

@@ -23,6 +23,7 @@ from pipeline.keys import DIGITS
 from pipeline.numbering import Numbering, index_answers, number, read_training
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
+from pipeline.storage.retries import read_retries
 from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
 from pipeline.storage.tables import deciding, read_table, reading
 
@@ -77,7 +78,10 @@ def build_manifest(config: dict, out: str | Path | None = None, key: str = "") -
     with atomic(out / "absent.tsv") as partial:
         ledger.to_csv(partial, sep="\t", index=False)
     with atomic(out / "manifest.json") as partial:
-        described = describe(questions, ledger, shards, numbering) | {"dataset": config["dataset"], "key": key}
+        described = describe(questions, left_out, ledger, shards, numbering) | {
+            "dataset": config["dataset"],
+            "key": key,
+        }
         described |= {"trained_on": config.get("trained_on", [config["dataset"]])}
         partial.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     _summarize(questions, len(found), len(shards), len(missing))
@@ -150,11 +154,15 @@ def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
 
 
 def describe(
-    questions: pd.DataFrame, ledger: pd.DataFrame, shards: dict[str, list[Video]], numbering: Numbering
+    questions: pd.DataFrame,
+    left_out: pd.DataFrame,
+    ledger: pd.DataFrame,
+    shards: dict[str, list[Video]],
+    numbering: Numbering,
 ) -> dict:
     """What manifest.json says. Digests of questions and videos are parts of the keys of what is made from them
-    (`pipeline.keys`): those of train and val of training, those of test of scores, the texts of text features. `ledger`
-    is absent.tsv."""
+    (`pipeline.keys`): those of train and val of training, those of test of scores, the texts of text features.
+    `left_out` and `ledger` are left_out.parquet and absent.tsv."""
     asked = deciding(questions)
     tested = questions["split"] == "test"
     videos = {video.video_id: video for listed in shards.values() for video in listed}
@@ -165,6 +173,8 @@ def describe(
         "video_ids": _sha256("\n".join(sorted(set(questions["video_id"])))),
         "shards": {name: digest(listed) for name, listed in shards.items()},
         "questions": _sha256(questions.to_csv(index=False)),
+        "numbering": _sha256(json.dumps(numbering.as_dict())),
+        "left_out": _sha256(left_out.to_csv(index=False)),
         "absent": _sha256(ledger.to_csv(index=False)),
         "training": _sha256(json.dumps([numbering.answers, numbering.words, numbering.longest]) + training),
         "training_videos": _digest_of(videos, questions.loc[~tested, "video_id"]),
@@ -277,6 +287,8 @@ def update_shards(collection: Path, found: list[Video], shard_size: int) -> dict
         known = {video.video_id for videos in listed for video in videos}
         new = sorted(video for video in found if video.video_id not in known)
         listed += [new[start : start + shard_size] for start in range(0, len(new), shard_size)]
+        retries = read_retries(collection)
+        listed = [[video._replace(retries=retries.get(video.video_id, 0)) for video in videos] for videos in listed]
         shards = {f"{number:05d}-{digest(videos)[:DIGITS]}": videos for number, videos in enumerate(listed)}
         for name, videos in shards.items():
             write_shard_list(collection / "shards" / f"{name}.tsv", videos)
@@ -301,6 +313,7 @@ def read_membership(path: Path) -> list[list[Video]]:
     videos.parquet is lost or damaged, the shards' lists say the same: that which video is where never changes."""
     with suppress(AVQAError):
         table = read_table(path)
+        table = table if "retries" in table else table.assign(retries=0)  # an earlier version had none
         if {*Video._fields, "shard", "row"} <= {*table}:
             shards = table.sort_values(["shard", "row"]).groupby("shard")[list(Video._fields)]
             return [[Video(*row) for row in shard.itertuples(index=False)] for _, shard in shards]

@@ -5,6 +5,7 @@
       shards/<shard>.tsv                          the files of a shard; <shard> is its number and the digest of the list
       features/<encoder>-<outputs>-<key>/<shard>.h5
       failures/<key of decoding>/<shard>.tsv
+      retries.json                                how often `avqa retry` asked for which video
     results/<data set>/
       manifests/<key>/                            questions.parquet, manifest.json, absent.tsv
       text/<encoder>-<key>.h5
@@ -33,7 +34,7 @@ from pipeline.storage.atomic import link
 from pipeline.storage.contract import MANIFEST
 
 # Names of files, below `results`; those of segments may be below `scratch`.
-MANIFEST_FILE = "{dataset}/manifests/{key}/manifest.json"
+MANIFEST_DIR = "{dataset}/manifests/{key}"
 SHARD_LIST = "{collection}/shards/{shard}.tsv"
 SEGMENTS = "{collection}/segments/{folder}/{shard}.h5"
 FEATURES = "{collection}/features/{folder}/{shard}.h5"
@@ -82,7 +83,7 @@ class Paths:
 
     @property
     def manifest_dir(self) -> Path:
-        return self._path(MANIFEST_FILE, key=self.manifest_key.digits).parent
+        return self._path(MANIFEST_DIR, key=self.manifest_key.digits)
 
     @cached_property
     def manifest(self) -> dict:

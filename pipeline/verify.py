@@ -20,7 +20,7 @@ from pipeline.manifest import read_numbering
 from pipeline.numbering import index_answers
 from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.checks import LOOK, FileReport, Finding, check_file
-from pipeline.storage.contract import PER_VIDEO, PROVENANCE
+from pipeline.storage.contract import PER_VIDEO, PROVENANCE, comparable
 from pipeline.storage.features import FeatureIndex, is_text
 from pipeline.storage.index_checks import index_faults
 from pipeline.storage.shard_list import Video, digest, read_shard_list
@@ -243,7 +243,8 @@ def _one_file(result: Verification, index: FeatureIndex, encoder: str, n: int, r
     if any(f.check in ("shard", "provenance") and f.file == str(report.path) for f in result.findings):
         return  # which already says that the file is not as it should be
     made_as = index.made_as[path]
-    differing = [name for name, value in made_as.items() if report.provenance.get(name, value) != value]
+    found = {name: report.provenance.get(name, value) for name, value in made_as.items()}
+    differing = [name for name in made_as if comparable(name, found[name]) != comparable(name, made_as[name])]
     if "source" in differing:
         result.add("index", index.path, f"was made before {path.name} of {encoder} was made from other files")
     elif differing:
@@ -286,7 +287,7 @@ def _against_list(result: Verification, report: FileReport, lists: dict[str, lis
 def _same_provenance(result: Verification, reports: list[FileReport]) -> None:
     """Whether all shards of an encoder were made in the same way: as most of them."""
     for name in (*PROVENANCE, "imported", "shapes"):
-        values = [str(r.shapes if name == "shapes" else r.provenance.get(name)) for r in reports]
+        values = [str(r.shapes if name == "shapes" else comparable(name, r.provenance.get(name))) for r in reports]
         usual = max(values, key=values.count, default="")
         for report, value in zip(reports, values, strict=True):
             if value != usual and report.shapes and (name == "shapes" or name in report.provenance):
@@ -337,7 +338,8 @@ def _same_seconds(result: Verification, reports: list[FileReport]) -> None:
             mine, theirs = report.per_video[name], first.per_video[name]
             for row in np.flatnonzero(mine != theirs).tolist() if len(mine) == len(theirs) else ():
                 message = f"{name} is {mine[row]}, {other} say {theirs[row]}"
-                result.add("seconds", report.path, message, row=row, name=report.names[row])
+                remedy = "call `avqa retry` and " + AGAIN if name == "status" else AGAIN
+                result.add("seconds", report.path, message, remedy, row=row, name=report.names[row])
 
 
 def run(path: str | Path, json_file: str | Path | None, show: Callable[[str], None]) -> None:

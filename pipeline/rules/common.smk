@@ -15,6 +15,7 @@ from pipeline.errors import AVQAError
 from pipeline.jobs import Jobs, flags
 from pipeline.keys import source_files
 from pipeline.storage.atomic import remove_abandoned
+from pipeline.storage.contract import MANIFEST
 from pipeline.storage.lock import lock_file
 
 try:

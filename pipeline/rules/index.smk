@@ -5,11 +5,10 @@ DATA = f"{RESULTS}/{paths.DATA}"
 
 rule index:
     input:
-        unless_made(f"{DATA}/features.h5", JOBS.index_inputs),
+        unless_made([f"{DATA}/{name}" for name in ("features.h5", *MANIFEST)], JOBS.index_inputs),
     output:
         features=f"{DATA}/features.h5",
-        questions=f"{DATA}/questions.parquet",
-        manifest=f"{DATA}/manifest.json",
+        manifest=[f"{DATA}/{name}" for name in MANIFEST],
     log:
         f"{DATASET}/logs/index/{{key}}.log",
     conda:
@@ -39,7 +38,7 @@ rule verify:
 
 rule failures:
     input:
-        unless_made(f"{DATA}/failures.tsv", lambda wildcards: f"{DATA}/features.h5".format(**wildcards)),
+        unless_made([f"{DATA}/failures.tsv", f"{DATA}/missing.tsv"], JOBS.failures_inputs),
     output:
         failures=report(
             f"{DATA}/failures.tsv",

@@ -1,7 +1,7 @@
 # Annotations and videos to questions and shards.
 
 SYNTHESIZE = next((values["synthesize"] for values in CONFIGS.values() if "synthesize" in values), None)
-MANIFEST = f"{RESULTS}/{paths.MANIFEST_FILE}"
+MANIFEST_FILES = [f"{RESULTS}/{paths.MANIFEST_DIR}/{name}" for name in MANIFEST]
 
 
 if SYNTHESIZE:
@@ -30,13 +30,10 @@ localrules:
 
 checkpoint manifest:
     input:
-        annotations=unless_made(MANIFEST, JOBS.annotations),
-        before=unless_made(MANIFEST, JOBS.manifest_before),
+        annotations=unless_made(MANIFEST_FILES, JOBS.annotations),
+        before=unless_made(MANIFEST_FILES, JOBS.manifest_before),
     output:
-        manifest=MANIFEST,
-        questions=f"{DATASET}/manifests/{{key}}/questions.parquet",
-        left_out=f"{DATASET}/manifests/{{key}}/left_out.parquet",
-        absent=f"{DATASET}/manifests/{{key}}/absent.tsv",
+        MANIFEST_FILES,
     log:
         f"{DATASET}/logs/manifest/{{key}}.log",
     priority: 100
@@ -44,7 +41,7 @@ checkpoint manifest:
         "../../envs/manifest.yaml"
     params:
         settings=JOBS.manifest_flags,
-        folder=lambda wildcards, output: Path(output.manifest).parent,
+        folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
         f"avqa manifest {{params.settings}} --out {{params.folder:q}} {LOG}"
 

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import AVQAError
-from pipeline.storage.contract import PER_VIDEO, PROVENANCE
+from pipeline.storage.contract import PER_VIDEO, PROVENANCE, comparable
 from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import REMEDY, open_hdf5
 
@@ -145,7 +145,8 @@ class FeatureIndex:
     def _unchanged(self, path: Path) -> "_OpenFile":
         """A file that is still the one that the index was made from."""
         opened = _OpenFile(path)
-        differing = [name for name, value in self.made_as[path].items() if opened.file.attrs.get(name) != value]
+        found, made_as = opened.file.attrs, self.made_as[path]
+        differing = [name for name in made_as if comparable(name, found.get(name)) != comparable(name, made_as[name])]
         if "text" in opened.file and not np.array_equal(opened.file["text"].asstr()[:], self.texts):
             differing.append("texts")
         if differing:

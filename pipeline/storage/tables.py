@@ -1,5 +1,6 @@
 """The tables that the manifest makes, and results that are read back."""
 
+import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,3 +38,12 @@ def reading(path: str | Path, command: str) -> Iterator[None]:
         raise AVQAError(f"{path}: no such file; `{command}` makes it") from None
     except (ValueError, LookupError, TypeError) as error:  # of the parsers of all kinds of file, and of PyArrow
         raise AVQAError(f"{path}: is damaged ({error}); `{command}` makes it again") from error
+
+
+def read_failures(path: Path | str) -> list[dict[str, str]]:
+    """The lines of a shard's table of failures, FAILURE_FIELDS; none where there is no table."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file, delimiter="\t"))
+    except FileNotFoundError:
+        return []
