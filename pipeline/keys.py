@@ -23,6 +23,7 @@ from pipeline.config import (
     videos_fingerprint,
     without_neutral,
 )
+from pipeline.data.formats.music_avqa import PROMPTS
 from pipeline.errors import AVQAError
 from pipeline.storage.checksums import content_digest
 from pipeline.storage.contract import DECODER_VERSION
@@ -135,9 +136,6 @@ def source_files(config: dict) -> list[str]:
             if isinstance(source.get("answers"), str):
                 files[source["answers"]] = None
     return list(files)
-
-
-PROMPTS = Path(__file__).parent.parent / "manifests" / "prompts.csv"
 
 
 def _file_digest(path: str | Path) -> str:
