@@ -58,6 +58,8 @@ def write_data_set(files: Paths, videos: int, shard_size: int, finished: bool) -
         "test_videos",
         "texts",
         "prompts",
+        "numbering",
+        "left_out",
     )
     described = {"videos": videos, "shards": dict.fromkeys(shards, ""), **dict.fromkeys(digests, "")}
     files.manifest_dir.mkdir(parents=True)

@@ -29,6 +29,7 @@ from pipeline.storage.checksums import content_digest
 from pipeline.storage.contract import DECODER_VERSION
 from pipeline.storage.retries import read_retries
 
+CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"  # of the environments in envs/ too
 DIGITS = 10  # of a key's digest, in names
 MANIFEST_VERSION = 2  # to be increased with every change after which equal annotations give another manifest
 
@@ -77,8 +78,11 @@ def _encoder(name: str, entry: Mapping) -> dict:
     if entry["weights"] != "random":
         del settings["seed"]
     if is_file(entry["weights"]):
+        beside = ENCODERS[name].beside and Path(entry["weights"]).with_name(ENCODERS[name].beside)
         try:
             settings["weights"] = content_digest(entry["weights"])
+            if beside and beside.exists():
+                settings["beside"] = content_digest(beside)
         except OSError as error:
             raise AVQAError(
                 f"weights of {name}: {entry['weights']}: {error.strerror}; give a file, a hub tag, or random"
@@ -88,12 +92,14 @@ def _encoder(name: str, entry: Mapping) -> dict:
 
 @cache
 def release(package: str) -> str:
-    """The part of a package's version that may change a number; "" where it is not installed, as in the environment
-    that only starts jobs in others."""
+    """The part of a package's version that may change a number. Where it is not installed, as in the environment that
+    only starts jobs in others, theirs is the locked version; "" where there is none."""
     try:
         return major_minor(package)
     except ModuleNotFoundError:
-        return ""
+        lines = CONSTRAINTS.read_text().split() if CONSTRAINTS.exists() else []
+        locked = dict(line.split("==") for line in lines if line.count("==") == 1)
+        return ".".join(locked.get(package, "").split(".")[:2])
 
 
 def manifest(config: dict) -> Key:
