@@ -36,7 +36,8 @@ def write_report(config: dict, out: str | Path | None = None, results: str | Pat
     failed = int((failures["stage"] != UNHEARD).sum())
     encoders = [encoder for own in runs.values() for run in own for encoder in run["encoders"].values()]
     note = "" if all(encoder["pretrained"] for encoder in encoders) else RANDOM_WEIGHTS
-    page = render("report.html", title=config["dataset"], note=note, **_parts(config, folder, runs, failures))
+    parts = _parts(config, folder, runs, failures) | {"configuration": yaml.safe_dump(shown, sort_keys=False)}
+    page = render("report.html", title=config["dataset"], note=note, **parts)
     out = Path(out or folder)
     out.mkdir(parents=True, exist_ok=True)
     with atomic(out / "report.html") as partial:
@@ -86,7 +87,6 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
         "cores": os.cpu_count(),
         "encoders": overview.encoders(index),
         "version": __version__,
-        "configuration": yaml.safe_dump(config, sort_keys=False),
     }
 
 

@@ -346,8 +346,10 @@ def _page(path: Path) -> object:
     before, _, rest = path.read_text().rpartition("<pre>")
     configuration, _, after = rest.partition("</pre>")
     neutral = "|".join({name for names in NEUTRAL.values() for name in names} - {"seeds", "outputs"})
-    kept = re.sub(rf"(?m)^ *({neutral}): .*\n", "", html.unescape(configuration))
-    return before, json.dumps(yaml.safe_load(kept), sort_keys=True), after
+    kept = yaml.safe_load(re.sub(rf"(?m)^ *({neutral}): .*\n", "", html.unescape(configuration)))
+    for entry in kept["encoders"].values():
+        entry.pop("outputs", None)
+    return before, json.dumps(kept, sort_keys=True), after
 
 
 READERS = {

@@ -143,6 +143,17 @@ def test_features_that_say_how_packets_were_chosen_are_good_beside_others(projec
     project.check()
 
 
+@pytest.mark.parametrize("project", [0], indirect=True)
+def test_an_output_fewer_is_read_from_the_files_that_have_more(project):
+    """And the checks of all numbers expect no more than is kept."""
+    project.run()
+    before = set(project.results.glob("clips/features/*/*.h5"))
+    project.config["encoders"]["toy_colour"]["outputs"] = ["mixed"]
+    project.run()
+    assert set(project.results.glob("clips/features/*/*.h5")) == before
+    compare(project.outcome(), project.from_nothing(with_membership=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("project", range(FAST, FAST + SLOW), indirect=True)
 def test_many_sequences(project):

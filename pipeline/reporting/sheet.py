@@ -1,7 +1,7 @@
 """Contact sheets: what the pipeline reads of a video, second by second."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,12 +11,14 @@ import numpy as np
 from PIL import Image
 
 from extractors import ENCODERS, AudioInput, FrameInput
+from pipeline.errors import AVQAError
 from pipeline.manifest import read_membership
 from pipeline.media.segments import MachineError
 from pipeline.media.transform import mirror
 from pipeline.media.worker import Limits, Worker, WorkerFailure
 from pipeline.reporting.page import webp
 from pipeline.storage.shard_list import Video
+from pipeline.storage.tables import read_table
 
 AUDIO = AudioInput(16000)
 # VGGish's log-mel setting (Hershey et al., 2017): 25 ms windows every 10 ms, 64 bands from 125 to 7,500 Hz.
@@ -48,7 +50,11 @@ def frame_input(encoders: Iterable[str]) -> FrameInput:
 
 
 def listed_videos(collection: Path) -> dict[str, Video]:
-    """The videos of a collection by id."""
+    """The videos of a collection by id; where videos.parquet is lost, as the shards' lists say."""
+    with suppress(AVQAError):
+        table = read_table(collection / "videos.parquet")
+        rows = table[[name for name in Video._fields if name in table]].to_dict("records")
+        return {row["video_id"]: Video(**row) for row in rows}
     return {video.video_id: video for shard in read_membership(collection / "videos.parquet") for video in shard}
 
 
