@@ -46,7 +46,7 @@ LINKED = "results/tiny/features.h5"
 def manifest(folder, name, config):
     """The folder of a data set's manifest."""
     with contextlib.chdir(folder):
-        return folder / paths_of(check_configs(json.loads(json.dumps(config))))[name].manifest_dir
+        return folder / paths_of(check_configs(yaml.safe_load(yaml.safe_dump(config))))[name].manifest_dir
 
 
 def snakemake(folder, config, *arguments, **environment):

@@ -87,7 +87,7 @@ def most_segments(planned):
 )
 def test_no_more_segments_than_ahead_allows(place, ahead, there):
     with contextlib.chdir(place):
-        files = paths_of(check_configs(json.loads(json.dumps(CONFIG))))["tiny"]
+        files = paths_of(check_configs(yaml.safe_load(yaml.safe_dump(CONFIG))))["tiny"]
         made = [place / files.features_files(name)[n] for name, n in there]
     for path in made:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -238,7 +238,7 @@ def test_what_is_not_the_runs_own_is_left_alone(place):
     """Segments that a user has asked for by name, and what a command that is running by hand has not finished."""
     collection = place / "results" / "clips"
     with contextlib.chdir(place):
-        files = paths_of(check_configs(json.loads(json.dumps(CONFIG))))["tiny"]
+        files = paths_of(check_configs(yaml.safe_load(yaml.safe_dump(CONFIG))))["tiny"]
         (shard, _) = files.manifest["shards"]
         segments = str(files.segments_file("audio-16000+frames-224-bicubic", shard))
     ended = subprocess.Popen(["true"])
