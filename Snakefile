@@ -18,7 +18,6 @@ if "dataset" not in config and "datasets" not in config:
 
 
 include: "pipeline/rules/common.smk"
-include: "pipeline/rules/due.smk"
 include: "pipeline/rules/manifest.smk"
 include: "pipeline/rules/decode.smk"
 include: "pipeline/rules/extract.smk"
@@ -34,24 +33,18 @@ for name in CONFIGS:
         name:
             name
         input:
-            features(name),
-            targets(name),
-            kept_segments(CONFIGS[name]["videos"]["collection"]),
+            planned(JOBS.results_of, name),
 
 
 rule features:
     input:
-        [features(name) for name in CONFIGS],
-        expand([*rules.index.output, *rules.failures.output, *rules.verify.output], dataset=CONFIGS),
-        [kept_segments(collection) for collection in ENCODERS_OF],  # Snakemake keeps temporary files that a target needs
+        [planned(JOBS.features, name) for name in CONFIGS],
 
 
 rule all:
     default_target: True
     input:
-        [features(name) for name in CONFIGS],
-        [targets(name) for name in CONFIGS],
-        [kept_segments(collection) for collection in ENCODERS_OF],
+        [planned(JOBS.results_of, name) for name in CONFIGS],
 
 
 onstart:
@@ -59,5 +52,8 @@ onstart:
 
 
 onsuccess:
-    remove_leftovers()
-    print_summaries()
+    end_run(well=True)
+
+
+onerror:
+    end_run(well=False)

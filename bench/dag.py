@@ -16,9 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import pandas as pd
 import yaml
 
+from pipeline.config import load_configs
+from pipeline.paths import Paths, paths_of
+from pipeline.storage.contract import MANIFEST
 from pipeline.storage.shard_list import Video, write_shard_list
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,24 +37,34 @@ PUBLISHED = {  # data set: its collection, how many videos of it, trained on
 }
 
 
-def write_data_set(folder: Path, name: str, collection: str, videos: int, shard_size: int, finished: bool) -> None:
+def write_data_set(files: Paths, videos: int, shard_size: int, finished: bool) -> None:
     """The manifest of a data set, and what its collection has."""
-    shards = [f"{n:05d}" for n in range(-(-videos // shard_size))]
-    out, made = folder / "results" / name, folder / "results" / collection
-    out.mkdir(parents=True)
+    shards = [f"{n:05d}-{n:010x}" for n in range(-(-videos // shard_size))]
     for shard in shards:
-        if not (path := made / "shards" / f"{shard}.tsv").exists():
+        if not (path := files.shard_list(shard)).exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_shard_list(path, [Video(f"{shard}_{n}", "x.mp4", 1, 1) for n in range(2)])
         for encoder in ("clip_vit_l14", "vggish") if finished else ():
-            features = made / "features" / encoder / f"{shard}.h5"
+            features = files.features_file(encoder, shard)
             features.parent.mkdir(parents=True, exist_ok=True)
             features.touch()
-    described = {"videos": videos, "video_ids": "", "training": "", "test": "", "texts": ""}
-    described |= {"shards": dict.fromkeys(shards, ""), "training_shards": shards}
-    (out / "absent.tsv").write_text("")
-    (out / "manifest.json").write_text(json.dumps(described))
-    pd.DataFrame({"video_id": []}).to_parquet(out / "questions.parquet")
+    digests = (
+        "video_ids",
+        "questions",
+        "absent",
+        "training",
+        "training_videos",
+        "test",
+        "test_videos",
+        "texts",
+        "prompts",
+        "numbering",
+        "left_out",
+    )
+    described = {"videos": videos, "shards": dict.fromkeys(shards, ""), **dict.fromkeys(digests, "")}
+    files.manifest_dir.mkdir(parents=True)
+    for name in MANIFEST:
+        (files.manifest_dir / name).write_text(json.dumps(described) if name == "manifest.json" else "")
 
 
 def configuration(folder: Path, sets: dict[str, tuple[str, int, list[str]]], shard_size: int) -> dict:
@@ -66,6 +78,7 @@ def configuration(folder: Path, sets: dict[str, tuple[str, int, list[str]]], sha
             name: {"trained_on": trained, "videos": {"collection": collection}, "decode": {"segments": 60}}
             for name, (collection, _, trained) in sets.items()
         },
+        "results": str(folder / "results"),
         "videos": {"folder": str(folder / "videos")},
         "annotations": annotations,
         "shard_size": shard_size,
@@ -106,8 +119,9 @@ def main() -> None:
         folder = Path(name)
         (folder / "videos").mkdir()
         (folder / "c.yaml").write_text(yaml.safe_dump(configuration(folder, sets, args.shard_size)))
-        for data_set, (collection, videos, _) in sets.items():
-            write_data_set(folder, data_set, collection, videos, args.shard_size, args.finished)
+        paths = paths_of(load_configs(folder / "c.yaml"))
+        for data_set, (_, videos, _) in sets.items():
+            write_data_set(paths[data_set], videos, args.shard_size, args.finished)
         seconds, cpu, memory, jobs = plan(folder)
     print(f"{', '.join(sets)}: {jobs} jobs planned in {seconds:.1f} s ({cpu:.1f} s of CPU) with {memory:.2f} GB")
 

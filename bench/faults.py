@@ -37,13 +37,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from test_workflow import CONFIG, assert_same, command, content, snakemake  # noqa: E402
 
 STAGES = {  # what each stage makes
-    "decode": ("clips/segments/*/*.h5", "clips/failures/*.tsv"),
+    "decode": ("clips/segments/*/*.h5", "clips/failures/*/*.tsv"),
     "extract": ("clips/features/*/*.h5",),
     "text": ("tiny/text/*.h5",),
-    "index": ("tiny/features.h5", "tiny/failures.tsv"),
-    "train": ("tiny/models/av_master/seed-0/checkpoint.safetensors", "tiny/models/av_master/seed-0/history.csv"),
-    "evaluate": ("tiny/models/av_master/seed-0/scores.json", "tiny/models/av_master/seed-0/predictions.parquet"),
-    "report": ("tiny/report.html", "tiny/summary.txt"),
+    "index": ("tiny/data/*/features.h5", "tiny/data/*/failures.tsv"),
+    "train": ("tiny/runs/*/seed-0/checkpoint.safetensors", "tiny/runs/*/seed-0/history.csv"),
+    "evaluate": ("tiny/scores/*/*/seed-0/scores.json", "tiny/scores/*/*/seed-0/predictions.parquet"),
+    "report": ("tiny/reports/*/report.html", "tiny/reports/*/summary.txt"),
 }
 
 
@@ -182,7 +182,9 @@ def disks(trial: Trial) -> Faults:
                 )  # which the undisturbed run has not kept
             yield "full disk", stage, f"stopped in {' and '.join(rules)}, {named}"
             if not n:
-                trial.run("--notemp", "--forcerun", "decode")
+                for path in trial.results.glob(STAGES["extract"][0]):
+                    path.unlink()
+                trial.run("--notemp")
     finally:
         subprocess.run(["umount", "--lazy", mount], check=True)
 
@@ -213,9 +215,10 @@ def pairs(trial: Trial) -> Faults:
 
 def damages(trial: Trial) -> Faults:
     """Files of a finished run, damaged; `avqa verify` must name them, and only what hangs on them is made again."""
-    for name, file in (("truncated", "vggish/00001.h5"), ("one bit flipped", "clip_vit_b32/00000.h5")):
-        features = trial.results / "clips" / "features"
-        path = features / file
+    features = trial.results / "clips" / "features"
+    for name, pattern in (("truncated", "vggish-*/00001-*.h5"), ("one bit flipped", "clip_vit_b32-*/00000-*.h5")):
+        (path,) = features.glob(pattern)
+        file = str(path.relative_to(features))
         if name == "truncated":
             os.truncate(path, path.stat().st_size // 2)
         else:
@@ -227,7 +230,7 @@ def damages(trial: Trial) -> Faults:
                 raw.seek(at)
                 raw.write(bytes([bits]))
         said = subprocess.run(
-            [sys.executable, "-m", "pipeline", "verify", trial.results / "tiny" / "config.yaml"],
+            [sys.executable, "-m", "pipeline", "verify", trial.name],
             capture_output=True,
             text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)},

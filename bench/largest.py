@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import yaml
 
 from extractors import ENCODERS
+from pipeline.config import load_configs
+from pipeline.jobs import Jobs
+from pipeline.paths import Paths, link_views
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import digest, read_shard_list
@@ -90,13 +95,13 @@ def write_data_set(folder: Path, part: float, options: bool) -> None:
     (folder / "c.yaml").write_text(yaml.safe_dump(configuration))
 
 
-def write_features(folder: Path, seconds: int) -> None:
+def write_features(files: Paths, seconds: int) -> None:
     """What extraction would have written."""
-    rng, collection = np.random.default_rng(0), folder / "results" / "made_up"
-    (collection / "failures").mkdir()
-    for tsv in sorted((collection / "shards").glob("*.tsv")):
-        (collection / "failures" / tsv.name).write_text("video_id\tstage\treason\tseconds\n")
-        videos = read_shard_list(tsv)
+    rng = np.random.default_rng(0)
+    files.failures_dir.mkdir(parents=True)
+    for shard in files.manifest["shards"]:
+        (files.failures_dir / f"{shard}.tsv").write_text("video_id\tstage\treason\tseconds\n")
+        videos = read_shard_list(files.shard_list(shard))
         for encoder, output in OUTPUTS.items():
             shape, name = (seconds, *ENCODERS[encoder].outputs[output]), f"{encoder}/{output}"
             specs = {key: DatasetSpec((), dtype) for key, dtype in PER_VIDEO.items()} | {
@@ -104,24 +109,24 @@ def write_features(folder: Path, seconds: int) -> None:
             }
             rows = {key: np.zeros(len(videos)) for key in PER_VIDEO} | {name: rng.random((len(videos), *shape), "f4")}
             rows["num_segments"] += seconds
-            attributes = {"kind": "features", "shard": tsv.stem, "source": digest(videos), "encoder": encoder, **MADE}
-            attributes |= {"collection": collection.name, "config": {}}
-            path = collection / "features" / encoder / f"{tsv.stem}.h5"
+            attributes = {"kind": "features", "shard": shard, "source": digest(videos), "encoder": encoder, **MADE}
+            attributes |= {"collection": files.collection.name, "config": {}}
+            path = files.features_file(encoder, shard)
             with ShardWriter(
                 path, len(videos), specs, attributes, {"video_id": [v.video_id for v in videos]}
             ) as writer:
                 writer.write(slice(0, len(videos)), rows)
 
 
-def write_texts(folder: Path) -> str:
+def write_texts(files: Paths) -> str:
     """What the text encoder would have written; says how much it is, and what one file per question would be."""
-    dataset, rng = folder / "results" / "largest", np.random.default_rng(0)
-    texts, shapes = read_texts(dataset / "questions.parquet"), ENCODERS["clip_vit_b32"].text_outputs
+    rng = np.random.default_rng(0)
+    texts, shapes = read_texts(files.manifest_dir / "questions.parquet"), ENCODERS["clip_vit_b32"].text_outputs
     specs = {name: DatasetSpec(shape, "float16") for name, shape in shapes.items()} | {
         "length": DatasetSpec((), "int32")
     }
     attributes = {"kind": "text", "dataset": "largest", "shard": "", "encoder": "clip_vit_b32", "config": {}, **MADE}
-    path, size = dataset / "text" / "clip_vit_b32.h5", 256
+    path, size = files.text_file("clip_vit_b32"), 256
     with ShardWriter(path, len(texts), specs, attributes, {"text": texts}) as writer:
         for start in range(0, len(texts), size):
             count = min(size, len(texts) - start)
@@ -147,19 +152,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", type=float, default=1.0, help="of the published sizes")
     args = parser.parse_args()
-    trained = "results/largest/models/pooled/seed-0"
     for title, options in (("MUSIC-AVQA-R's size", False), ("AVQA's size, four options", True)):
         folder = Path(tempfile.mkdtemp())
+        os.chdir(folder)
         try:
             write_data_set(folder, args.part, options)
             rows = [stage(folder, "manifest", "--config", "c.yaml")]
-            write_features(folder, 10 if options else 60)
-            print(f"\n{title}: {write_texts(folder)}\n\n| stage | seconds | GB |\n|---|---:|---:|")
-            rows += [stage(folder, name, "--config", "c.yaml") for name in ("index", "failures")]
-            rows.append(stage(folder, "train", "--config", "c.yaml", "--out", trained))
-            rows.append(stage(folder, "evaluate", trained))
+            jobs = Jobs(load_configs("c.yaml"))
+            files = jobs.paths["largest"]
+            write_features(files, 10 if options else 60)
+            print(f"\n{title}: {write_texts(files)}\n\n| stage | seconds | GB |\n|---|---:|---:|")
+            out, data = files.run_dir("pooled", 0), str(files.data_dir)
+            job = SimpleNamespace(dataset="largest", run=out.parent.name, seed=0)
+            rows.append(stage(folder, "index", *shlex.split(jobs.index_flags(job)), "--out", data))
+            rows.append(stage(folder, "failures", data, *shlex.split(jobs.failures_flags(job))))
+            rows.append(stage(folder, "train", *shlex.split(jobs.train_flags(job)), "--out", str(out)))
+            scores = str(files.scores_dir("largest", "pooled", 0))
+            rows.append(stage(folder, "evaluate", str(out), "--questions-of", data, "--out", scores))
+            link_views(jobs.paths)
             rows += [stage(folder, "report", "--config", "c.yaml"), stage(folder, "verify", "c.yaml")]
-            print("\n".join(rows))
+            print("\n".join(rows), flush=True)
         finally:
             shutil.rmtree(folder)
 

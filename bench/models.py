@@ -26,7 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.models import MODELS, counts, fast, model_class  # noqa: E402
+from pipeline.models import MODELS, complexity, fast, model_class  # noqa: E402
 from pipeline.models.base import AVQAModel, Batch, example_batch  # noqa: E402
 from pipeline.models.settings import TOKENS  # noqa: E402
 from pipeline.train import frozen  # noqa: E402
@@ -102,7 +102,7 @@ def main() -> None:
     print(f"{args.threads} CPU threads, {platform.machine()}; torch {torch.__version__}; load {os.getloadavg()[0]:.1f}")
     for name in args.models:
         model = model_class(name).in_paper_setting()
-        by_field, own = model.field_count()[1], counts.executed(model)[1]
+        by_field, own = complexity.field_count(model).macs, complexity.executed(model).macs
         operations = {"model": name, "GMACs by convention": round(by_field / 1e9, 3), "executed": round(own / 1e9, 3)}
         print(json.dumps(operations), flush=True)
         for size in args.batches:

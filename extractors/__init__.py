@@ -100,6 +100,7 @@ class EncoderSpec:
     on_request: frozenset[str] = frozenset()  # outputs that are made only where a configuration names them
     norms: tuple[float, float] = (1e-3, 1e4)  # smallest and largest Euclidean norm that a vector of it can have
     dtype: str = "bfloat16"  # in which it computes where nothing else is configured
+    libraries: tuple[str, ...] = ()  # packages that decide its numbers, besides torch
     beside: str = ""  # name of a file beside a local weights file that decides numbers too
     # Of its numbers, by weights, or under "" for all: raised when a change of the code changes them, which makes the
     # features due. 1 where nothing stands here.
@@ -121,22 +122,39 @@ def _clip(model: str, size: int, patches: int, dim: int, width: int, text_width:
     texts = {"words": (77, dim), "words_unprojected": (77, text_width), "sentence": (dim,)}
     unprojected = frozenset({"patch_unprojected"})
     # Norms are of the order of 10; those of features that were divided by their norm are 1.
-    return EncoderSpec("extractors.clip:CLIP", model, (FrameInput(size),), outputs, texts, unprojected, (2, 1000))
+    return EncoderSpec(
+        "extractors.clip:CLIP",
+        model,
+        (FrameInput(size),),
+        outputs,
+        texts,
+        unprojected,
+        (2, 1000),
+        libraries=("open_clip_torch",),
+    )
 
 
 def _siglip(model: str, size: int, patches: int, dim: int) -> EncoderSpec:
     """Texts have 64 rows, end and padding included."""
     frames = FrameInput(size, transform=Transform(squash=True))
     texts = {"words": (64, dim), "sentence": (dim,)}
-    return EncoderSpec("extractors.siglip:SigLIP", model, (frames,), {"pooled": (dim,), "patch": (patches, dim)}, texts)
+    outputs = {"pooled": (dim,), "patch": (patches, dim)}
+    libraries = ("open_clip_torch", "timm", "transformers")
+    return EncoderSpec("extractors.siglip:SigLIP", model, (frames,), outputs, texts, libraries=libraries)
 
 
 def _timm(loader: str, model: str, frames: FrameInput, outputs: dict[str, tuple[int, ...]]) -> EncoderSpec:
-    return EncoderSpec(f"extractors.timm_image:{loader}", model, (frames,), outputs)
+    return EncoderSpec(f"extractors.timm_image:{loader}", model, (frames,), outputs, libraries=("timm",))
 
 
 def _vggish(loader: str, hop: int | None = None) -> EncoderSpec:
-    return EncoderSpec(f"extractors.vggish:{loader}", "vggish", (AudioInput(16000, hop=hop),), {"embedding": (128,)})
+    return EncoderSpec(
+        f"extractors.vggish:{loader}",
+        "vggish",
+        (AudioInput(16000, hop=hop),),
+        {"embedding": (128,)},
+        libraries=("torchvggish",),
+    )
 
 
 def _dinov3() -> EncoderSpec:
@@ -157,12 +175,14 @@ ENCODERS = {
         "resnet18",
         (FrameInput(224, transform=Transform("bilinear", 256)),),
         {"pooled": (512,), "map": (512, 14, 14)},
+        libraries=("torchvision",),
     ),
     "resnet18_music_avqa": EncoderSpec(
         "extractors.resnet:MusicAVQAResNet18",
         "resnet18",
         (FrameInput(224, transform=Transform("bilinear", squash=True)),),
         {"map": (512, 14, 14)},
+        libraries=("torchvision",),
     ),
     "swinv2_l_192": _timm(
         "Swin",
@@ -180,6 +200,7 @@ ENCODERS = {
         "vit_large_patch16_384",
         (FrameInput(384, transform=Transform(short_side=438)),),
         {"tokens": (14, 1024)},
+        libraries=("timm",),
         dtype="float32",  # in bfloat16 rounding decides which tokens merge
     ),
     # Video
@@ -188,6 +209,7 @@ ENCODERS = {
         "videomae-base",
         (FrameInput(224, fps=16, transform=Transform("bilinear")),),
         {"pooled": (768,), "tubes": (8, 768)},
+        libraries=("transformers",),
     ),
     # Audio
     "vggish": _vggish("VGGish"),
@@ -200,11 +222,21 @@ ENCODERS = {
         versions={"": 2},
     ),
     "panns_cnn14": EncoderSpec(
-        "extractors.panns:PANNs", "Cnn14", (AudioInput(32000, seconds=2),), {"embedding": (2048,)}
+        "extractors.panns:PANNs",
+        "Cnn14",
+        (AudioInput(32000, seconds=2),),
+        {"embedding": (2048,)},
+        libraries=("librosa",),
     ),
-    "clap_htsat": EncoderSpec("extractors.clap:CLAP", "clap-htsat", (AudioInput(48000),), {"embedding": (512,)}),
+    "clap_htsat": EncoderSpec(
+        "extractors.clap:CLAP", "clap-htsat", (AudioInput(48000),), {"embedding": (512,)}, libraries=("transformers",)
+    ),
     "ast": EncoderSpec(
-        "extractors.ast:AST", "ast", (AudioInput(16000),), {"cls": (768,), "distillation": (768,), "pooled": (768,)}
+        "extractors.ast:AST",
+        "ast",
+        (AudioInput(16000),),
+        {"cls": (768,), "distillation": (768,), "pooled": (768,)},
+        libraries=("transformers",),
     ),
 }
 

@@ -28,8 +28,6 @@ class AST(Encoder):
     patches are part of the mean.
     """
 
-    libraries = ("transformers",)
-
     def build(self) -> nn.Module:
         return ASTModel(ASTConfig())
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +25,12 @@ CONNECT_SECONDS = 10  # without an answer of a server in this time a download is
 class Encoder(ABC):
     """A frozen network in evaluation mode.
 
-    Subclasses define `build`, `fetch` and `forward`, those with text outputs `encode_text` too, and name in `libraries`
-    the packages besides PyTorch that decide their outputs. `provenance` becomes attributes of every file made with the
-    encoder: weights (tag, file name or `random (seed n)`), weights_sha256 (of the file; of several files, of their
-    sha256 one after the other; of all tensors if random), pretrained, and libraries (package -> major.minor version:
-    what can change an output beyond rounding; `encoder` is the version of the encoder's numbers where it is not 1).
+    Subclasses define `build`, `fetch` and `forward`, those with text outputs `encode_text` too. `provenance` becomes
+    attributes of every file made with the encoder: weights (tag, file name or `random (seed n)`), weights_sha256 (of
+    the file; of several files, of their sha256 one after the other; of all tensors if random), pretrained, and
+    libraries (package -> major.minor version: what can change an output beyond rounding; `encoder` is the version of
+    the encoder's numbers where it is not 1).
     """
-
-    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: EncoderSpec, weights: str, sha256: str | None, seed: int, dtype: str):
         self.spec, self.weights = spec, weights
@@ -56,7 +54,7 @@ class Encoder(ABC):
             "weights": name,
             "weights_sha256": found,
             "pretrained": weights != "random",
-            "libraries": {package: major_minor(package) for package in ("torch", *self.libraries)},
+            "libraries": {package: major_minor(package) for package in ("torch", *self.spec.libraries)},
         }
         if (numbers := spec.version(weights)) != 1:
             self.provenance["libraries"]["encoder"] = numbers

@@ -27,8 +27,6 @@ class CLAP(Encoder):
     ten times. The spectrogram is that of the library for models without fusion (`rand_trunc`).
     """
 
-    libraries = ("transformers",)
-
     def build(self) -> nn.Module:
         return ClapAudioModelWithProjection(ClapAudioConfig())
 

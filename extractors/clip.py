@@ -26,8 +26,6 @@ class CLIP(Encoder):
     x sigmoid(1.702 x) = silu(1.702 x) / 1.702, so that one remains.
     """
 
-    libraries = ("open_clip_torch",)
-
     def build(self) -> nn.Module:
         model: Any = build_open_clip(self.spec.model)
         model.visual.output_tokens = True

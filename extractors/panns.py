@@ -27,8 +27,6 @@ class PANNs(Encoder):
     Two seconds per embedding is a compromise of this project; the authors publish no features per second.
     """
 
-    libraries = ("librosa",)
-
     def build(self) -> nn.Module:
         network = CNN14()
         initialize_he(network)

@@ -23,7 +23,6 @@ class ResNet18(Encoder):
     outputs use ImageNet's own resize (256), centre crop (224) and normalisation.
     """
 
-    libraries = ("torchvision",)
     mean: ClassVar[list[float]] = PRESET.mean
     std: ClassVar[list[float]] = PRESET.std
 

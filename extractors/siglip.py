@@ -27,8 +27,6 @@ class SigLIP(Encoder):
     and tokenizer_config.json of the same repository). With random weights, tokens are the text's bytes.
     """
 
-    libraries = ("open_clip_torch", "timm", "transformers")
-
     def build(self) -> nn.Module:
         return build_open_clip(self.spec.model)
 

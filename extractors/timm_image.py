@@ -20,8 +20,6 @@ class TimmImage(Encoder):
     Where a model's tags differ in that, config.json of the weights' repository beside a local file says which it is.
     """
 
-    libraries = ("timm",)
-
     def build(self) -> nn.Module:
         size, name = self.spec.inputs[0].shape[0], self.spec.model
         if is_hub_tag(self.weights):

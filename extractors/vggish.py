@@ -26,8 +26,6 @@ class VGGish(Encoder):
     release of AudioSet: row i begins at 0.96 i, so that row 59 is 2.36 s earlier than second 59.
     """
 
-    libraries = ("torchvggish",)
-
     def build(self) -> nn.Module:
         network = torchvggish.VGG(torchvggish.make_layers(), postprocess=False)
         initialize_he(network)

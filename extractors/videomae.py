@@ -17,8 +17,6 @@ class VideoMAE(Encoder):
     classifier of actions reads. `tubes` is the mean over the 14·14 positions of each of the eight pairs of frames,
     before the norm."""
 
-    libraries = ("transformers",)
-
     def build(self) -> nn.Module:
         model = VideoMAEForVideoClassification(VideoMAEConfig())
         model.classifier = nn.Identity()

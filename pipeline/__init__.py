@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.data.feature_set import FeatureSet
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def open_features(folder: str | Path) -> FeatureSet:

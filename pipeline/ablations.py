@@ -1,13 +1,14 @@
 """The tables of the models' papers made again: what each row changes, the scores, and the paper's figure."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.accuracy import OVERALL, entry_of, read_scores
-from pipeline.config import dataset_dir, kept_features
+from pipeline.config import kept_features
 from pipeline.errors import AVQAError
 from pipeline.models import settings_class
 from pipeline.storage.atomic import atomic
@@ -62,18 +63,23 @@ def changed_entry(entry: dict, changes: dict) -> dict:
     return entry | changes | schedule
 
 
-def write_table(config: dict, model: str, table: str) -> str:
-    """Write <results>/<data set>/ablations/<model>/<table>.csv: accuracy in %, mean and deviation over seeds, and the
-    paper's figures, those of other columns of the grid too.
+def rows_of(grid: pd.DataFrame, config: dict, model: str, table: str) -> dict[int, dict]:
+    """The entry of `models` that each row of a table stands for, by the row's number."""
+    rows = grid[(grid["entry"] == model) & (grid["table"] == table)].to_dict("records")
+    return {row["row"]: changed_entry(config["models"][model], json.loads(row["settings"])) for row in rows}
+
+
+def write_table(config: dict, model: str, table: str, folders: Mapping[int, Path], out: str | Path) -> str:
+    """Write a table of a model's paper to the file `out`: accuracy in %, mean and deviation over seeds, and the paper's
+    figures, those of other columns of the grid too. `folders` holds the scores of each row's seeds.
 
     Returns the table as text. Raises AVQAError if there is no such table or a row has no scores yet.
     """
     grid = read_grid(config | {"models": {model: config["models"][model]}, "ablations": {"tables": [table]}})
-    folder, seeds = dataset_dir(config) / "ablations", config["train"]["seeds"]
+    seeds = config["train"]["seeds"]
     lines = []
     for row in grid.to_dict("records"):
-        place = folder / model / f"table~{table}" / f"row~{row['row']}"
-        runs = [read_scores(place / f"seed-{seed}" / "scores.json") for seed in seeds]
+        runs = [read_scores(folders[row["row"]] / f"seed-{seed}" / "scores.json") for seed in seeds]
         line = {"row": row["label"]}
         for column, scenario in SCENARIOS.items():
             key = ("scenario", scenario) if scenario else OVERALL
@@ -84,7 +90,7 @@ def write_table(config: dict, model: str, table: str) -> str:
         others = row.keys() - {"entry", *GRID_COLUMNS}
         lines.append(line | {f"{name}_paper": row[name] for name in grid.columns if name in others})
     made = pd.DataFrame(lines).dropna(axis="columns", how="all")
-    with atomic(folder / model / f"{table}.csv") as partial:
+    with atomic(out) as partial:
         made.to_csv(partial, index=False)
     head = f"{table} of {model}, {len(seeds)} seed(s), data set {config['dataset']}"
     return f"{head}\n{made.to_string(index=False, na_rep='')}"

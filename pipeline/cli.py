@@ -12,20 +12,21 @@ from pathlib import Path
 from extractors import ENCODERS, EncoderError
 from pipeline.config import (
     check_config,
-    collection_dir,
     dataset_dir,
     load_config,
     load_configs,
-    text_encoders,
 )
 from pipeline.data.layouts import LAYOUTS
 from pipeline.errors import AVQAError, forbidden, out_of_memory, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
-from pipeline.storage.atomic import check_writable, write_if_changed
+from pipeline.paths import paths_of
+from pipeline.storage.atomic import check_writable, link, write_if_changed
 from pipeline.storage.shard_list import list_files, read_shard_list
 
-OUTPUT_FOLDERS = ("synthesize", "train", "evaluate", "explain", "convert-checkpoint", "export")  # --out, or DIR itself
+# Commands whose --out, or DIR itself, is a folder.
+OUTPUT_FOLDERS = ("synthesize", "train", "evaluate", "explain", "convert-checkpoint", "export")
+OUTPUT_FOLDERS += ("manifest", "index", "failures", "report")
 OUTPUT_FILES = ("failures", "timing", "json", "plot")  # and --out of other commands
 EXPORTS = ("webdataset", "datasets", "safetensors")  # rows of pipeline/data/containers.py
 
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before the work, which may take hours, and not after it: that what it ends in can be written."""
     paths = {name: Path(getattr(args, name)) for name in ("out", *OUTPUT_FILES) if getattr(args, name, None)}
-    if args.command in OUTPUT_FOLDERS and (folder := paths.pop("out", None) or args.folder):
+    if args.command in OUTPUT_FOLDERS and (folder := paths.pop("out", None) or getattr(args, "folder", None)):
         check_writable(folder)
     for path in paths.values():
         if path.is_dir():
@@ -96,7 +97,17 @@ def synthesize(args: argparse.Namespace) -> None:
 def manifest(args: argparse.Namespace) -> None:
     from pipeline.manifest import build_manifest
 
-    build_manifest(_config(args, "dataset", "videos", "annotations"))
+    config = _config(args, "dataset", "videos", "annotations")
+    (files,) = paths_of({config["dataset"]: config}).values()
+    build_manifest(config, args.out or files.manifest_dir, args.key or files.manifest_key.text)
+    if not args.out:
+        files.link_manifest()
+
+
+def shard_list(args: argparse.Namespace) -> None:
+    from pipeline.manifest import write_lost_list
+
+    write_lost_list(args.out)
 
 
 def decode(args: argparse.Namespace) -> None:
@@ -124,6 +135,7 @@ def decode(args: argparse.Namespace) -> None:
         workers=args.workers,
         failures=args.failures or f"{args.out}.failures.tsv",
         timing=args.timing,
+        key=args.key,
     )
 
 
@@ -131,14 +143,14 @@ def extract(args: argparse.Namespace) -> None:
     from pipeline.extract import extract_shard
 
     claim()
-    extract_shard(args.segments, args.out, outputs=args.outputs, timing=args.timing, **_weights(args))
+    extract_shard(args.segments, args.out, outputs=args.outputs, timing=args.timing, key=args.key, **_weights(args))
 
 
 def text(args: argparse.Namespace) -> None:
     from pipeline.text import encode_texts
 
     claim()
-    given = {name: getattr(args, name) for name in ("sentence", "drop_last_character", "prompts")}
+    given = {name: getattr(args, name) for name in ("sentence", "drop_last_character", "prompts", "key")}
     encode_texts(args.questions, args.out, dataset=args.dataset, **given, **_weights(args))
 
 
@@ -149,15 +161,14 @@ def _weights(args: argparse.Namespace) -> dict:
 def index(args: argparse.Namespace) -> None:
     from pipeline.index import build_index
 
-    config = _config(args, "dataset", "videos", "encoders", "text")
-    build_index(dataset_dir(config), collection_dir(config), list(config["encoders"]), *text_encoders(config))
+    features, texts = json.loads(args.features), json.loads(args.texts)
+    build_index(args.manifest, args.collection, features, texts, args.out, args.key)
 
 
 def failures(args: argparse.Namespace) -> None:
     from pipeline.index import gather_failures
 
-    config = _config(args, "dataset", "videos")
-    gather_failures(dataset_dir(config), collection_dir(config), config["max_failed_fraction"])
+    gather_failures(args.folder, args.collection, args.tables, args.max_failed_fraction)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -172,7 +183,9 @@ def train(args: argparse.Namespace) -> None:
         check_config(config, "--settings", ("dataset", "models", "train"))
     if args.workers is not None:
         config["train"]["workers"] = args.workers
-    train(config, name, args.seed, args.out, args.timing)
+    if args.data:
+        config["data"] = args.data
+    train(config, name, args.seed, args.out, args.timing, args.key)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -188,7 +201,7 @@ def evaluate(args: argparse.Namespace) -> None:
         return
     if not args.folder:
         raise AVQAError("give the folder that `avqa train` wrote, or --checkpoint FILE")
-    print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out)))
+    print(format_scores(evaluate(args.folder, args.split, args.questions_of, args.out, args.training_data)))
     if args.steps:
         print(evaluate_by_second(args.folder, args.split, args.questions_of, args.out).to_string(index=False))
 
@@ -216,12 +229,14 @@ def _released(args: argparse.Namespace) -> tuple[dict, dict]:
 
 
 def model(args: argparse.Namespace) -> None:
+    from pipeline.models.complexity import as_text
+
     try:
         settings = json.loads(args.settings)
         model = model_class(args.architecture).in_paper_setting(args.seconds, args.answers, **settings)
     except (TypeError, ValueError) as error:
         raise AVQAError(f"--settings: {error}") from error
-    print(model.report())
+    print(as_text(model))
 
 
 def reproduction(args: argparse.Namespace) -> None:
@@ -237,7 +252,13 @@ def report(args: argparse.Namespace) -> None:
     from pipeline.report import write_report
 
     sections = ("dataset", "videos", "encoders", "models", "decode", "train")
-    print(write_report(_config(args, *sections)))
+    config = _config(args, *sections)
+    if not args.out:
+        print(write_report(config))
+        return
+    for name, target in json.loads(args.links).items():
+        link(Path(args.out, "files", name), Path(target))
+    print(write_report(config, args.out, Path(args.out, "files")))
 
 
 def explain(args: argparse.Namespace) -> None:
@@ -245,10 +266,11 @@ def explain(args: argparse.Namespace) -> None:
     from pipeline.explain import explain
 
     claim()
-    explanation = explain(args.folder, args.split)
+    explanation = explain(args.folder, args.split, args.questions_of, args.out, args.training_data)
     for name, reason in explanation["not_offered"].items():
         log.info(f"{name}: {reason}")
-    log.info(f"{explanation['questions']} questions: {Path(args.folder) / f'explanation{suffix(args.split)}.json'}")
+    written = Path(args.out or args.folder) / f"explanation{suffix(args.split)}.json"
+    log.info(f"{explanation['questions']} questions: {written}")
 
 
 def results(args: argparse.Namespace) -> None:
@@ -267,11 +289,47 @@ def look(args: argparse.Namespace) -> None:
     print(look(args.video, _config(args) if args.config else None, args.out))
 
 
+def runs(args: argparse.Namespace) -> None:
+    from pipeline.runs import list_runs
+
+    print(list_runs(_config(args, "dataset", "videos")).to_string(index=False))
+
+
+def adopt(args: argparse.Namespace) -> None:
+    from pipeline.adopt import adopt
+
+    lines = adopt(load_configs(args.config))
+    print("\n".join([*lines, f"{len(lines)} files and runs were not adopted; what was there before is in former/"]))
+
+
+def clean(args: argparse.Namespace) -> None:
+    from pipeline.clean import remove, unnamed
+
+    found = unnamed([paths_of(load_configs(path)) for path in args.configs])
+    for path, size in found:
+        print(f"{size / 1e6:12,.1f} MB  {path}")
+    total = f"{sum(size for _, size in found) / 1e9:,.2f} GB"
+    if args.yes:
+        remove([path for path, _ in found])
+        print(f"removed {len(found)} files and folders, {total}")
+        return
+    print(f"{len(found)} files and folders that no given configuration names, {total}; --yes removes them")
+
+
+def retry(args: argparse.Namespace) -> None:
+    from pipeline.retry import retry
+
+    for collection, videos in retry(paths_of(load_configs(args.config))).items():
+        print("\n".join(videos))
+        print(f"{collection}: {len(videos)} videos failed; the next run decodes them again")
+
+
 def ablations(args: argparse.Namespace) -> None:
     from pipeline.ablations import write_table
 
     config = _config(args, "dataset", "models", "train")
-    print(write_table(config, args.model or next(iter(config["models"])), args.table))
+    rows = {int(row): Path(folder) for row, folder in json.loads(args.rows).items()}
+    print(write_table(config, args.model or next(iter(config["models"])), args.table, rows, args.out))
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -371,8 +429,16 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seconds", type=int, required=True)
     sub.add_argument("--seed", type=int, default=0)
 
+    def add_key(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--key", default="", help="text of what decides the file, which is recorded in it")
+
     sub = command(manifest, "Turn annotations and a folder of videos into tables and shards.")
     add_config(sub)
+    sub.add_argument("--out", help="folder (default: the one that the workflow uses)")
+    add_key(sub)
+
+    sub = command(shard_list, "Write the lost list of a shard again, from videos.parquet of its collection.")
+    sub.add_argument("out", metavar="SHARD.tsv")
 
     sub = command(decode, "Cut videos into one-second segments of frames and audio.")
     sub.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or one shard's .tsv")
@@ -398,12 +464,14 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--workers", type=int, default=2, help="videos decoded at the same time")
     sub.add_argument("--failures", help="table of the videos that cannot be decoded (default: OUT.failures.tsv)")
     sub.add_argument("--collection", default="")
+    add_key(sub)
     add_timing(sub)
 
     sub = command(extract, "Run a frozen encoder over a segments file.")
     sub.add_argument("segments", metavar="SEGMENTS.h5")
     add_weights(sub)
     sub.add_argument("--outputs", nargs="+", help="outputs to keep (default: all)")
+    add_key(sub)
     add_timing(sub)
 
     sub = command(text, "Encode each different question once.")
@@ -418,16 +486,26 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--prompts",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="encode the questions as statements too, for models that read them (TSPM)",
     )
     sub.add_argument("--dataset", default="")
+    add_key(sub)
 
     sub = command(index, "Join a data set's shards into features.h5.")
-    add_config(sub)
+    sub.add_argument("--manifest", required=True, metavar="DIR", help="what `avqa manifest` wrote")
+    sub.add_argument("--collection", required=True, metavar="DIR", help="holds shards and features")
+    sub.add_argument("--features", required=True, help="JSON: folders of each encoder/output below features")
+    sub.add_argument("--texts", required=True, help="JSON: the file of each text encoder")
+    sub.add_argument("--out", required=True, metavar="DIR")
+    add_key(sub)
 
     sub = command(failures, "List the videos that could not be decoded; too many are an error.")
-    add_config(sub)
+    sub.add_argument("folder", metavar="DIR", help="what `avqa index` wrote")
+    sub.add_argument("--collection", required=True, metavar="DIR", help="holds shards and features")
+    sub.add_argument("--tables", required=True, metavar="DIR", help="the tables that `avqa decode` wrote")
+    sub.add_argument("--max-failed-fraction", type=float, required=True, help="share of the videos that may fail")
 
     sub = command(train, "Train a model on a data set's features.")
     add_config(sub)
@@ -435,8 +513,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--settings", help='JSON of the model\'s settings to change, such as {"inputs": ["question"]}')
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int, help="batches read ahead at the same time (default: the configuration's)")
+    sub.add_argument("--data", metavar="DIR", help="what `avqa index` wrote (default: the data set's folder)")
     sub.add_argument("--out", required=True)
+    add_key(sub)
     add_timing(sub)
+
+    def add_questions_of(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--questions-of", help="folder with features.h5 and the questions that are asked in place")
+        sub.add_argument(
+            "--training-data", help="folder with the same questions and features as those that the model was trained on"
+        )
+        sub.add_argument("--out", help="folder for what is written (default: DIR)")
 
     sub = command(evaluate, "Score a trained model, or a published checkpoint.")
     sub.add_argument(
@@ -447,8 +534,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--config", help="of the checkpoint: configuration with the data set and the features")
     sub.add_argument("--dataset", help="of the checkpoint: which data set of a configuration with several")
     sub.add_argument("--split", default="test")
-    sub.add_argument("--questions-of", help="folder in results of another data set, whose questions are asked in place")
-    sub.add_argument("--out", help="folder for the scores (default: DIR)")
+    add_questions_of(sub)
+    add_key(sub)
     sub.add_argument("--steps", action="store_true", help="accuracy after each second as well, if the model offers it")
 
     sub = command(
@@ -475,9 +562,14 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command(explain, "Examine what a trained model's answers depend on: modalities, seconds, words, features.")
     sub.add_argument("folder", metavar="DIR", help="what `avqa train` wrote")
     sub.add_argument("--split", default="test")
+    add_questions_of(sub)
+    add_key(sub)
 
     sub = command(report, "Write a data set's results as text and as report.html.")
     add_config(sub)
+    sub.add_argument("--out", help="folder (default: the data set's)")
+    sub.add_argument("--links", default="{}", help="JSON: what is read, by its name in the folder of results")
+    add_key(sub)
 
     sub = command(results, "Print the papers' results, best first, and with --config ours beside them.")
     sub.add_argument("--dataset", default="MUSIC-AVQA", help="MUSIC-AVQA, MUSIC-AVQA-R, MUSIC-AVQA-v2.0, AVQA, …")
@@ -494,10 +586,25 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--dataset", help="which of the configuration's data sets, if it has several")
     sub.add_argument("--out", help="page to write (default: VIDEO_ID.html)")
 
+    sub = command(runs, "List the trainings that are there: what differs, scores, when, how long.")
+    add_config(sub)
+
+    sub = command(adopt, "Give results of version 0.2.0 the names of a configuration, where they are what it names.")
+    sub.add_argument("--config", required=True, metavar="FILE")
+
+    sub = command(clean, "List what none of the given configurations names any more, with sizes.")
+    sub.add_argument("configs", metavar="CONFIG.yaml", nargs="+", help="all configurations whose results stay")
+    sub.add_argument("--yes", action="store_true", help="remove what is listed")
+
+    sub = command(retry, "Have videos that failed for a reason outside their files decoded again by the next run.")
+    sub.add_argument("--config", required=True)
+
     sub = command(ablations, "Put the scores of one table of a model's paper beside the paper's.")
     add_config(sub)
     sub.add_argument("--model", help="name under models: in the configuration (default: the first)")
     sub.add_argument("--table", required=True, help="a name in manifests/<architecture>_tables.csv")
+    sub.add_argument("--rows", required=True, help="JSON: the folder of the scores of each row")
+    sub.add_argument("--out", required=True, metavar="FILE.csv")
 
     sub = command(plan, "Jobs, hours, temporary disk and bytes that a data set will take.")
     add_config(sub)

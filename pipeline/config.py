@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +21,15 @@ from pipeline.models import entry_schema, entry_settings, settings_class
 from pipeline.models.settings import TOKENS, StrictValidator
 
 ROOT = Path(__file__).parent.parent  # of the repository, or site-packages: config/ and manifests/ lie beside pipeline/
-OF_ALL_MODELS = ("seeds", "threads", "workers")  # in `train`: what no run with a given seed depends on
 SCHEMA = ROOT / "config" / "schema.yaml"
 OF_A_COLLECTION = ("videos", "shard_size", "decode")  # settings that data sets with one collection must have in common
+# Settings that change no result, by section: how fast, how many at a time, where; and checks.
+NEUTRAL: Mapping[str, tuple[str, ...]] = {
+    "decode": ("workers", "ahead", "selective"),
+    "weights": ("batch_size", "sha256", "outputs"),  # of an encoder of videos or texts
+    "train": ("seeds", "threads", "workers"),
+}
+OF_ALL_MODELS = NEUTRAL["train"]  # a model's own `train` cannot have them
 OF_A_RUN = (
     "models",
     "train",
@@ -116,7 +122,7 @@ def _conflicts(configs: dict[str, dict]) -> Iterator[str]:
                 yield f"{name}.{section}: differs from that of {other}, whose collection is {collection} too"
         for encoder, entry in config.get("encoders", {}).items():
             other, theirs = encoders.setdefault((collection, encoder), (name, entry))
-            if theirs != entry:
+            if _made_alike(theirs) != _made_alike(entry):
                 yield f"{name}.encoders.{encoder}: differs from that of {other}, whose collection is {collection} too"
         if config["results"] != configs[next(iter(configs))]["results"]:
             yield f"{name}.results: must be the same for all data sets"
@@ -138,7 +144,17 @@ def _conflicts_with_trained(name: str, configs: dict[str, dict]) -> Iterator[str
 def _as_results(config: dict, section: str) -> object:
     """A section without what changes no result."""
     value = config.get(section)
-    return {k: v for k, v in value.items() if k != "workers"} if section == "decode" and value else value
+    return without_neutral(section, value) if section in NEUTRAL and value else value
+
+
+def _made_alike(entry: Mapping) -> dict:
+    """What decides in which folder the features of an encoder are."""
+    return without_neutral("weights", entry) | {"outputs": sorted(entry.get("outputs", []))}
+
+
+def without_neutral(section: str, values: Mapping) -> dict:
+    """The settings of a section that change results."""
+    return {name: value for name, value in values.items() if name not in NEUTRAL[section]}
 
 
 def check_config(config: object, source: str | Path = "configuration", sections: tuple[str, ...] = ()) -> dict:
@@ -316,6 +332,15 @@ def training(config: dict, name: str) -> dict:
     return schedule | {"pretrain": {"settings": {}, **stage} if stages and stages[-1] is not None else None}
 
 
+def of_one_model(config: dict, name: str) -> dict:
+    """The configuration of a run: one model, whose complete schedule is `train`. Raises AVQAError."""
+    if name not in config["models"]:
+        raise AVQAError(f"models: has no {name}; it has {', '.join(config['models'])}")
+    entry = {key: value for key, value in config["models"][name].items() if key != "train"}
+    common = {key: value for key, value in config["train"].items() if key in OF_ALL_MODELS}
+    return config | {"models": {name: entry}, "train": common | training(config, name)}
+
+
 def pretraining_entry(entry: dict, stage: dict) -> dict:
     """The entry of a model as its pretraining has it. Raises ValueError naming a wrong setting."""
     changed = entry | stage["settings"]
@@ -332,6 +357,12 @@ def _usual_schedule() -> dict:
 def dataset_dir(config: dict) -> Path:
     """Where questions, text features, the index, models and scores of the data set are."""
     return Path(config["results"]) / config["dataset"]
+
+
+def data_dir(config: dict) -> Path:
+    """Where features.h5 and the questions are that models read: a folder that never changes, `data`, or else what the
+    data set's folder leads to."""
+    return Path(config["data"]) if "data" in config else dataset_dir(config)
 
 
 def collection_dir(config: dict) -> Path:

@@ -4,7 +4,7 @@ import csv
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from extractors import FrameInput, Input, major_minor
 from pipeline.errors import AVQAError
 from pipeline.media.segments import MachineError
+from pipeline.media.transform import mirror
 from pipeline.media.worker import Limits, Worker, WorkerFailure, inputs_to_json
 from pipeline.storage.atomic import atomic
 from pipeline.storage.contract import (
@@ -32,6 +33,7 @@ from pipeline.storage.contract import (
 )
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.shard_list import Video, digest
+from pipeline.storage.tables import read_failures
 from pipeline.timing import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -58,13 +60,16 @@ def decode_shard(
     failures: str | Path,
     limits: Limits | None = None,
     timing: str | Path | None = None,
+    key: str = "",
 ) -> None:
     """Decode videos in `workers` processes and write the segments file `out`: row n is video n, one dataset per input.
 
     A video that `backend` cannot decode is a row of zeros with status 1 and a line in the table `failures`; no other
     backend is tried, since its frames may be others. Where the process was lost or lacked memory, a new one tries once
     more. A video that is decoded without its sound has a line in the table beside it (`unheard_table`). A run that was
-    interrupted resumes. Raises MachineError if the machine fails and not a video, also where a video's process is
+    interrupted resumes. With `key`, the text of what decides the segments (`pipeline.keys`), a video that the table
+    `failures` has already is not tried again: encoders that have read the shard before have zeros for it, and all must
+    agree (`pipeline.retry`). Raises MachineError if the machine fails and not a video, also where a video's process is
     killed from outside twice, and AVQAError if no video at all can be decoded (the only one of a named `shard` may be a
     failed row); neither leaves a row for the videos concerned. The file `timing` then says how long decoders and
     writing took (`pipeline.timing`).
@@ -83,6 +88,7 @@ def decode_shard(
         "shard": shard,
         "source": digest(list(videos)),
         "config": options | {"inputs": inputs_to_json(inputs), "backend": backend},
+        "key": key,
         "libraries": {
             "decoder": DECODER_VERSION,
             **{name: major_minor(name) for name in _libraries(videos, backend)},
@@ -96,18 +102,19 @@ def decode_shard(
         record, unheard = _Record(writer.parts / "failures.tsv", done), _Record(writer.parts / "unheard.tsv", done)
         if writer.published:
             record.recover(out, ids)
+        known = {line["video_id"]: line["reason"] for line in read_failures(failures)} if key else {}
         pool = _Pool(workers, limits or Limits(), inputs, backend, options)
-        shard_in_work = _Shard(videos, writer, record, unheard, pool, watch)
+        shard_in_work = _Shard(videos, writer, record, unheard, pool, watch, known)
         shard_in_work.decode()
         for video in videos:
             if video.video_id in record.lines and not writer.published:
                 log.warning(f"{video.path or video.audio_path}: {record.lines[video.video_id][2]}")
-        present = sum(not video.gone for video in videos)
-        if (present > 1 or not shard) and not writer.published and len(record.lines) == len(videos):
+        present = [video for video in videos if not video.gone]
+        if len(present) > bool(shard) and not writer.published and len(record.lines) == len(videos):
             shutil.rmtree(writer.parts)  # so that the next run tries again
             raise AVQAError(
-                f"{out}: none of the {len(videos)} videos can be decoded; the first is "
-                f"{videos[0].path or videos[0].audio_path}: {record.lines[ids[0]][2]}. "
+                f"{out}: none of the {len(present)} videos can be decoded; the first is "
+                f"{present[0].path or present[0].audio_path}: {record.lines[present[0].video_id][2]}. "
                 "Mend or leave out these videos, or the storage that holds them, and run again"
             )
         if unheard.lines:
@@ -203,9 +210,10 @@ class _Shard:
         unheard: "_Record",
         pool: _Pool,
         watch: Stopwatch,
+        known: Mapping[str, str],
     ):
         self.videos, self.writer, self.pool, self.watch = videos, writer, pool, watch
-        self.record, self.unheard = record, unheard
+        self.record, self.unheard, self.known = record, unheard, known
         self.writing = Lock()
         self.seconds = 0  # of video that were decoded
 
@@ -228,7 +236,8 @@ class _Shard:
     def _decode_one(self, n: int) -> None:
         start = time.monotonic()
         with self.watch.part("decoders", lanes=len(self.pool.workers)):
-            row, reason = self.pool.read(self.videos[n])
+            reason = self.known.get(self.videos[n].video_id)
+            row, reason = (None, reason) if reason is not None else self.pool.read(self.videos[n])
         with self.writing, self.watch.part("writing"):
             if row is None:
                 if self.pool.stopping.is_set():
@@ -244,13 +253,6 @@ class _Shard:
                 if self.videos[n].mirrored:
                     mirror(row)
             self.writer.write(n, row)
-
-
-def mirror(row: dict) -> None:
-    """Mirror all frames of a video, …, width, 3, left to right."""
-    for name in row:
-        if name.startswith("frames/"):
-            row[name] = np.flip(row[name], axis=-2)
 
 
 class _Record:

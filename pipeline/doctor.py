@@ -14,6 +14,7 @@ from typing import NamedTuple
 from extractors import is_hub_tag
 from pipeline.config import text_encoders
 from pipeline.gpu import devices
+from pipeline.keys import CONSTRAINTS
 from pipeline.scheduler import slurm_nodes
 from pipeline.storage.lock import lock_file
 from pipeline.weights import look, record_path, sha256_of
@@ -22,7 +23,6 @@ DECODERS = ("h264", "hevc", "vp9", "libdav1d", "mpeg4", "aac", "opus", "mp3")
 OPEN_FILES = 1024
 FREE_GB = 20
 FFMPEG = "pip install --force-reinstall imageio-ffmpeg, or let IMAGEIO_FFMPEG_EXE name an ffmpeg program"
-CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 
 
 class Finding(NamedTuple):

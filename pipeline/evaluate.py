@@ -1,6 +1,7 @@
 """Answer the questions of a split with a trained model, and score the answers."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,28 +11,42 @@ import torch
 import yaml
 
 from pipeline.accuracy import score_all
+from pipeline.config import of_one_model
 from pipeline.data.dataset import QuestionData, option_names
 from pipeline.data.vocabulary import encode
 from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel
-from pipeline.storage.atomic import atomic
-from pipeline.train import build_model, frozen, load_data, of_one_model, predict
+from pipeline.storage.atomic import atomic, link
+from pipeline.storage.contract import comparable
+from pipeline.storage.tables import reading
+from pipeline.train import build_model, data_digest, frozen, load_data, predict
+
+RUN_FILES = ("checkpoint.safetensors", "history.csv", "config.yaml", "tensorboard", "pretrain")
 
 
 def evaluate(
-    folder: str | Path, split: str = "test", questions_of: str | Path | None = None, out: str | Path | None = None
+    folder: str | Path,
+    split: str = "test",
+    questions_of: str | Path | None = None,
+    out: str | Path | None = None,
+    training_data: str | Path | None = None,
 ) -> dict:
     """Answer a split's questions with the model in `folder`; writes predictions.parquet and scores.json to `out`
-    (default: there).
+    (default: there), with links to the model's files.
 
-    `questions_of` is the results folder of another data set, whose questions are asked in place of the model's own. For
-    another split than test the files are named predictions-<split>.parquet and scores-<split>.json. Questions whose
-    video failed are answered too, from zeros; `present` has the scores without them. Returns the scores. Raises
-    AVQAError if the folder holds no trained model.
+    `questions_of` is a folder with features.h5 and questions, whose questions are asked in place of those that the
+    model was trained with. `training_data` is a folder with the same training questions and features as the model was
+    trained on (default: the very one). For another split than test the files are named predictions-<split>.parquet and
+    scores-<split>.json. Questions whose video failed are answered too, from zeros; `present` has the scores without
+    them. Returns the scores. Raises AVQAError if the folder holds no trained model.
     """
     folder, out = Path(folder), Path(out or folder)
-    trained, model, data = load_trained(folder, questions_of)
+    trained, model, data = load_trained(folder, questions_of, training_data)
+    out.mkdir(parents=True, exist_ok=True)
+    if out.resolve() != folder.resolve():
+        for name in filter(lambda name: (folder / name).exists(), RUN_FILES):
+            link(out / name, folder / name)
     described = {"model": trained["model"]}
     if "checkpoint" in trained:  # a published one that was taken over
         described |= {"checkpoint": trained["checkpoint"]}
@@ -86,17 +101,21 @@ def predictions(data: QuestionData, rows: np.ndarray, scores: np.ndarray, answer
     return table
 
 
-def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[dict, AVQAModel, QuestionData]:
+def load_trained(
+    folder: Path, questions_of: str | Path | None = None, training_data: str | Path | None = None
+) -> tuple[dict, AVQAModel, QuestionData]:
     """The config.yaml that `avqa train` wrote, the model and its data, or that of the data set in `questions_of`.
 
-    Raises AVQAError if something is missing or does not fit the model."""
-    try:
-        trained = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        state = safetensors.torch.load_file(folder / "checkpoint.safetensors")
-    except FileNotFoundError as error:
-        raise AVQAError(f"{error.filename or folder}: no such file; `avqa train` makes it") from None
+    What the model was trained on may be gone, since test questions or videos have changed. `training_data` has the same
+    training questions and features, as keys say, which are not compared again. Raises AVQAError if something is missing
+    or does not fit the model."""
+    trained, state = _read_run(folder)
     name = trained["model"]
     config = trained["config"] = of_one_model(trained["config"], name)
+    if training_data:
+        config["data"] = str(training_data)
+    elif "data" in trained:  # relative to the file itself, whatever link led here
+        config["data"] = os.path.normpath((folder / "config.yaml").resolve().parent / trained["data"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(config, name, device, trained.get("vocabulary"), trained["answers"])
     with_options = trained["answers"] == option_names(len(trained["answers"]))
@@ -105,15 +124,38 @@ def load_trained(folder: Path, questions_of: str | Path | None = None) -> tuple[
             f"{folder / 'config.yaml'}: was trained on questions {'with' if with_options else 'without'} options, "
             f"unlike those of {data.path.parent}; train again"
         )
+    if not training_data and "data" in trained and trained["data_digest"] != data_digest(data):
+        raise AVQAError(
+            f"{folder / 'config.yaml'}: the features or questions in {data.path.parent} are no longer those that the "
+            "model was trained on; train again"
+        )
     model = build_model(config["models"][name], data).to(device)
     model.load_state_dict(state)
-    return trained, model.eval(), data if questions_of is None else load_other(data, config, name, Path(questions_of))
+    model.eval()
+    if questions_of is None or Path(questions_of, "features.h5").resolve() == data.path.resolve():
+        return trained, model, data
+    return trained, model, load_other(data, config, name, Path(questions_of))
+
+
+def _read_run(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """config.yaml and checkpoint.safetensors of a run. Raises AVQAError where one is not there or damaged."""
+    path, checkpoint = folder / "config.yaml", folder / "checkpoint.safetensors"
+    try:
+        with reading(path, "avqa train"):
+            trained = yaml.safe_load(path.read_text(encoding="utf-8"))
+            _ = trained["model"], trained["answers"], trained["config"]["models"], trained["config"]["train"]
+        with reading(checkpoint, "avqa train"):
+            return trained, safetensors.torch.load_file(checkpoint)
+    except yaml.YAMLError as error:
+        raise AVQAError(f"{path}: is damaged ({error}); `avqa train` makes it again") from error
+    except safetensors.SafetensorError as error:
+        raise AVQAError(f"{checkpoint}: is damaged ({error}); `avqa train` makes it again") from error
 
 
 def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> QuestionData:
     """Another data set as the model of `config` reads it: its features must be made as those of training were, and are
     standardized by the statistics of training; its questions have as many word numbers. Raises AVQAError."""
-    config = config | {"results": str(folder.parent), "dataset": folder.name}
+    config = config | {"data": str(folder)}
     plain = config | {"train": config["train"] | {"standardize": False}}
     data = load_data(plain, name, trained.device, trained.vocabulary, trained.answers)
     if (trained.choices is None) != (data.choices is None):
@@ -124,7 +166,8 @@ def load_other(trained: QuestionData, config: dict, name: str, folder: Path) -> 
         )
     for encoder, provenance in trained.provenance.items():
         for attribute in ("weights", "weights_sha256", "config"):
-            if provenance[attribute] != data.provenance[encoder][attribute]:
+            both = (comparable(attribute, of[attribute]) for of in (provenance, data.provenance[encoder]))
+            if len({*both}) > 1:
                 raise AVQAError(f"{data.path}: {attribute} of {encoder} differ from what the model was trained with")
     for source, numbers in trained.tokens.items():
         data.tokens[source] = encode(data.questions, source, trained.vocabulary or (), numbers.shape[1])

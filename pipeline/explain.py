@@ -22,15 +22,22 @@ from pipeline.train import frozen
 QUESTIONS = 1000  # at most so many of a split are answered again
 
 
-def explain(folder: str | Path, split: str = "test") -> dict:
-    """Examine the model in `folder` on a sample of a split; writes explanation.json there (explanation-<split>.json of
-    another split than test) and returns its content.
+def explain(
+    folder: str | Path,
+    split: str = "test",
+    questions_of: str | Path | None = None,
+    out: str | Path | None = None,
+    training_data: str | Path | None = None,
+) -> dict:
+    """Examine the model in `folder` on a sample of a split; writes explanation.json to `out`, by default there
+    (explanation-<split>.json of another split than test), and returns its content. `questions_of` and
+    `training_data` as for `evaluate`.
 
     Parts that the model does not offer are named under `not_offered` with the reason. Raises AVQAError if the folder
     holds no trained model.
     """
-    folder = Path(folder)
-    trained, model, data = load_trained(folder)
+    folder, out = Path(folder), Path(out or folder)
+    trained, model, data = load_trained(folder, questions_of, training_data)
     data.questions = sample_questions(data.questions, split)
     size = trained["config"]["train"]["batch_size"]
     explanation = {"model": trained["model"], "seed": trained["seed"], "split": split}
@@ -41,7 +48,7 @@ def explain(folder: str | Path, split: str = "test") -> dict:
                 explanation[name] = part(model, data, split, size)
             except (NotOffered, EncoderError) as error:
                 explanation["not_offered"][name] = str(error)
-    with atomic(folder / f"explanation{suffix(split)}.json") as partial:
+    with atomic(out / f"explanation{suffix(split)}.json") as partial:
         partial.write_text(json.dumps(explanation, indent=1) + "\n", encoding="utf-8")
     return explanation
 

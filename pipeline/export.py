@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pipeline import __version__
 from pipeline.data.containers import CONTAINERS, Record
 from pipeline.data.feature_set import FeatureSet, is_text
+from pipeline.data.formats.base import VIDEO_ID
 from pipeline.data.layouts import LAYOUTS, Folder
 from pipeline.errors import AVQAError
 from pipeline.export_protocol import array_shape, check_protocol, choose, folder_texts, text_group
@@ -80,6 +81,7 @@ def _write_layout(
 ) -> None:
     """Folders of arrays and annotation files of one of LAYOUTS."""
     layout, dtype = LAYOUTS[record["layout"]], record["dtype"]
+    _check_names([*videos, *questions["video_id"]], features.folder)
     borrowed = numbering_questions(features.folder, questions)
     written = pd.concat([questions, borrowed], ignore_index=True) if len(borrowed) else questions
     texts = text_group(layout, features)
@@ -93,6 +95,12 @@ def _write_layout(
         if names:
             _write_folder(features, _keys(features, videos, questions, folder), folder, names, dtype, out)
     write_annotations(layout, written, numbering.answers, int(features.index.text_lengths.max()), out)
+
+
+def _check_names(video_ids: Iterable[str], folder: Path) -> None:
+    """Ids become names of files, and the results may be someone else's, who could have them written anywhere."""
+    if wrong := [video_id for video_id in video_ids if not VIDEO_ID.fullmatch(video_id)]:
+        raise AVQAError(f"{folder}: the video id {wrong[0]!r} could leave the folder of the export; rename the video")
 
 
 def _digest(questions: pd.DataFrame, *answers: str) -> str:

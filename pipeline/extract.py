@@ -1,5 +1,6 @@
 """Segments to features: one frozen encoder over one shard, batched across videos."""
 
+import hashlib
 import json
 import logging
 import time
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from extractors import EncoderSpec, Input, encoder_spec, load_encoder
 from extractors.base import Encoder
+from pipeline.config import without_neutral
 from pipeline.errors import AVQAError
 from pipeline.storage.contract import DECODED, PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
@@ -48,6 +50,7 @@ def extract_shard(
     dtype: str | None = None,
     batch_size: int | None = None,
     timing: str | Path | None = None,
+    key: str = "",
 ) -> None:
     """Run an encoder over a segments file and write N, T, … float16 features under <encoder>/<output>.
 
@@ -55,7 +58,8 @@ def extract_shard(
     file was padded. A finished file of the same inputs, weights and outputs is left as it is; an interrupted run
     resumes. The next batch is read and the one before is written while the encoder computes. `batch_size` is in
     seconds, by default 32 on a CPU and 256 on a GPU; it is halved while it does not fit the GPU's memory. The file
-    `timing` then says how long reading, encoder and writing took (`pipeline.timing`).
+    `timing` then says how long reading, encoder and writing took (`pipeline.timing`). `key` is the text of what decides
+    the features (`pipeline.keys`).
     Raises AVQAError if the file lacks an input of the encoder or a feature is not finite, and EncoderError.
     """
     spec = encoder_spec(encoder)
@@ -64,7 +68,7 @@ def extract_shard(
         seconds = _check_inputs(encoder, spec, source)
         dtype = dtype or spec.dtype
         model = load_encoder(encoder, weights, sha256=sha256, seed=seed, dtype=dtype)
-        attributes = _attributes(source, {"encoder": encoder, **model.provenance}, dtype)
+        attributes = _attributes(source, {"encoder": encoder, **model.provenance}, dtype) | {"key": key}
         layout = {f"{encoder}/{name}": _layout(seconds, spec.outputs[name]) for name in outputs}
         layout |= {name: DatasetSpec((), kind) for name, kind in PER_VIDEO.items()}
         videos = source["video_id"].asstr()[:].tolist()
@@ -320,11 +324,18 @@ def _attributes(source: h5py.File, provenance: dict[str, Any], dtype: str) -> di
     """What decides the numbers: the encoder's part, and what the segments file records of its decoding."""
     decoded_by = json.loads(source.attrs.get("libraries", "{}"))
     # Other encoders' inputs may be in the file too; they decide no number of this encoder's.
-    decode = {name: value for name, value in json.loads(source.attrs["config"]).items() if name != "inputs"}
+    decode = {k: v for k, v in without_neutral("decode", json.loads(source.attrs["config"])).items() if k != "inputs"}
     return {
         "kind": "features",
         **{name: source.attrs[name] for name in ("collection", "shard", "source")},
+        "decoded": _digest_of_rows(source),
         **provenance,
         "libraries": {**decoded_by, **provenance["libraries"]},
         "config": {"dtype": dtype, "decode": decode},
     }
+
+
+def _digest_of_rows(source: h5py.File) -> str:
+    """What became of each video: rows that were extracted before another try of decoding are not gone on with."""
+    rows = [source["video_id"].asstr()[:].tolist(), *(source[name][:].tolist() for name in PER_VIDEO)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -70,14 +70,24 @@ def import_features(root: str | Path, layout: Layout, name: str, config: dict) -
     encoded = sorted((path.stem for path in (dataset / "text").glob("*.h5")), key=lambda name: name not in configured)
     if source.text_encoder:
         write_texts(source, texts, text_file, dataset.name)
-        build_index(dataset, collection, encoders, source.text_encoder)
+        _index(dataset, collection, encoders, [source.text_encoder])
     elif encoded:
-        build_index(dataset, collection, encoders, *encoded)
+        _index(dataset, collection, encoders, encoded)
     else:
         log.info(
             f"{name} has no text features: write {dataset / 'text' / 'ENCODER.h5'} with `avqa text`, then import "
             "again, which makes features.h5"
         )
+
+
+def _index(dataset: Path, collection: Path, encoders: list[str], texts: list[str]) -> None:
+    """features.h5 in the data set's folder, of all outputs that were imported."""
+    features, first = {}, next(iter(read_manifest(dataset)["shards"]))
+    for encoder in encoders:
+        with h5py.File(collection / "features" / encoder / f"{first}.h5") as file:
+            features |= {f"{encoder}/{output}": [encoder] for output in file[encoder]}
+    files = {name: dataset / "text" / f"{name}.h5" for name in texts}
+    build_index(dataset, collection, features, files, dataset)
 
 
 def _shards(dataset: Path, collection: Path) -> dict[str, list[Video]]:

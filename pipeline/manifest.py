@@ -19,11 +19,13 @@ from pipeline.config import annotation_files, collection_dir, dataset_dir, neede
 from pipeline.data.answers import merge_answers, written_differently
 from pipeline.data.formats import read_annotations
 from pipeline.errors import AVQAError
-from pipeline.numbering import CONFIGURATION, Numbering, index_answers, number, read_training
+from pipeline.keys import DIGITS
+from pipeline.numbering import Numbering, index_answers, number, read_training
 from pipeline.storage.atomic import atomic
 from pipeline.storage.lock import exclusive
+from pipeline.storage.retries import read_retries
 from pipeline.storage.shard_list import FLIP, Video, digest, read_shard_list, write_shard_list
-from pipeline.storage.tables import deciding
+from pipeline.storage.tables import deciding, read_table, reading
 
 FIRST_FEW = 5
 KIND = ["split", "part", "scenario", "type"]
@@ -32,9 +34,9 @@ NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)  # EL
 log = logging.getLogger(__name__)
 
 
-def build_manifest(config: dict) -> None:
-    """Write questions.parquet, left_out.parquet, absent.tsv and manifest.json of the data set, videos.parquet and
-    shards/<k>.tsv of its collection.
+def build_manifest(config: dict, out: str | Path | None = None, key: str = "") -> None:
+    """Write questions.parquet, left_out.parquet, absent.tsv and manifest.json of the data set to `out` (default: its
+    folder), videos.parquet and shards/*.tsv of its collection.
 
     questions.parquet: the columns of `read_annotations`, record (the question's place among all that were published),
     and answer_id (-1 if the answer has no number). left_out.parquet: the other published questions in the same columns,
@@ -69,16 +71,20 @@ def build_manifest(config: dict) -> None:
 
     shards = update_shards(collection_dir(config), found, config["shard_size"])
     wanted = {video.video_id for video in found}
-    own = {name: videos for name, videos in shards.items() if any(video.video_id in wanted for video in videos)}
-    out = dataset_dir(config)
+    shards = {name: videos for name, videos in shards.items() if any(video.video_id in wanted for video in videos)}
+    out = Path(out or dataset_dir(config))
     write_parquet(questions, out / "questions.parquet")
     write_parquet(left_out, out / "left_out.parquet")
     with atomic(out / "absent.tsv") as partial:
         ledger.to_csv(partial, sep="\t", index=False)
     with atomic(out / "manifest.json") as partial:
-        described = describe(questions, own, numbering) | {"trained_on": config.get("trained_on", [config["dataset"]])}
+        described = describe(questions, left_out, ledger, shards, numbering) | {
+            "dataset": config["dataset"],
+            "key": key,
+        }
+        described |= {"trained_on": config.get("trained_on", [config["dataset"]])}
         partial.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-    _summarize(questions, len(found), len(own), len(missing))
+    _summarize(questions, len(found), len(shards), len(missing))
 
 
 def read_published(config: dict) -> pd.DataFrame:
@@ -147,41 +153,48 @@ def count_questions(questions: pd.DataFrame, reason: str) -> pd.DataFrame:
     return counted.rename("questions").reset_index()
 
 
-def describe(questions: pd.DataFrame, shards: dict[str, list[Video]], numbering: Numbering) -> dict:
-    """What manifest.json says. Digests of the questions tell the workflow what a change concerns: those of train and
-    val and the numbers of the answers training, those of test evaluation, the texts their encoder."""
+def describe(
+    questions: pd.DataFrame,
+    left_out: pd.DataFrame,
+    ledger: pd.DataFrame,
+    shards: dict[str, list[Video]],
+    numbering: Numbering,
+) -> dict:
+    """What manifest.json says. Digests of questions and videos are parts of the keys of what is made from them
+    (`pipeline.keys`): those of train and val of training, those of test of scores, the texts of text features.
+    `left_out` and `ledger` are left_out.parquet and absent.tsv."""
     asked = deciding(questions)
-    trained = set(asked.loc[asked["split"] != "test", "video_id"])
+    tested = questions["split"] == "test"
+    videos = {video.video_id: video for listed in shards.values() for video in listed}
     texts = set(questions["question"]).union(*questions["choices"].dropna())
-    training = asked[asked["split"] != "test"].to_csv(index=False)
+    training = asked[~tested].to_csv(index=False)
     return {
         "videos": int(questions["video_id"].nunique()),
         "video_ids": _sha256("\n".join(sorted(set(questions["video_id"])))),
-        "shards": {name: digest(videos) for name, videos in shards.items()},
-        "training_shards": [name for name, videos in shards.items() if any(v.video_id in trained for v in videos)],
-        "training": _sha256("\n".join(_outputs(questions, numbering)) + training),
-        "test": _sha256("merged\n" * numbering.merge_answers + asked[asked["split"] == "test"].to_csv(index=False)),
+        "shards": {name: digest(listed) for name, listed in shards.items()},
+        "questions": _sha256(questions.to_csv(index=False)),
+        "numbering": _sha256(json.dumps(numbering.as_dict())),
+        "left_out": _sha256(left_out.to_csv(index=False)),
+        "absent": _sha256(ledger.to_csv(index=False)),
+        "training": _sha256(json.dumps([numbering.answers, numbering.words, numbering.longest]) + training),
+        "training_videos": _digest_of(videos, questions.loc[~tested, "video_id"]),
+        "test": _sha256(questions[tested].to_csv(index=False)),
+        "test_videos": _digest_of(videos, questions.loc[tested, "video_id"]),
         "texts": _sha256("\n".join(sorted(texts))),
         "prompts": _sha256("\n".join(sorted(set(questions["prompt"].dropna())))),
         **numbering.as_dict(),
     }
 
 
-def _outputs(questions: pd.DataFrame, numbering: Numbering) -> list[str]:
-    """The answers that a model can give, where the questions that are there do not say so: a list has some that no
-    question has. A list of the configuration's is always named, as in digests of earlier versions."""
-    training = questions[questions["split"] == "train"]
-    of_those_there = (questions if training.empty else training)["answer"].unique().tolist()
-    named = numbering.answers_from == CONFIGURATION or numbering.answers != of_those_there
-    return numbering.answers if named else []
+def _digest_of(videos: dict[str, Video], ids: Iterable[str]) -> str:
+    return digest([videos[video_id] for video_id in sorted(set(ids))])
 
 
 def read_manifest(dataset: str | Path) -> dict:
     """manifest.json of a data set's folder. Raises AVQAError before `avqa manifest` has made it."""
-    try:
-        return json.loads(Path(dataset, "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AVQAError(f"{Path(dataset, 'manifest.json')}: no such file; run `avqa manifest` first") from None
+    path = Path(dataset, "manifest.json")
+    with reading(path, "avqa manifest"):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_numbering(dataset: str | Path) -> Numbering:
@@ -262,23 +275,50 @@ def _state(path: Path) -> tuple[int, int] | None:
 def update_shards(collection: Path, found: list[Video], shard_size: int) -> dict[str, list[Video]]:
     """Write the shard lists and videos.parquet of a collection; returns the lists by shard name.
 
-    Membership is append-only: a listed video keeps its row for ever, marked as gone once its file has gone; new
-    videos are added in new shards at the end. Lists that already say the same are left untouched.
+    videos.parquet says for ever in which shard and row a video is: a listed video keeps its row, marked as gone once
+    its file has gone; new videos, sorted by id, are added in new shards at the end. A shard's name is its number and
+    the digest of its list, shards/<name>.tsv, so that a list never changes.
     """
-    folder = collection / "shards"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = collection / "videos.parquet"
+    collection.mkdir(parents=True, exist_ok=True)
     now = {video.video_id: video for video in found}
-    with exclusive(folder / ".lock"):  # other data sets may have the same collection
-        shards = {tsv.stem: [_as_it_is(v, now) for v in read_shard_list(tsv)] for tsv in sorted(folder.glob("*.tsv"))}
-        listed = {video.video_id for videos in shards.values() for video in videos}
-        new = [video for video in found if video.video_id not in listed]
-        for start in range(0, len(new), shard_size):
-            shards[f"{len(shards):05d}"] = new[start : start + shard_size]
+    with exclusive(collection / ".shards.lock"):  # other data sets may have the same collection
+        listed = [[_as_it_is(video, now) for video in videos] for videos in read_membership(path)]
+        known = {video.video_id for videos in listed for video in videos}
+        new = sorted(video for video in found if video.video_id not in known)
+        listed += [new[start : start + shard_size] for start in range(0, len(new), shard_size)]
+        retries = read_retries(collection)
+        listed = [[video._replace(retries=retries.get(video.video_id, 0)) for video in videos] for videos in listed]
+        shards = {f"{number:05d}-{digest(videos)[:DIGITS]}": videos for number, videos in enumerate(listed)}
         for name, videos in shards.items():
-            write_shard_list(folder / f"{name}.tsv", videos)
-        rows = [(*video, int(name), row) for name, videos in shards.items() for row, video in enumerate(videos)]
-        write_parquet(pd.DataFrame(rows, columns=[*Video._fields, "shard", "row"]), collection / "videos.parquet")
+            write_shard_list(collection / "shards" / f"{name}.tsv", videos)
+        rows = [(*video, number, row) for number, videos in enumerate(listed) for row, video in enumerate(videos)]
+        write_parquet(pd.DataFrame(rows, columns=[*Video._fields, "shard", "row"]), path)
     return shards
+
+
+def write_lost_list(path: str | Path) -> None:
+    """Write a shard's list again. Raises AVQAError where videos.parquet of the collection has other files by now."""
+    path = Path(path)
+    number, _, digits = path.stem.partition("-")
+    listed = read_membership(path.parent.parent / "videos.parquet")
+    videos = listed[int(number)] if number.isdecimal() and int(number) < len(listed) else []
+    if digest(videos)[:DIGITS] != digits:
+        raise AVQAError(f"{path}: is lost, and its videos have changed since; move the data set's manifests away")
+    write_shard_list(path, videos)
+
+
+def read_membership(path: Path) -> list[list[Video]]:
+    """The videos of each shard of a collection, in the order of their rows; none before the first manifest. Where
+    videos.parquet is lost or damaged, the shards' lists say the same: that which video is where never changes."""
+    with suppress(AVQAError):
+        table = read_table(path)
+        table = table if "retries" in table else table.assign(retries=0)  # an earlier version had none
+        if {*Video._fields, "shard", "row"} <= {*table}:
+            shards = table.sort_values(["shard", "row"]).groupby("shard")[list(Video._fields)]
+            return [[Video(*row) for row in shard.itertuples(index=False)] for _, shard in shards]
+    lists = {tsv.stem.split("-")[0]: tsv for tsv in sorted((path.parent / "shards").glob("*.tsv"))}
+    return [read_shard_list(lists[number]) for number in sorted(lists, key=int)]
 
 
 def _as_it_is(video: Video, now: dict[str, Video]) -> Video:

@@ -29,23 +29,25 @@ def plan(config: dict, calibrate: bool = True) -> str:
     Raises AVQAError if neither a manifest nor annotations nor a card say how many videos there are."""
     videos, source = count_videos(config)
     seconds, encoders = config["decode"]["segments"], config["encoders"]
-    made = source == "manifest"  # then other data sets of the collection may have filled the shards as well
-    shards = len(read_manifest(dataset_dir(config))["shards"]) if made else -(-videos // config["shard_size"])
+    shards, rows, others = -(-videos // config["shard_size"]), videos, ""
+    if source == "manifest":  # then other data sets of the collection may have filled the shards as well
+        shards, rows = count_rows(config)
+        others = f"; their shards have {rows}, and a row is written for each" if rows > videos else ""
     inputs = {item.key: item for name in encoders for item in ENCODERS[name].inputs}
-    at_once = min(videos, config["decode"]["ahead"] * config["shard_size"]) * seconds
+    at_once = min(rows, config["decode"]["ahead"] * config["shard_size"]) * seconds
     models = len(config["models"]) * len(config["train"]["seeds"]) if is_trained(config) else 0
     lines = [
-        f"{config['dataset']}: {videos} videos ({source}) of {seconds} s, {videos * seconds / 3600:,.0f} hours",
+        f"{config['dataset']}: {videos} videos ({source}) of {seconds} s, {videos * seconds / 3600:,.0f} hours{others}",
         f"jobs: {shards} shards, {shards} decode and {shards * len(encoders)} extract, {models} models to train",
         f"collection: {config['videos']['collection']}, extracted once for all data sets that name it",
         f"temporary disk: {2 * at_once * sum(map(bytes_of, inputs.values())) / 1e9:,.1f} GB at most",
     ]
     for name, entry in encoders.items():
         for output in entry.get("outputs", ENCODERS[name].default_outputs):
-            size = 2 * int(np.prod(ENCODERS[name].outputs[output])) * seconds * videos
+            size = 2 * int(np.prod(ENCODERS[name].outputs[output])) * seconds * rows
             lines.append(f"{name}/{output}: {size / 1e9:,.2f} GB")
     if calibrate:
-        lines += hours(config, videos * seconds, list(inputs.values()))
+        lines += hours(config, rows * seconds, list(inputs.values()))
     return "\n".join(lines)
 
 
@@ -61,6 +63,13 @@ def count_videos(config: dict) -> tuple[int, str]:
     raise AVQAError(
         f"{config['dataset']}: there is no manifest, and neither annotations nor a card count videos; make it first"
     )
+
+
+def count_rows(config: dict) -> tuple[int, int]:
+    """How many shards hold the videos of a data set that has a manifest, and how many videos are in these."""
+    names = read_manifest(dataset_dir(config))["shards"]
+    lists = [read_shard_list(collection_dir(config) / "shards" / f"{name}.tsv") for name in names]
+    return len(lists), sum(map(len, lists))
 
 
 def bytes_of(item: Input) -> int:

@@ -22,6 +22,10 @@ def provenance(path: str | Path) -> str:
         raise AVQAError(f"{path}: is no HDF5 file and no export; give a features, text, segments or index file")
     try:
         return _file(path)
+    except OSError as error:
+        if error.errno:
+            raise  # the system's; HDF5's have no number
+        raise AVQAError(f"{path}: is damaged ({error}); get or make it again") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # for attributes that nobody expects
         raise AVQAError(f"{path}: its attributes are not those of a file of this pipeline ({error})") from error
 

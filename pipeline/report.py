@@ -13,30 +13,37 @@ from pipeline.reporting import answers, overview, scores, stages
 from pipeline.reporting.page import render
 from pipeline.reporting.sheet import listed_videos
 from pipeline.storage.atomic import atomic
-from pipeline.storage.contract import UNHEARD
+from pipeline.storage.contract import FAILURE_FIELDS, UNHEARD
 from pipeline.storage.features import FeatureIndex
-from pipeline.storage.tables import read_table
+from pipeline.storage.tables import read_table, reading
 
 FAILURES = 200  # at most so many are listed
 
 
-def write_report(config: dict) -> str:
-    """Write summary.txt and report.html of a data set's results; returns the summary.
+def write_report(config: dict, out: str | Path | None = None, results: str | Path | None = None) -> str:
+    """Write summary.txt and report.html of a data set's results to `out` (default: there); returns the summary.
+    `results` is a folder that leads to the results under the names without keys (default: the configuration's).
 
     Accuracy is the mean over seeds, ± their standard deviation. Raises AVQAError if a model has no scores yet.
     """
+    shown, config = config, config | {"results": str(results or config["results"])}
     folder, runs = dataset_dir(config), scores.read_runs(config)
-    failures = pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+    with reading(folder / "failures.tsv", "avqa failures"):
+        failures = pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+        failures = failures[list(FAILURE_FIELDS)]
     asked = read_table(folder / "questions.parquet", ["video_id"])["video_id"]
     failures = failures[failures["video_id"].isin(asked)]  # shards may have videos of other data sets too
     failed = int((failures["stage"] != UNHEARD).sum())
     encoders = [encoder for own in runs.values() for run in own for encoder in run["encoders"].values()]
     note = "" if all(encoder["pretrained"] for encoder in encoders) else RANDOM_WEIGHTS
-    page = render("report.html", title=config["dataset"], note=note, **_parts(config, folder, runs, failures))
-    with atomic(folder / "report.html") as partial:
+    parts = _parts(config, folder, runs, failures) | {"configuration": yaml.safe_dump(shown, sort_keys=False)}
+    page = render("report.html", title=config["dataset"], note=note, **parts)
+    out = Path(out or folder)
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic(out / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
-    summary = _summary(config, folder, runs, note, failed)
-    with atomic(folder / "summary.txt") as partial:
+    summary = _summary(shown, runs, scores.cross_table(config), note, failed)
+    with atomic(out / "summary.txt") as partial:
         partial.write_text(summary + "\n", encoding="utf-8")
     return summary
 
@@ -80,13 +87,12 @@ def _parts(config: dict, folder: Path, runs: dict[str, list[dict]], failures: pd
         "cores": os.cpu_count(),
         "encoders": overview.encoders(index),
         "version": __version__,
-        "configuration": yaml.safe_dump(config, sort_keys=False),
     }
 
 
-def _summary(config: dict, folder: Path, runs: dict[str, list[dict]], note: str, failed: int) -> str:
-    features = ", ".join(f"{collection_dir(config) / 'features' / name}/*.h5" for name in config["encoders"])
-    crossed = scores.cross_table(config)
+def _summary(config: dict, runs: dict[str, list[dict]], crossed: pd.DataFrame, note: str, failed: int) -> str:
+    folder = dataset_dir(config)
+    features = ", ".join(f"{collection_dir(config) / 'features' / name}-*/*.h5" for name in config["encoders"])
     places = [scores_dir(config, t, model, "*") for t in config["trained_on"] for model in config["models"]]
     lines = [
         f"Test accuracy in %, {len(config['train']['seeds'])} seed(s), data set {config['dataset']}",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.models import MODELS, model_class
+from pipeline.models import MODELS, complexity, model_class
 from pipeline.models.base import AVQAModel, reads_tokens
 
 PUBLISHED = Path(__file__).parent.parent / "manifests" / "published_counts.csv"
@@ -39,8 +39,8 @@ def reproduction() -> str:
 def counted(row: dict) -> float:
     """The quantity of a line, in its unit."""
     model = build(row["model"], json.loads(row["settings"]), json.loads(row["shapes"]))
-    parameters, macs = model.field_count()
-    number = parameters if row["quantity"] == "M parameters" else macs
+    count = complexity.field_count(model)
+    number = count.parameters if row["quantity"] == "M parameters" else count.macs
     return number / UNITS[row["quantity"]] + row["added"]
 
 

@@ -15,9 +15,11 @@ BATCH_SIZE = 32  # texts
 
 def read_texts(path: str | Path, prompts: bool = False) -> list[str]:
     """The different questions of a questions.parquet, the options of multiple choice and with `prompts` the prompts, or
-    the lines of a text file, in order of appearance."""
+    the lines of a text file in order of appearance. Those of a table are sorted, so that they follow from which texts
+    there are."""
     questions, others = _read(Path(path), prompts)
     texts = list(dict.fromkeys(line for line in questions + others if line))
+    texts = sorted(texts) if Path(path).suffix == ".parquet" else texts
     if not texts:
         raise AVQAError(f"{path}: holds no question")
     return texts
@@ -56,6 +58,7 @@ def encode_texts(
     seed: int = 0,
     dtype: str | None = None,
     batch_size: int | None = None,
+    key: str = "",
     drop_last_character: bool = False,
     prompts: bool = False,
 ) -> None:
@@ -84,6 +87,7 @@ def encode_texts(
         "config": {"dtype": dtype, "sentence": sentence}
         | ({"drop_last_character": True} if drop_last_character else {}),
         **({"prompts": True} if prompts else {}),
+        "key": key,
     }
     datasets = {name: DatasetSpec(shape, "float16") for name, shape in spec.text_outputs.items()}
     datasets["length"] = DatasetSpec((), "int32")

@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from pipeline import __version__
-from pipeline.config import OF_ALL_MODELS, dataset_dir, pretraining_entry, training
+from pipeline.config import data_dir, of_one_model, pretraining_entry, without_neutral
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.models import entry_settings, fast, model_class, settings_class
@@ -40,8 +40,11 @@ log = logging.getLogger(__name__)
 NAMED_VIDEOS = 5  # at most so many videos of a batch are named in an error
 
 
-def train(config: dict, model_name: str, seed: int, out: str | Path, timing: str | Path | None = None) -> None:
-    """Write checkpoint.safetensors (best epoch), history.csv, config.yaml and TensorBoard logs to `out`.
+def train(
+    config: dict, model_name: str, seed: int, out: str | Path, timing: str | Path | None = None, key: str = ""
+) -> None:
+    """Train on what is in `data_dir` of the configuration. Write checkpoint.safetensors (best epoch), history.csv,
+    config.yaml and TensorBoard logs to `out`. `key` is the text of what decides them (`pipeline.keys`).
 
     An interrupted run resumes after its last whole epoch and ends in the same result: each epoch has random numbers
     of its own. The file `timing` then says how long training waited for data (`pipeline.timing`), pretraining included.
@@ -56,26 +59,19 @@ def train(config: dict, model_name: str, seed: int, out: str | Path, timing: str
         schedule = config["train"] | {k: v for k, v in stage.items() if k != "settings"} | {"pretrain": None}
         initial = out / "pretrain" / "checkpoint.safetensors"
         before = config | {"models": {model_name: entry}, "train": schedule}
-        count += run(before, model_name, seed, initial.parent, None, watch)
-    count += run(config, model_name, seed, out, initial, watch)
+        count += run(before, model_name, seed, initial.parent, None, watch, key)
+    count += run(config, model_name, seed, out, initial, watch, key)
     watch.write(timing, count)
 
 
-def of_one_model(config: dict, name: str) -> dict:
-    """The configuration of a run: one model, whose complete schedule is `train`. Raises AVQAError."""
-    if name not in config["models"]:
-        raise AVQAError(f"models: has no {name}; it has {', '.join(config['models'])}")
-    entry = {key: value for key, value in config["models"][name].items() if key != "train"}
-    common = {key: value for key, value in config["train"].items() if key in OF_ALL_MODELS}
-    return config | {"models": {name: entry}, "train": common | training(config, name)}
-
-
-def run(config: dict, model_name: str, seed: int, out: Path, initial: Path | None, watch: Stopwatch) -> int:
+def run(
+    config: dict, model_name: str, seed: int, out: Path, initial: Path | None, watch: Stopwatch, key: str = ""
+) -> int:
     """One training from fresh weights, or from those of the checkpoint `initial`; returns the number of questions that
     it trained on, those of each epoch."""
     out.mkdir(parents=True, exist_ok=True)
     with exclusive(out / ".lock"), fast.switched(config["train"]["fast"]):
-        trainer = Trainer(config, model_name, seed, out, initial, watch)
+        trainer = Trainer(config, model_name, seed, out, initial, watch, key)
         trainer.run()
         return trainer.count
 
@@ -91,8 +87,9 @@ class Trainer:
         out: Path,
         initial: Path | None = None,
         watch: Stopwatch | None = None,
+        decided_by: str = "",
     ):
-        self.config, self.name, self.seed, self.out = config, model_name, seed, out
+        self.config, self.name, self.seed, self.out, self.decided_by = config, model_name, seed, out, decided_by
         self.schedule = schedule = config["train"]
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms refuse to run without it
         torch.use_deterministic_algorithms(schedule["deterministic"])
@@ -249,7 +246,10 @@ class Trainer:
             writer.writerows(self.history)
         described = {"created_by": f"avqa-pipeline {__version__}", "model": self.name, "seed": self.seed}
         described |= {"answers": self.data.answers, "vocabulary": self.data.vocabulary, "config": self.config}
-        described["key"] = self.key
+        # What these were made from, by a name that stays, and relative, so that the results folder can be moved.
+        data = self.data.path.resolve().parent
+        described |= {"data": os.path.relpath(data, self.out.resolve()), "data_digest": data_digest(self.data)}
+        described |= {"key": self.key, "decided_by": self.decided_by}
         architecture = self.config["models"][self.name]["architecture"]
         with atomic(self.out / "checkpoint.safetensors") as partial:
             safetensors.torch.save_file(self.kept, partial, {"architecture": architecture})
@@ -293,7 +293,7 @@ def load_data(
     entry, schedule = config["models"][model_name], config["train"]
     reads = settings_class(entry["architecture"])
     return QuestionData(
-        dataset_dir(config),
+        data_dir(config),
         {name: entry[name] for name in reads.features},
         reads.texts,
         schedule["standardize"],
@@ -357,7 +357,20 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 def resume_key(config: dict, model_name: str, seed: int, data: QuestionData) -> str:
     """Identifies what a run's result depends on: an interrupted run with another key is not resumed."""
-    schedule = {name: value for name, value in config["train"].items() if name not in OF_ALL_MODELS}
-    parts = [config["models"][model_name], schedule, seed, data.provenance, data.answers, data.vocabulary]
-    parts.append(data.batch_digest("train", "val"))
+    return digest_of([config["models"][model_name], schedule_of(config), seed, data_digest(data)])
+
+
+def schedule_of(config: dict) -> dict:
+    """What of a run's schedule changes its result."""
+    return without_neutral("train", config["train"])
+
+
+def data_digest(data: QuestionData) -> str:
+    """Identifies what a model is trained on."""
+    answers = data.answers if data.choices is None else []  # of options, the number follows from all questions
+    return digest_of([data.provenance, answers, data.vocabulary, data.batch_digest("train", "val")])
+
+
+def digest_of(parts: list) -> str:
+    """The sha256 of what can be written as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

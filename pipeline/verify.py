@@ -16,15 +16,18 @@ from tqdm import tqdm
 from pipeline import __version__
 from pipeline.config import collection_dir, dataset_dir, load_configs
 from pipeline.errors import AVQAError
+from pipeline.manifest import read_numbering
+from pipeline.numbering import index_answers
 from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.checks import LOOK, FileReport, Finding, check_file
-from pipeline.storage.contract import PER_VIDEO, PROVENANCE
+from pipeline.storage.contract import PER_VIDEO, PROVENANCE, comparable
 from pipeline.storage.features import FeatureIndex, is_text
 from pipeline.storage.index_checks import index_faults
 from pipeline.storage.shard_list import Video, digest, read_shard_list
 
 SHOWN = 5  # findings of one check that are printed; the JSON has all
-AGAIN = "run the workflow again"
+AGAIN, MANIFEST_AGAIN = "run the workflow again", "run `avqa manifest` again"
+QUESTIONS = ["video_id", "question", "answer", "answer_id"]  # columns that are checked
 
 log = logging.getLogger(__name__)
 
@@ -166,11 +169,7 @@ def _check(result: Verification, files: Iterable[Path]) -> list[FileReport]:
 
 def _verify_dataset(result: Verification, dataset: Path, collection: Path | None) -> None:
     """Text features, index and questions of a data set, and what it uses of its collection."""
-    texts = _check(result, sorted((dataset / "text").glob("*.h5")))
     questions = _read_questions(result, dataset / "questions.parquet")
-    for report in texts:
-        for text in sorted(set(questions["question"]) - set(report.names)):
-            result.add("questions", report.path, f"lacks the text of a question, {text!r}")
     path = dataset / "features.h5"
     try:
         index = FeatureIndex(path)
@@ -185,7 +184,11 @@ def _verify_dataset(result: Verification, dataset: Path, collection: Path | None
             for name, files in index.files.items()
             if not is_text(name)
         }
-        _verify_collection(result, dataset.parent / index.collection, files)
+        texts = [Path(os.path.normpath(file)) for name, found in index.files.items() if is_text(name) for file in found]
+        for report in _check(result, dict.fromkeys(texts)):
+            for text in sorted(set(questions["question"]) - set(report.names)):
+                result.add("questions", report.path, f"lacks the text of a question, {text!r}")
+        _verify_collection(result, next(iter(files.values()))[0].parents[2], files)
         for video_id in sorted(set(questions["video_id"]) - set(index.video_id)):
             result.add("questions", path, f"lacks the video of a question, {video_id}")
         _index_rows(result, index)
@@ -193,30 +196,60 @@ def _verify_dataset(result: Verification, dataset: Path, collection: Path | None
 
 def _read_questions(result: Verification, path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path, columns=["video_id", "question"])
+        questions = pd.read_parquet(path, columns=QUESTIONS)
     except (OSError, ValueError, KeyError) as error:
-        result.add("questions", path, f"cannot be read ({error})", "run `avqa manifest` again")
-        return pd.DataFrame({"video_id": [], "question": []})
+        result.add("questions", path, f"cannot be read ({error})", MANIFEST_AGAIN)
+        return pd.DataFrame({name: [] for name in QUESTIONS})
+    _answer_numbers(result, path.parent, questions)
+    return questions
+
+
+def _answer_numbers(result: Verification, dataset: Path, questions: pd.DataFrame) -> None:
+    """Whether questions.parquet and manifest.json, by which models are trained, number the answers alike."""
+    path = dataset / "manifest.json"
+    try:
+        numbers = index_answers(questions["answer"], read_numbering(dataset).answers)
+    except (AVQAError, ValueError) as error:
+        result.add("questions", path, str(error).removeprefix(f"{path}: "), MANIFEST_AGAIN)
+        return
+    wrong = questions.loc[questions["answer_id"] != numbers, "answer"]
+    if len(wrong):
+        message = f"numbers {len(wrong)} questions' answers otherwise than questions.parquet, as {wrong.iloc[0]!r}"
+        result.add("questions", path, message, MANIFEST_AGAIN)
 
 
 def _index_rows(result: Verification, index: FeatureIndex) -> None:
     """Whether each row of the index says where its video is."""
     known = {report.path.resolve(): report for report in result.files}
     for encoder, files in index.files.items():
-        for n, path in enumerate(() if is_text(encoder) else files):
-            report = known.get(path.resolve())
-            at = np.flatnonzero(index.shard == n)
-            rows = index.row[at].tolist()
-            names = [report.names[row] if row < len(report.names) else "" for row in rows] if report else []
-            if report and report.names and names != list(index.video_id[at]):
-                result.add("index", index.path, f"its rows for {path.name} of {encoder} are of other videos")
-            made_from = index.made_as[path].get("source")
-            if not report or any(f.check == "shard" and f.file == str(report.path) for f in result.findings):
-                continue  # its shard list already says so
-            if made_from is not None and report.provenance.get("source", made_from) != made_from:
-                result.add("index", index.path, f"was made before {path.name} of {encoder} was made from other files")
-    for fault in index_faults(index, known):
-        result.add("index", index.path, fault.message, row=fault.row, name=fault.name)
+        for n, path in enumerate(files):
+            if report := known.get(path.resolve()):
+                _one_file(result, index, encoder, n, report)
+    try:
+        for fault in index_faults(index, known):
+            result.add("index", index.path, fault.message, row=fault.row, name=fault.name)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # of h5py and NumPy
+        result.add("index", index.path, f"is not laid out as an index ({error})")
+
+
+def _one_file(result: Verification, index: FeatureIndex, encoder: str, n: int, report: FileReport) -> None:
+    """Whether the index's rows of its file n of an encoder are those videos, and whether it was made from this file."""
+    path = index.files[encoder][n]
+    if report.names and not is_text(encoder):
+        at = np.flatnonzero(index.shard == n)
+        names = [report.names[row] if row < len(report.names) else "" for row in index.row[at].tolist()]
+        if names != list(index.video_id[at]):
+            result.add("index", index.path, f"its rows for {path.name} of {encoder} are of other videos")
+    if any(f.check in ("shard", "provenance") and f.file == str(report.path) for f in result.findings):
+        return  # which already says that the file is not as it should be
+    made_as = index.made_as[path]
+    found = {name: report.provenance.get(name, value) for name, value in made_as.items()}
+    differing = [name for name in made_as if comparable(name, found[name]) != comparable(name, made_as[name])]
+    if "source" in differing:
+        result.add("index", index.path, f"was made before {path.name} of {encoder} was made from other files")
+    elif differing:
+        message = f"was made before {path.name} of {encoder} was made in another way: {', '.join(differing)} differ"
+        result.add("index", index.path, message)
 
 
 def _verify_collection(result: Verification, collection: Path, wanted: dict[str, list[Path]] | None) -> None:
@@ -253,8 +286,8 @@ def _against_list(result: Verification, report: FileReport, lists: dict[str, lis
 
 def _same_provenance(result: Verification, reports: list[FileReport]) -> None:
     """Whether all shards of an encoder were made in the same way: as most of them."""
-    for name in (*PROVENANCE, "shapes"):
-        values = [str(r.shapes if name == "shapes" else r.provenance.get(name)) for r in reports]
+    for name in (*PROVENANCE, "imported", "shapes"):
+        values = [str(r.shapes if name == "shapes" else comparable(name, r.provenance.get(name))) for r in reports]
         usual = max(values, key=values.count, default="")
         for report, value in zip(reports, values, strict=True):
             if value != usual and report.shapes and (name == "shapes" or name in report.provenance):
@@ -305,7 +338,8 @@ def _same_seconds(result: Verification, reports: list[FileReport]) -> None:
             mine, theirs = report.per_video[name], first.per_video[name]
             for row in np.flatnonzero(mine != theirs).tolist() if len(mine) == len(theirs) else ():
                 message = f"{name} is {mine[row]}, {other} say {theirs[row]}"
-                result.add("seconds", report.path, message, row=row, name=report.names[row])
+                remedy = "call `avqa retry` and " + AGAIN if name == "status" else AGAIN
+                result.add("seconds", report.path, message, remedy, row=row, name=report.names[row])
 
 
 def run(path: str | Path, json_file: str | Path | None, show: Callable[[str], None]) -> None:

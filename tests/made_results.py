@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 
@@ -10,7 +11,7 @@ from extractors import ENCODERS
 from pipeline.index import build_index
 from pipeline.manifest import write_parquet
 from pipeline.numbering import index_answers, number
-from pipeline.storage.contract import PER_VIDEO, DatasetSpec
+from pipeline.storage.contract import PER_VIDEO, SCHEMA_VERSION, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.storage.shard_list import Video, digest, write_shard_list
 
@@ -137,5 +138,28 @@ def make_results(
     (dataset / "manifest.json").write_text(json.dumps(manifest))
     attributes.pop("seconds", None)
     write_text(dataset, table["question"].unique().tolist(), encoder=text, **attributes)
-    build_index(dataset, collection, list(outputs), text)
+    make_index(dataset, collection, list(outputs), text)
     return dataset
+
+
+def make_index(dataset: Path, collection: Path, encoders: list[str], *texts: str) -> None:
+    """`build_index` of files whose names have no keys: features/<encoder>/<shard>.h5 and text/<encoder>.h5."""
+    first = next(iter(json.loads((dataset / "manifest.json").read_text())["shards"]))
+    features = {}
+    for encoder in encoders:
+        with h5py.File(collection / "features" / encoder / f"{first}.h5") as file:
+            features |= {f"{encoder}/{output}": [encoder] for output in file[encoder]}
+    build_index(dataset, collection, features, {text: dataset / "text" / f"{text}.h5" for text in texts}, dataset)
+
+
+def write_statuses(dataset: Path, statuses: dict[str, int]) -> None:
+    """Of features.h5 what says which videos failed."""
+    with h5py.File(dataset / "features.h5", "w") as file:
+        file.attrs.update(schema_version=SCHEMA_VERSION, kind="index")
+        file["video_id"], file["status"] = list(statuses), list(statuses.values())
+
+
+def shard_file(folder: Path, number: int = 0) -> Path:
+    """A shard's features, whose name ends in the digest of its list."""
+    (path,) = folder.glob(f"{number:05d}-*.h5")
+    return path

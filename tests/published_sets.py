@@ -7,11 +7,10 @@
 import json
 from pathlib import Path
 
-from made_results import write_shard, write_text
+from made_results import make_index, write_shard, write_text
 
 from pipeline.config import check_configs
 from pipeline.data.formats.base import TYPES
-from pipeline.index import build_index
 from pipeline.manifest import build_manifest
 from pipeline.storage.shard_list import read_shard_list
 from pipeline.text import read_texts
@@ -133,5 +132,5 @@ def make_sets(
         dataset = folder / "results" / name
         config = {"sentence": "eot", **({"drop_last_character": True} if text == "clip_vit_b32" else {})}
         write_text(dataset, read_texts(dataset / "questions.parquet", prompts), encoder=text, config=config)
-        build_index(dataset, collection, list(outputs), text)
+        make_index(dataset, collection, list(outputs), text)
     return folder / "results"

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from made_results import make_index
 from test_learning import SECONDS, VIDEOS, config, folder, write_features  # noqa: F401
 
 from pipeline.ablations import MANIFESTS
 from pipeline.cli import main
 from pipeline.config import check_config
 from pipeline.evaluate import evaluate
-from pipeline.index import build_index
 from pipeline.models import MODELS
 from pipeline.train import train
 
@@ -32,7 +32,7 @@ def with_patches(config, folder):  # noqa: F811
     status[3] = 1
     write_features(folder.parent / "c", "resnet18", "map", maps, status)
     (folder / "features.h5").unlink()
-    build_index(folder, folder.parent / "c", ["clip_vit_b32", "vggish", "resnet18"], "clip_vit_b32")
+    make_index(folder, folder.parent / "c", ["clip_vit_b32", "vggish", "resnet18"], "clip_vit_b32")
     table = pd.read_parquet(folder / "questions.parquet")
     table["keywords"] = [["violin"] if n % 3 else [] for n in range(len(table))]
     table.to_parquet(folder / "questions.parquet", index=False)
@@ -59,14 +59,16 @@ def test_a_table_of_the_paper(with_patches, folder, tmp_path, name, table):  # n
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(with_patches))
     grid = pd.read_csv(MANIFESTS / f"{name}_tables.csv").query("table == @table")
     for row in grid.to_dict("records"):
-        out = folder / "ablations" / name / f"table~{table}" / f"row~{row['row']}" / "seed-0"
+        out = folder / "rows" / str(row["row"]) / "seed-0"
         given = ["--config", str(tmp_path / "c.yaml"), "--model", name, "--settings", row["settings"]]
         assert main(["train", *given, "--out", str(out)]) == 0 and main(["evaluate", str(out)]) == 0
         changed = yaml.safe_load((out / "config.yaml").read_text())["config"]["models"][name]
         assert json.loads(row["settings"]).items() <= changed.items()
     with_patches["train"]["seeds"] = [0]
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(with_patches))
-    assert main(["ablations", "--config", str(tmp_path / "c.yaml"), "--model", name, "--table", table]) == 0
-    made = pd.read_csv(folder / "ablations" / name / f"{table}.csv")
+    rows = json.dumps({row: str(folder / "rows" / str(row)) for row in grid["row"].tolist()})
+    common = ["--config", str(tmp_path / "c.yaml"), "--model", name, "--table", table]
+    assert main(["ablations", *common, "--rows", rows, "--out", str(tmp_path / "made.csv")]) == 0
+    made = pd.read_csv(tmp_path / "made.csv")
     assert made["row"].tolist() == grid["label"].tolist() and made["avg"].between(0, 100).all()
     np.testing.assert_array_equal(made["avg_paper"], grid["avg"])

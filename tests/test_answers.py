@@ -162,6 +162,19 @@ def test_a_model_is_scored_on_answers_in_other_forms(config, folder, tmp_path): 
     np.testing.assert_array_equal(again["accuracy"], steps["accuracy"])
 
 
+def test_a_model_with_two_forms_of_one_answer_is_not_scored_on_merged_ones(config, folder, tmp_path):  # noqa: F811
+    """It would give either, and only one of them could be right."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"answers": ["no", "yes", "YES"]}))
+    config["train"]["epochs"] = 1
+    train(config, "pooled", 0, tmp_path / "run")
+    evaluate(tmp_path / "run")
+    merged = manifest | {"answers": ["no", "yes"], "merge_answers": True}
+    (folder / "manifest.json").write_text(json.dumps(merged))
+    with pytest.raises(AVQAError, match=r"manifest\.json: merge_answers makes one answer of 'yes', 'YES', which"):
+        evaluate(tmp_path / "run")
+
+
 def test_data_sets_that_are_scored_with_each_others_models_merge_alike():
     own = {
         "videos": {"collection": "c", "folder": "v"},

@@ -1,5 +1,6 @@
-"""Exactly what changed: what Snakemake's own summary of a dry run lists after each kind of change."""
+"""What is due after each kind of change: what Snakemake's own summary of a dry run lists."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
+from pipeline.config import check_configs
+from pipeline.paths import paths_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
@@ -34,6 +38,15 @@ CONFIG = {
     "models": {"pooled": {"audio": "vggish/embedding", "visual": "resnet18/pooled", "width": 16}},
     "train": {"epochs": 1, "threads": 1, "standardize": True},
 }
+
+
+LINKED = "results/tiny/features.h5"
+
+
+def manifest(folder, name, config):
+    """The folder of a data set's manifest."""
+    with contextlib.chdir(folder):
+        return folder / paths_of(check_configs(yaml.safe_load(yaml.safe_dump(config))))[name].manifest_dir
 
 
 def snakemake(folder, config, *arguments, **environment):
@@ -148,22 +161,22 @@ def test_switching_conda_on_makes_nothing_due(finished, tmp_path):
 def test_an_added_encoder_runs_alone(finished):
     more = changed(CONFIG, "encoders", "clip_vit_b32", value={"weights": "random", "outputs": ["cls"]})
     listed = due(finished, more)
-    assert listed == {"decode": 2, "extract": 2, "extracted": 2, "index": 2, "verify": 2, "report": 2}
+    assert listed == {"decode": 2, "extract": 2, "index": 2, "verify": 2, "failures": 2, "report": 2}
 
 
 def test_a_changed_encoder_and_what_reads_it(finished):
     other = changed(CONFIG, "encoders", "vggish", "seed", value=1)
     listed = due(finished, other)
     assert listed["decode"] == 2 and listed["extract"] == 2 and listed["train"] == 1 and listed["score"] == 1
-    assert "manifest" not in listed and "text" not in listed and "failures" not in listed
+    assert "manifest" not in listed and "text" not in listed
 
 
 def test_segments_that_are_still_there_are_not_decoded_again(place):
-    inputs = re.search(r"results/clips/segments/([^/]+)/00000\.h5", (place / "log").read_text())[1]
-    for shard in ("00000", "00001"):
-        path = place / "results" / "clips" / "segments" / inputs / f"{shard}.h5"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    made = re.findall(r"results/clips/segments/[^/]+/[^/]+\.h5", (place / "log").read_text())
+    assert len(set(made)) == 2
+    for name in set(made):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).touch()
     listed = due(place, changed(CONFIG, "encoders", "vggish", "seed", value=1))
     assert listed["extract"] == 2 and "decode" not in listed
 
@@ -171,7 +184,7 @@ def test_segments_that_are_still_there_are_not_decoded_again(place):
 def test_an_added_model_makes_nothing_but_itself_due(finished):
     more = {"only_audio": {"architecture": "pooled", "audio": "vggish/embedding", "visual": "resnet18/pooled"}}
     listed = due(finished, changed(CONFIG, "models", value=CONFIG["models"] | more))
-    assert listed["train"] == 1 and "extract" not in listed and "index" not in listed
+    assert listed == {"train": 1, "evaluate": 1, "explain": 1, "score": 1, "report": 2}
 
 
 def test_prompts_are_encoded_when_a_model_that_reads_them_is_added(place):
@@ -180,16 +193,20 @@ def test_prompts_are_encoded_when_a_model_that_reads_them_is_added(place):
     questions = pd.read_parquet(folder / "questions.parquet")
     prompts = set(questions["prompt"].dropna())
     assert prompts
-    with h5py.File(folder / "text" / "clip_vit_b32.h5") as file:
+    (before,) = (folder / "text").glob("clip_vit_b32-*.h5")
+    with h5py.File(before) as file:
         assert set(file["text"].asstr()[:]) == set(questions["question"])
     reads = {"audio": "vggish/embedding", "visual": "resnet18/pooled", "patch": "resnet18/pooled"}
     more = changed(CONFIG, "models", value=CONFIG["models"] | {"tspm": reads})
-    of_each = {name: 2 for name in ("text", "index", "verify", "report")}
-    assert due(place, more) == of_each | {"train": 1, "evaluate": 1, "explain": 1, "score": 1}
-    assert snakemake(place, more, "results/tiny/features.h5", "results/tiny_r/features.h5").returncode == 0
-    with h5py.File(folder / "text" / "clip_vit_b32.h5") as file:
+    data = {name: 2 for name in ("text", "index", "verify", "failures")}
+    models = {"train": 1, "evaluate": 1, "explain": 1, "score": 1, "report": 2}
+    assert due(place, more) == data | models
+    done = snakemake(place, more, "features")
+    assert done.returncode == 0, done.stdout
+    (after,) = {*(folder / "text").glob("clip_vit_b32-*.h5")} - {before}
+    with h5py.File(after) as file:
         assert set(file["text"].asstr()[:]) == set(questions["question"]) | prompts
-    assert due(place, more) == {"verify": 2, "report": 2, "train": 1, "evaluate": 1, "explain": 1, "score": 1}
+    assert due(place, more) == models
 
 
 def test_both_an_added_encoder_and_other_training(finished):
@@ -204,7 +221,7 @@ def test_a_replaced_video_makes_one_shard_due(place):
     video = sorted((place / "data" / "videos").glob("*.mp4"))[0]
     os.utime(video)
     assert due(place)["manifest"] == 2, "the manifests say what else"
-    assert snakemake(place, CONFIG, "results/tiny/manifest.json", "results/tiny_r/manifest.json").returncode == 0
+    assert snakemake(place, CONFIG, "manifests").returncode == 0
     listed = due(place)
     assert listed["decode"] == 1 and listed["extract"] == 2 and "text" not in listed
 
@@ -212,17 +229,18 @@ def test_a_replaced_video_makes_one_shard_due(place):
 @pytest.mark.slow
 def test_a_removed_video_leaves_a_hole(place):
     test = {record["video_id"] for record in json.loads((place / "data" / "test.json").read_text())}
-    lists = {path: path.read_text() for path in (place / "results" / "clips" / "shards").glob("*.tsv")}
+    before = {path.stem: path.read_text() for path in (place / "results" / "clips" / "shards").glob("*.tsv")}
     lost = sorted(test)[0]
     (place / "data" / "videos" / f"{lost}.mp4").unlink()
     config = CONFIG | {"allow_missing": True}
-    assert snakemake(place, config, "results/tiny/manifest.json", "results/tiny_r/manifest.json").returncode == 0
-    differing = [path for path, text in lists.items() if path.read_text() != text]
-    assert len(differing) == 1 and f"{lost}\t" in differing[0].read_text()
-    assert len(differing[0].read_text().splitlines()) == len(lists[differing[0]].splitlines())
+    assert snakemake(place, config, "manifests").returncode == 0
+    now = {path.stem: path.read_text() for path in (place / "results" / "clips" / "shards").glob("*.tsv")}
+    (new,) = now.keys() - before.keys()
+    (old,) = (name for name in before if name.split("-")[0] == new.split("-")[0])
+    assert f"{lost}\t" in now[new] and len(now[new].splitlines()) == len(before[old].splitlines())
     listed = due(place, config)
     assert listed["decode"] == 1 and listed["extract"] == 2
-    ledger = pd.read_csv(place / "results" / "tiny" / "absent.tsv", sep="\t")
+    ledger = pd.read_csv(manifest(place, "tiny", config) / "absent.tsv", sep="\t")
     assert set(ledger["video_id"]) == {lost} and set(ledger["reason"]) == {"missing"}
     records = json.loads((place / "data" / "test.json").read_text())
     assert ledger["questions"].sum() == sum(record["video_id"] == lost for record in records)
@@ -243,31 +261,10 @@ def test_annotations_that_are_replaced_by_an_older_file_are_detected(place):
     assert due(place) == {}
 
 
-def test_results_of_an_earlier_version_need_the_manifests_only(place):
-    """Which had no numbers in manifest.json, no left_out.parquet, and no record in questions.parquet."""
-    for name in CONFIG["datasets"]:
-        folder = place / "results" / name
-        (folder / "left_out.parquet").unlink()
-        table = pd.read_parquet(folder / "questions.parquet")
-        table.drop(columns="record").to_parquet(folder / "questions.parquet", index=False)
-        described = json.loads((folder / "manifest.json").read_text())
-        old = {k: v for k, v in described.items() if not k.startswith(("answers", "words", "longest"))}
-        (folder / "manifest.json").write_text(json.dumps(old))
-    for path in (place / ".snakemake" / "metadata").rglob("*"):
-        record = json.loads(path.read_text()) if path.is_file() else {}
-        if record.get("rule") == "manifest":
-            record["params"] = [param for param in record["params"] if "numbered as published" not in param]
-            path.write_text(json.dumps(record))
-    assert due(place)["manifest"] == 2, "the manifests say what else"
-    assert snakemake(place, CONFIG, *(f"results/{name}/manifest.json" for name in CONFIG["datasets"])).returncode == 0
-    assert due(place) == {}
-    assert "record" in pd.read_parquet(place / "results" / "tiny" / "questions.parquet")
-
-
 def test_other_test_questions_need_no_training(place):
     records = json.loads((place / "data" / "test.json").read_text())
     (place / "data" / "test.json").write_text(json.dumps(records[1:]))
-    assert snakemake(place, CONFIG, "results/tiny/manifest.json").returncode == 0
+    assert snakemake(place, CONFIG, "manifests").returncode == 0
     listed = due(place)
     assert listed["evaluate"] == 1 and "train" not in listed and "decode" not in listed and "score" not in listed
 
@@ -276,7 +273,7 @@ def test_other_test_questions_need_no_training(place):
 def test_other_training_questions_need_no_extraction(place):
     records = json.loads((place / "data" / "train.json").read_text())
     (place / "data" / "train.json").write_text(json.dumps(records[1:]))
-    assert snakemake(place, CONFIG, "results/tiny/manifest.json").returncode == 0
+    assert snakemake(place, CONFIG, "manifests").returncode == 0
     listed = due(place)
     assert listed["train"] == 1 and listed["score"] == 1 and "decode" not in listed and "extract" not in listed
 
@@ -284,7 +281,7 @@ def test_other_training_questions_need_no_extraction(place):
 def test_a_new_data_set_on_known_videos_needs_no_decoding(place):
     own = {"annotations": {"test": "data/test.json"}, "trained_on": ["tiny"]}
     more = changed(CONFIG, "datasets", "other", value=own)
-    assert snakemake(place, more, "results/other/manifest.json").returncode == 0
+    assert snakemake(place, more, "manifests").returncode == 0
     listed = due(place, more)
     assert listed["score"] == 1 and listed["text"] == 1 and not {"decode", "extract", "train"} & listed.keys()
 
@@ -299,9 +296,8 @@ def test_a_data_set_with_new_videos_decodes_those(place):
     (place / "data" / "new.json").write_text(json.dumps(records))
     own = {"annotations": {"test": "data/new.json"}, "trained_on": ["tiny"]}
     more = changed(CONFIG, "datasets", "new", value=own)
-    names = [f"results/{name}/manifest.json" for name in more["datasets"]]
-    assert snakemake(place, more, *names).returncode == 0
-    shard = (place / "results" / "clips" / "shards" / "00002.tsv").read_text().splitlines()
+    assert snakemake(place, more, "manifests").returncode == 0
+    (shard,) = (path.read_text().splitlines() for path in (place / "results" / "clips" / "shards").glob("00002-*.tsv"))
     assert [line.split("\t")[0] for line in shard[1:]] == ["new0", "new1"]
     listed = due(place, more)
     assert listed["decode"] == 1 and listed["extract"] == 2 and "train" not in listed
@@ -312,11 +308,6 @@ def test_one_data_set_is_a_target(finished):
     more = changed(CONFIG, "train", "seeds", value=[0, 1])
     listed = due(finished, more, "tiny")
     assert listed["train"] == 1 and "score" not in listed
-
-
-def test_a_lost_checkpoint_is_due_again(place):
-    (place / "results" / "tiny" / "models" / "pooled" / "seed-0" / "checkpoint.safetensors").unlink()
-    assert due(place)["train"] == 1
 
 
 def test_the_second_data_set_is_scored_in_parts(finished):
@@ -360,12 +351,73 @@ def test_models_of_two_data_sets_are_tested_on_both(place):
     assert "Nothing to be done" in snakemake(place, changed(CONFIG, "datasets", value=sets)).stdout
 
 
-def test_settings_that_changed_while_the_records_are_lost_are_named(place):
-    shutil.move(place / ".snakemake", place / "elsewhere")
-    assert "WARNING" not in snakemake(place, CONFIG, "--dry-run").stdout
-    other = changed(CONFIG, "decode", "segments", value=3)
-    told = snakemake(place, other, "--dry-run").stdout
-    assert "WARNING: results/tiny was made with other settings of decode" in told and "--forcerun" in told
+def test_back_to_former_settings_nothing_is_due(place):
+    """What other settings made stands beside what was there, and names without keys lead to the last one's."""
+    scores = place / "results" / "tiny" / "models" / "pooled" / "seed-0" / "scores.json"
+    before = scores.resolve()
+    other = changed(CONFIG, "train", "epochs", value=2)
+    done = snakemake(place, other)
+    assert done.returncode == 0 and ran(done.stdout)["train"] == 1, done.stdout
+    assert scores.resolve() != before and before.exists()
+    again = snakemake(place, CONFIG)
+    assert "Nothing to be done" in again.stdout and scores.resolve() == before
+    assert due(place, other) == {}
+
+
+def test_records_and_times_are_of_no_use(place):
+    shutil.rmtree(place / ".snakemake")
+    assert due(place) == {}
+    for path in (place / "results").rglob("*"):
+        os.utime(path, (1e9, 1e9), follow_symlinks=False)
+    assert due(place) == {}
+    for path in sorted((place / "results").rglob("*"))[::2]:
+        os.utime(path, follow_symlinks=False)
+    assert due(place) == {}
+    for path in (place / "data").glob("*.json"):
+        os.utime(path)
+    assert due(place) == {}
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "scores.json", "explanation.json"])
+def test_what_is_removed_is_due(place, name):
+    path = place / "results" / "tiny" / "models" / "pooled" / "seed-0" / name
+    path.resolve().unlink()
+    rule = {"checkpoint.safetensors": "train", "scores.json": "evaluate", "explanation.json": "explain"}[name]
+    assert due(place) == {rule: 1}
+
+
+def test_a_lost_list_of_a_shard_is_made_again_where_it_is_needed(place):
+    for path in (place / "results" / "clips" / "shards").glob("*.tsv"):
+        path.unlink()
+    assert due(place) == {}
+    listed = due(place, changed(CONFIG, "encoders", "vggish", "seed", value=1))
+    assert listed["shard_list"] == 2 and listed["extract"] == 2 and "manifest" not in listed
+
+
+def test_what_changes_no_number_of_an_encoder(place):
+    """The digest that is checked, the order of outputs, an output fewer, how packets are chosen."""
+    other = changed(CONFIG, "decode", "selective", value=False)
+    assert due(place, other) == {}
+    more = changed(CONFIG, "encoders", "resnet18", "outputs", value=["map", "pooled"])
+    assert due(place, more)["extract"] == 2
+    done = snakemake(place, more, "features")
+    assert done.returncode == 0, done.stdout
+    assert "extract" not in due(place, changed(more, "encoders", "resnet18", "outputs", value=["pooled", "map"]))
+    for path in (place / "results" / "clips" / "features").glob("resnet18-pooled-*/*.h5"):
+        path.unlink()
+    assert "extract" not in due(place), "the features that have the output beside another one serve"
+
+
+def test_two_configurations_in_turn_over_one_collection(place):
+    """Each has features, models and scores of its own; neither takes the other's for its own."""
+    other = changed(CONFIG, "decode", "frame_at", value=0.25)
+    assert snakemake(place, other).returncode == 0
+    with h5py.File(place / "results" / "tiny" / "features.h5") as file:
+        theirs = file["resnet18/pooled"][:]
+    assert "Nothing to be done" in snakemake(place, CONFIG).stdout
+    with h5py.File(place / "results" / "tiny" / "features.h5") as file:
+        assert not np.array_equal(file["resnet18/pooled"][:], theirs)
+    assert due(place, other) == {}
 
 
 @pytest.mark.slow
@@ -388,15 +440,13 @@ def test_work_results_and_segments_on_other_file_systems_than_the_code(finished,
         segments = tmp_path / "segments"
         kept = snakemake(work, other, "features", "--notemp", MY_SCRATCH=str(segments))
         assert kept.returncode == 0, kept.stdout
-        made = sorted(path.name for path in segments.rglob("*.h5"))
-        assert made == ["00000.h5", "00001.h5"] and not list(results.rglob("segments"))
+        made = sorted(path.name.split("-")[0] for path in segments.rglob("*.h5"))
+        assert made == ["00000", "00001"] and not list(results.rglob("segments"))
         done = snakemake(work, other, MY_SCRATCH=str(segments))
         assert done.returncode == 0, done.stdout
         assert not {"decode", "extract"} & ran(done.stdout).keys()
         assert not list(segments.rglob("*.h5")), "read by all encoders"
-        for name in ("features/vggish/00000.h5", "features/resnet18/00001.h5"):
-            with h5py.File(results / "clips" / name) as here, h5py.File(finished / "results" / "clips" / name) as there:
-                encoder = name.split("/")[1]
-                for output in here[encoder]:
-                    np.testing.assert_array_equal(here[encoder][output], there[encoder][output])
+        with h5py.File(results / "tiny" / "features.h5") as here, h5py.File(finished / LINKED) as there:
+            for name in ("vggish/embedding", "resnet18/pooled"):
+                np.testing.assert_array_equal(here[name], there[name])
         assert (results / "tiny" / "summary.txt").exists() and due(work, other, MY_SCRATCH=str(segments)) == {}

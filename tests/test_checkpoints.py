@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from made_results import make_index
 from models import golden
 from safetensors.torch import save_file
 
@@ -20,7 +21,6 @@ from pipeline.config import load_config
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
 from pipeline.explain import explain
-from pipeline.index import build_index
 from pipeline.manifest import build_manifest
 from pipeline.models import model_class
 from pipeline.models.base import Batch
@@ -144,7 +144,7 @@ def write_data(config, results):
     with ShardWriter(results / "d/text/clip_vit_b32.h5", len(texts), specs, attributes, {"text": texts}) as writer:
         for n, text in enumerate(texts):
             writer.write(n, {name: text_feature(name, text) for name in TEXTS} | {"length": 5})
-    build_index(results / "d", results / "c", list(config["encoders"]), "clip_vit_b32")
+    make_index(results / "d", results / "c", list(config["encoders"]), "clip_vit_b32")
 
 
 @pytest.fixture(autouse=True)

@@ -383,6 +383,17 @@ def test_a_shard_of_which_nothing_can_be_decoded_is_an_error(videos, tmp_path):
     assert list(failures) == ["text.mp4"] and list(rows["status"]) == [1]
 
 
+def test_videos_that_are_gone_are_not_among_those_of_which_none_can_be_decoded(videos, tmp_path):
+    options = OPTIONS | {"collection": "c", "shard": "0", "workers": 1, "failures": tmp_path / "f.tsv"}
+    there = [Video(name, os.fspath(videos / name), 1, 1) for name in ("text.mp4", "audio.mp4")]
+    gone = [Video(name, os.fspath(videos / name), 0, 0, gone=True) for name in ("a.mp4", "b.mp4")]
+    with pytest.raises(AVQAError, match=r"none of the 2 videos can be decoded; the first is .*text\.mp4: pyav: does"):
+        decode_shard([gone[0], *there, gone[1]], tmp_path / "s.h5", **options)
+    decode_shard(gone, tmp_path / "s.h5", **options)  # of a shard of which no video is left: rows of zeros
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert list(file["status"]) == [1, 1]
+
+
 def test_a_worker_that_cannot_start_is_no_failure_of_its_video(videos, tmp_path, monkeypatch):
     (tmp_path / "av.py").write_text("raise ImportError('broken')")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])

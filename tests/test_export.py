@@ -8,6 +8,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -347,3 +348,28 @@ def test_safetensors_and_datasets_in_files_of_bounded_size(small, tmp_path, monk
 
 def test_the_command_offers_every_container():
     assert tuple(CONTAINERS) == EXPORTS
+
+
+@pytest.mark.parametrize("hostile", ["../../evil", "{}/evil", "..", ".evil", "a/../../evil", "a\\b"])
+@pytest.mark.parametrize("place", ["features", "left out"])
+def test_ids_of_other_peoples_results_lead_to_no_file_outside(tmp_path, hostile, place, capsys):
+    """A manifest that is made here has no such ids; these results were made to have one."""
+    hostile = hostile.format(tmp_path)
+    dataset = make_results(tmp_path, 6, 4, {"vggish": ("embedding",), "resnet18_music_avqa": ("map",)})
+    table = pd.read_parquet(dataset / "questions.parquet")
+    if place == "features":
+        for path in (dataset / "features.h5", *(dataset.parent / "small_videos").rglob("*.h5")):
+            with h5py.File(path, "a") as file:
+                ids = [hostile if name == "v001" else name for name in file["video_id"].asstr()]
+                del file["video_id"]
+                file["video_id"] = ids
+        table["video_id"] = table["video_id"].replace("v001", hostile)
+        table.to_parquet(dataset / "questions.parquet", index=False)
+    else:
+        row = table[:1].assign(video_id=hostile, reason="missing", record=99)
+        row.to_parquet(dataset / "left_out.parquet", index=False)
+    before = set(tmp_path.rglob("*"))
+    out = tmp_path / "out" / "deep" / "er"
+    assert main(["export", str(dataset), "--layout", "avst", "--out", str(out), "--force"]) == 1
+    assert f"the video id {hostile!r} could leave the folder of the export" in capsys.readouterr().err
+    assert set(tmp_path.rglob("*")) == before

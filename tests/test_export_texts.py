@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from made_results import make_results, text_feature, write_text
+from made_results import make_index, make_results, text_feature, write_text
 
 from pipeline.errors import AVQAError
 from pipeline.export import export
-from pipeline.index import build_index
 
 
 def test_question_marks_that_the_release_drops(tmp_path):
@@ -22,7 +21,7 @@ def test_question_marks_that_the_release_drops(tmp_path):
                 path.unlink()
             texts = pd.read_parquet(dataset / "questions.parquet")["question"].unique().tolist()
             write_text(dataset, texts, encoder=encoder, config={"sentence": "eot"} | config)
-            build_index(dataset, dataset.parent / "small_videos", list(outputs), encoder)
+            make_index(dataset, dataset.parent / "small_videos", list(outputs), encoder)
             out = tmp_path / layout / f"out{len(config)}"
             if bool(config) == dropped:
                 export(dataset, layout, out)
@@ -39,7 +38,7 @@ def test_texts_are_those_of_the_layouts_encoder(tmp_path):
     texts = pd.read_parquet(dataset / "questions.parquet")["question"].unique().tolist()
     write_text(dataset, texts, config={"drop_last_character": True})
     collection = dataset.parent / "small_videos"
-    build_index(dataset, collection, list(outputs), "clip_vit_l14_336", "clip_vit_b32")
+    make_index(dataset, collection, list(outputs), "clip_vit_l14_336", "clip_vit_b32")
     export(dataset, "pstp-net", tmp_path / "out")
     found = np.load(tmp_path / "out" / "clip_word" / "1.npy")[0]
     np.testing.assert_array_equal(found, text_feature("words", "Is it loud?"))
@@ -62,7 +61,7 @@ def test_the_last_character_which_releases_drop_is_no_letter(tmp_path, text):
     for shared in (dataset / "text").glob("*.h5"):
         shared.unlink()
     write_text(dataset, [text])
-    build_index(dataset, dataset.parent / "small_videos", ["clip_vit_b32", "vggish"], "clip_vit_b32")
+    make_index(dataset, dataset.parent / "small_videos", ["clip_vit_b32", "vggish"], "clip_vit_b32")
     export(dataset, "pstp-net", tmp_path / "out", force=True)
     sample = json.loads((tmp_path / "out/dataset/split_que_id/music_avqa_train.json").read_text())[0]
     assert sample["question_content"][:-1] == text.rstrip("?？.")

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from made_results import make_index
 from safetensors.torch import load_file
 from test_learning import ENCODER, SECONDS, VIDEOS, make_features, write_features
 
@@ -14,7 +15,6 @@ from pipeline.config import check_config
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate
-from pipeline.index import build_index
 from pipeline.storage.contract import DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter
 from pipeline.train import train
@@ -47,7 +47,7 @@ def make_data(folder, collection):
     with ShardWriter(folder / "text" / "clip_vit_b32.h5", 2, datasets, attributes, {"text": texts}) as writer:
         for n in range(2):
             writer.write(n, {name: rng.standard_normal(shape) for name, shape in TEXTS.items()} | {"length": 5})
-    build_index(folder, collection, ["clip_vit_b32", "clip_vit_l14", "resnet18", "vggish"], "clip_vit_b32")
+    make_index(folder, collection, ["clip_vit_b32", "clip_vit_l14", "resnet18", "vggish"], "clip_vit_b32")
 
 
 def configuration(folder, models, schedule):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_results import make_results
+from made_results import make_results, shard_file
 from published_folders import (
     FAILED,
     FOLDERS,
@@ -267,7 +267,7 @@ def test_ten_seconds_of_tokens_are_ten_seconds(tmp_path):
         for video_id in VIDEOS:
             np.save(folder / name / f"{video_id}.npy", video_array(name, video_id, shape, 10))
     assert run(tmp_path, folder, str(folder), "--layout", "qa-tiger", decode={"segments": 12}) == 0
-    with h5py.File(tmp_path / "results/videos/features/tome_vit_l16_384/00000.h5") as file:
+    with h5py.File(shard_file(tmp_path / "results/videos/features/tome_vit_l16_384")) as file:
         assert list(file["num_segments"][:]) == [10] * 3
         expected = video_array("feats/visual_tome14", "v000", (14, 1024), 10)
         np.testing.assert_array_equal(file["tome_vit_l16_384/tokens"][0, :10], expected)

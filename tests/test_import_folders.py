@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_results import shard_file
 from published_folders import (
     SPLITS,
     VIDEOS,
@@ -47,7 +48,7 @@ def test_folders_are_imported_alone(tmp_path, capsys, together):
             for video_id in VIDEOS:
                 np.testing.assert_array_equal(back[name, video_id], video_array(name, video_id, shape))
     assert [f for f in verify(tmp_path / "results" / "back").findings if f.level == "error"] == []
-    shard = tmp_path / "results/videos/features/r2plus1d_18/00000.h5"
+    shard = shard_file(tmp_path / "results/videos/features/r2plus1d_18")
     assert main(["provenance", str(shard)]) == 0
     assert "avqa import r2plus1d_18/pooled=DIR" in capsys.readouterr().out
 
@@ -60,7 +61,7 @@ def test_a_later_import_that_lacks_a_video_of_an_earlier_one_is_refused(tmp_path
     assert "v004 (0 seconds beside 4 of vggish); import all folders in one command" in capsys.readouterr().err
     assert not (tmp_path / "results/videos/features/resnet18").exists()
     assert run(tmp_path, folder, *given[:2], results=str(tmp_path / "other")) == 0
-    with h5py.File(tmp_path / "other/videos/features/vggish/00001.h5") as file:
+    with h5py.File(shard_file(tmp_path / "other/videos/features/vggish", 1)) as file:
         assert dict(zip(file["video_id"].asstr()[:], file["status"][:], strict=True))["v004"] == 1
 
 
@@ -71,7 +72,7 @@ def test_what_earlier_imports_say_of_a_video_is_kept(tmp_path):
     (folder / "vggish/embedding" / "v001.npy").unlink()
     assert run(tmp_path, folder, *given[:2]) == 0  # v001 is missing: the first folder says what is there
     assert run(tmp_path, folder, given[2]) == 0
-    with h5py.File(tmp_path / "results/videos/features/r2plus1d_18/00000.h5") as file:
+    with h5py.File(shard_file(tmp_path / "results/videos/features/r2plus1d_18")) as file:
         assert dict(zip(file["video_id"].asstr()[:], file["num_segments"][:], strict=True))["v002"] == 3
 
 
@@ -120,7 +121,7 @@ def test_rows_of_video_features_are_at_their_seconds(tmp_path, kind, name, rows,
     annotate(tmp_path / "made" / "annotations", SPLITS)
     assert run(tmp_path, tmp_path / "made", f"{name}={folder}") == 0
     encoder, output = name.split("/")
-    with h5py.File(tmp_path / f"results/videos/features/{encoder}/00000.h5") as file:
+    with h5py.File(shard_file(tmp_path / f"results/videos/features/{encoder}")) as file:
         assert file[name].dtype == np.float32
         values, seconds = file[name][0, :, 0] - 1, int(file["num_segments"][0])
     if output == "rgb":  # a row's time is when its frames end: 0, 1, 2 and 3 s
@@ -133,7 +134,7 @@ def test_vggish_of_video_features_after_a_minute(tmp_path):
     folder = write_as_video_features(tmp_path / "made" / "vggish", "vggish", 62, size=128)
     annotate(tmp_path / "made" / "annotations", SPLITS)
     assert run(tmp_path, tmp_path / "made", f"vggish/embedding={folder}", decode={"segments": 60}) == 0
-    with h5py.File(tmp_path / "results/videos/features/vggish/00000.h5") as file:
+    with h5py.File(shard_file(tmp_path / "results/videos/features/vggish")) as file:
         rows = file["vggish/embedding"][0, :, 0] - 1
         for second in range(59):
             assert 0.96 * rows[second] <= second + 0.5 < 0.96 * (rows[second] + 1)
@@ -166,7 +167,7 @@ def test_video_ids_that_look_like_names_of_video_features(tmp_path):
     for video_id in ("a_clip", "b_clip"):
         np.save(made / "clip" / f"{video_id}.npy", video_array("clip", video_id, (512,)))
     assert run(tmp_path, made, f"clip_vit_b32/cls={made / 'clip'}") == 0
-    with h5py.File(tmp_path / "results/videos/features/clip_vit_b32/00000.h5") as file:
+    with h5py.File(shard_file(tmp_path / "results/videos/features/clip_vit_b32")) as file:
         assert list(file["video_id"].asstr()[:]) == ["a_clip", "b_clip"]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from made_results import make_index
 
 from pipeline.ablations import MANIFESTS
 from pipeline.accuracy import format_scores, score
@@ -21,7 +22,6 @@ from pipeline.config import check_config
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
 from pipeline.evaluate import evaluate, evaluate_by_second
-from pipeline.index import build_index
 from pipeline.models import fast, model_class
 from pipeline.numbering import number
 from pipeline.report import write_report
@@ -132,7 +132,7 @@ def config(tmp_path):
 @pytest.fixture
 def folder(config, tmp_path):
     make_features(tmp_path / "d", tmp_path / "c")
-    build_index(tmp_path / "d", tmp_path / "c", ["clip_vit_b32", "vggish"], "clip_vit_b32")
+    make_index(tmp_path / "d", tmp_path / "c", ["clip_vit_b32", "vggish"], "clip_vit_b32")
     return tmp_path / "d"
 
 
@@ -154,7 +154,7 @@ def test_shards_that_do_not_belong_together_are_named(folder):
     with h5py.File(folder.parent / "c" / "features" / "vggish" / "00001.h5", "a") as file:
         file.attrs["weights"] = "others"
     with pytest.raises(AVQAError, match=r"00001\.h5: weights differ"):
-        build_index(folder, folder.parent / "c", ["clip_vit_b32", "vggish"], "clip_vit_b32")
+        make_index(folder, folder.parent / "c", ["clip_vit_b32", "vggish"], "clip_vit_b32")
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -250,13 +250,15 @@ def test_a_table_of_the_paper(config, folder, tmp_path, table):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     grid = pd.read_csv(GRID).query("table == @table")
     for row in grid.to_dict("records"):
-        out = folder / "ablations" / "av_master" / f"table~{table}" / f"row~{row['row']}" / "seed-0"
+        out = folder / "rows" / str(row["row"]) / "seed-0"
         given = ["--config", str(tmp_path / "c.yaml"), "--settings", row["settings"], "--out", str(out)]
         assert main(["train", *given]) == 0 and main(["evaluate", str(out)]) == 0
         changed = yaml.safe_load((out / "config.yaml").read_text())["config"]["models"]["av_master"]
         assert json.loads(row["settings"]).items() <= changed.items()
-    assert main(["ablations", "--config", str(tmp_path / "c.yaml"), "--table", table]) == 0
-    made = pd.read_csv(folder / "ablations" / "av_master" / f"{table}.csv")
+    rows = json.dumps({row: str(folder / "rows" / str(row)) for row in grid["row"].tolist()})
+    common = ["--config", str(tmp_path / "c.yaml"), "--table", table]
+    assert main(["ablations", *common, "--rows", rows, "--out", str(tmp_path / "made.csv")]) == 0
+    made = pd.read_csv(tmp_path / "made.csv")
     assert made["row"].tolist() == grid["label"].tolist() and made["avg"].between(0, 100).all()
     np.testing.assert_array_equal(made["avg_paper"], grid["avg"])
 

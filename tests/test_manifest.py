@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_results import write_statuses
 from media.oracle import VIDEO, X264, clip
 
 from extractors import FrameInput
@@ -16,7 +17,7 @@ from pipeline.errors import AVQAError
 from pipeline.index import gather_failures
 from pipeline.manifest import build_manifest, read_manifest
 from pipeline.plan import count_videos
-from pipeline.storage.shard_list import digest, read_shard_list
+from pipeline.storage.shard_list import Video, digest, read_shard_list
 
 
 def record(video_id="00000001", answer="yes", **changes):
@@ -62,8 +63,21 @@ def data(tmp_path):
 
 
 def shards(config):
-    folder = os.path.join(config["results"], config["videos"]["collection"], "shards")
-    return {name: read_shard_list(os.path.join(folder, name)) for name in sorted(os.listdir(folder))}
+    """The lists of a collection as they are now, by the shard's number; a list's name ends in its digest."""
+    collection = Path(config["results"], config["videos"]["collection"])
+    table, lists = pd.read_parquet(collection / "videos.parquet"), {}
+    for path in sorted((collection / "shards").glob("*.tsv")):
+        videos, (number, digits) = read_shard_list(path), path.stem.split("-")
+        assert digest(videos).startswith(digits)
+        rows = table[table["shard"] == int(number)].sort_values("row")[list(Video._fields)]
+        if [tuple(row) for row in rows.itertuples(index=False)] == videos:
+            lists[number] = videos
+    return lists
+
+
+def shards_of(dataset):
+    """The numbers of the shards of a data set."""
+    return [name.split("-")[0] for name in read_manifest(dataset)["shards"]]
 
 
 def questions(config):
@@ -77,11 +91,11 @@ def test_tables_and_shards(data):
     assert table["answer_id"].tolist() == [0, 1, 0, 1, -1, 0]  # two, yes in order of appearance; no never in training
     assert (table["scenario"].iloc[0], table["type"].iloc[0]) == ("Audio-Visual", "Existential")
     assert {k: [v.video_id for v in s] for k, s in shards(data).items()} == {
-        "00000.tsv": ["v0", "v1"],
-        "00001.tsv": ["v2", "v3"],
-        "00002.tsv": ["v4"],
+        "00000": ["v0", "v1"],
+        "00001": ["v2", "v3"],
+        "00002": ["v4"],
     }
-    assert shards(data)["00001.tsv"][0].size == 3
+    assert shards(data)["00001"][0].size == 3
 
 
 def test_new_videos_go_to_the_end_and_a_replaced_one_touches_one_shard(data, tmp_path):
@@ -100,8 +114,9 @@ def test_new_videos_go_to_the_end_and_a_replaced_one_touches_one_shard(data, tmp
         ["a_new_one"],
     ]
     after = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    assert {name for name in before if before[name] == after[name]} == {"00000.tsv", "00002.tsv"}
-    assert list(read_manifest(tmp_path / "results" / "tiny")["shards"]) == ["00000", "00001", "00002", "00003"]
+    assert {name: after[name] for name in before} == before, "a list never changes"
+    assert sorted(name.split("-")[0] for name in after.keys() - before.keys()) == ["00001", "00003"]
+    assert shards_of(tmp_path / "results" / "tiny") == ["00000", "00001", "00002", "00003"]
 
 
 def test_doing_it_again_changes_no_file(data, tmp_path):
@@ -121,7 +136,7 @@ def test_fewer_questions_move_no_video(data, tmp_path):
     (tmp_path / "test.json").write_text(json.dumps([record("v3", "no")]))
     build_manifest(data)
     assert shards(data) == before
-    assert list(read_manifest(tmp_path / "results" / "tiny")["shards"]) == ["00000", "00001"]
+    assert shards_of(tmp_path / "results" / "tiny") == ["00000", "00001"]
 
 
 def test_a_removed_video_leaves_a_hole(data, tmp_path):
@@ -130,8 +145,8 @@ def test_a_removed_video_leaves_a_hole(data, tmp_path):
     (tmp_path / "videos" / "v2.mp4").unlink()
     build_manifest(data | {"allow_missing": True})
     after = shards(data)
-    assert after["00001.tsv"][0].gone and after["00001.tsv"][0].video_id == "v2"
-    assert [name for name in before if before[name] != after[name]] == ["00001.tsv"]
+    assert after["00001"][0].gone and after["00001"][0].video_id == "v2"
+    assert [name for name in before if before[name] != after[name]] == ["00001"]
     assert "v2" not in questions(data)["video_id"].tolist()
 
 
@@ -144,11 +159,11 @@ def test_data_sets_of_one_collection_share_its_shards(data, tmp_path):
     annotations = {split: str(tmp_path / f"other-{split}.json") for split in ("train", "test")}
     build_manifest(data | {"dataset": "other", "annotations": annotations})
     assert {name: s for name, s in shards(data).items() if name in before} == before
-    assert [v.video_id for v in shards(data)["00003.tsv"]] == ["extra"]
-    assert list(read_manifest(tmp_path / "results" / "other")["shards"]) == ["00000", "00001", "00003"]
+    assert [v.video_id for v in shards(data)["00003"]] == ["extra"]
+    assert shards_of(tmp_path / "results" / "other") == ["00000", "00001", "00003"]
     (tmp_path / "videos" / "extra.mp4").unlink()
     build_manifest(data)  # looks after all videos of the collection, not only after its own
-    assert shards(data)["00003.tsv"][0].gone
+    assert shards(data)["00003"][0].gone
 
 
 @pytest.mark.parametrize("video_id", ['"quoted', 'a"b', "'", "vidéo", "a b", "#", "\u2028x"])
@@ -220,7 +235,7 @@ def test_a_replaced_audio_file_makes_its_shard_due(data, tmp_path, alone):
     config = with_audio(data, tmp_path, **({"pattern": None} if alone else {}))
     build_manifest(config)
     before = shards(config)
-    first = before["00000.tsv"][0]
+    first = before["00000"][0]
     assert (first.audio_path, first.audio_size) == (str(tmp_path / "videos" / "audio" / "v0.wav"), 10)
     assert bool(first.path) is not alone and not first.gone
     fingerprint = videos_fingerprint(config["videos"])
@@ -228,8 +243,8 @@ def test_a_replaced_audio_file_makes_its_shard_due(data, tmp_path, alone):
     assert videos_fingerprint(config["videos"]) != fingerprint
     build_manifest(config)
     after = shards(config)
-    assert [name for name in after if after[name] != before[name]] == ["00001.tsv"]
-    assert digest(after["00001.tsv"]) != digest(before["00001.tsv"])
+    assert [name for name in after if after[name] != before[name]] == ["00001"]
+    assert digest(after["00001"]) != digest(before["00001"])
     (tmp_path / "videos" / "audio" / "v3.wav").unlink()
     with pytest.raises(AVQAError, match=r"1 videos that 1 questions need .* or lack their audio file.*v3"):
         build_manifest(config)
@@ -240,10 +255,11 @@ def test_a_replaced_audio_file_makes_its_shard_due(data, tmp_path, alone):
 def test_lists_without_audio_files_stay_as_they_were(data, tmp_path):
     """Otherwise all features of an older version would be made again."""
     build_manifest(data)
-    lines = (tmp_path / "results" / "clips" / "shards" / "00002.tsv").read_text().splitlines()
+    (path,) = (tmp_path / "results" / "clips" / "shards").glob("00002-*.tsv")
+    lines = path.read_text().splitlines()
     assert lines[0].split("\t") == ["video_id", "path", "size", "mtime_ns"] and len(lines[1].split("\t")) == 4
     known = hashlib.sha256(lines[1].encode()).hexdigest()
-    assert digest(shards(data)["00002.tsv"]) == known
+    assert digest(shards(data)["00002"]) == known
 
 
 def test_audio_files_stay_within_the_folder(data, tmp_path):
@@ -324,21 +340,24 @@ def test_a_file_system_without_times_hides_no_failure(data, tmp_path, content):
         os.utime(path, ns=(0, 0))
     config = data | {"shard_size": 8}
     build_manifest(config)
-    listed = shards(config)["00000.tsv"]
+    listed = shards(config)["00000"]
     assert not any(video.gone for video in listed)
     collection = Path(config["results"]) / "clips"
-    inputs, failures = [FrameInput(16)], collection / "failures" / "00000.tsv"
-    failures.parent.mkdir()
+    inputs, failures = [FrameInput(16)], collection / "failures" / "key" / "00000.tsv"
+    failures.parent.mkdir(parents=True)
     options = {"segments": 1, "backend": "pyav", "pad": "repeat", "frame_at": 0.5, "frame_selection": "exact"}
     options |= {"inputs": inputs, "collection": "clips", "shard": "00000", "selective": True, "workers": 1}
     decode_shard(listed, tmp_path / "s.h5", failures=failures, **options)
     dataset = Path(config["results"]) / "tiny"
+    (path,) = (collection / "shards").glob("*.tsv")
+    failures.rename(failures.with_name(path.name))
+    write_statuses(dataset, {video.video_id: int(video.video_id != "v0") for video in listed})
     with pytest.raises(AVQAError, match="4 of 5 videos failed"):
-        gather_failures(dataset, collection, 0.5)
+        gather_failures(dataset, collection, failures.parent, 0.5)
     (tmp_path / "videos" / "v1.mp4").unlink()
     build_manifest(config | {"allow_missing": True})
-    assert [video.video_id for video in shards(config)["00000.tsv"] if video.gone] == ["v1"]
-    gather_failures(dataset, collection, 0.75)
+    assert [video.video_id for video in shards(config)["00000"] if video.gone] == ["v1"]
+    gather_failures(dataset, collection, failures.parent, 0.75)
 
 
 @pytest.mark.parametrize("folder", ["v0_flip", "part_v0_flip"])
@@ -350,6 +369,6 @@ def test_a_mirrored_video_of_which_the_id_is_in_the_folders_name(data, tmp_path,
     videos = data["videos"] | {"folder": str(tmp_path / folder)}
     build_manifest(data | {"videos": videos, "annotations": {"train": str(tmp_path / "train.json")}, "shard_size": 8})
     for _ in range(2):  # as found, and as listed
-        listed = shards(data)["00000.tsv"]
+        listed = shards(data)["00000"]
         assert [video.video_id for video in listed if video.mirrored] == ["v0_flip"]
         build_manifest(data | {"annotations": {"test": str(tmp_path / "test.json")}})

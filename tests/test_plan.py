@@ -76,6 +76,31 @@ def test_annotations_count_videos_before_there_is_a_manifest(tmp_path, monkeypat
     assert count_videos(check_config(copy.deepcopy(CONFIG))) == (4, "annotations")
 
 
+def test_the_shards_of_several_data_sets_are_counted_whole(tmp_path, monkeypatch):
+    """Extraction writes a row for each video of a shard, also for those of another data set and those that are gone."""
+    monkeypatch.chdir(tmp_path)
+    Path("v").mkdir()
+    for n in range(7):
+        Path(f"v/{n}.mp4").write_bytes(b"x")
+
+    def made(name, ids):
+        for split in ("train", "val", "test"):
+            Path(f"{name}-{split}.json").write_text(json.dumps([record(str(n)) for n in ids]))
+        files = {split: f"{name}-{split}.json" for split in ("train", "val", "test")}
+        config = check_config(copy.deepcopy(CONFIG) | {"dataset": name, "annotations": files, "shard_size": 3})
+        build_manifest(config)
+        return config
+
+    made("first", range(5))  # 0 1 2, 3 4
+    second = made("second", (4, 5, 6))  # and 5 6: two of the three shards
+    Path("v/3.mp4").unlink()
+    text = plan(check_config(copy.deepcopy(second)), calibrate=False)
+    assert "second: 3 videos (manifest) of 60 s" in text and "; their shards have 4, and" in text
+    assert "jobs: 2 shards, 2 decode and 4 extract" in text
+    size = float(re.search(r"clip_vit_l14/patch: ([\d.]+) GB", text)[1])
+    assert size == pytest.approx(4 * 60 * 256 * 768 * 2 / 1e9, abs=0.005)
+
+
 def test_hours_are_measured_on_the_videos_that_are_there(tmp_path, monkeypatch):
     """Three clips of four seconds, so large that decoding them takes more than starting."""
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from made_results import make_index
 from media.oracle import AUDIO, VIDEO, X264, clip
 from test_learning import make_features
 from test_manifest import record
@@ -24,7 +25,6 @@ from test_workflow import fake_conda
 
 from pipeline.cli import build_parser
 from pipeline.config import check_config
-from pipeline.index import build_index
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [(ROOT / name).read_text() for name in ("README.md", "config/README.md")]
@@ -120,7 +120,7 @@ def test_stages(project):
             shutil.rmtree(project / "results")
             make_features(project / "results" / "demo", project / "results" / "demo_videos")
             encoders = ["clip_vit_b32", "vggish"]
-            build_index(project / "results" / "demo", project / "results" / "demo_videos", encoders, encoders[0])
+            make_index(project / "results" / "demo", project / "results" / "demo_videos", encoders, encoders[0])
         run(project, stage)
     made = ("segments.h5", "clip.h5", "text.h5", "runs/mine/checkpoint.safetensors", "runs/mine/scores.json")
     assert all((project / name).exists() for name in made)

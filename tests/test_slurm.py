@@ -88,7 +88,7 @@ def small(tmp_path, monkeypatch):
 
 def test_too_large_requests_are_refused_before_anything_is_submitted_unless_the_user_sets_others(small):
     def run(*arguments):
-        command = [*SNAKEMAKE[:-2], "results/tiny/manifest.json", *arguments, *SNAKEMAKE[-2:]]
+        command = [*SNAKEMAKE[:-2], "manifests", *arguments, *SNAKEMAKE[-2:]]
         done = subprocess.run(command, cwd=small, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return done.returncode, done.stdout
 
@@ -109,7 +109,7 @@ def test_each_rule_is_checked_against_the_partition_of_its_own(small):
 case "$*" in *"-p gpus"*) echo "1 100 infinite gpu:1";; *"-p main"*) echo "8 64000 4:00:00 (null)";; esac
 """)
     partitions = ["--default-resources", "slurm_partition=main", "--set-resources", "extract:slurm_partition=gpus"]
-    command = [*SNAKEMAKE[:-2], "results/tiny/manifest.json", *partitions, *SNAKEMAKE[-2:]]
+    command = [*SNAKEMAKE[:-2], "manifests", *partitions, *SNAKEMAKE[-2:]]
     said = subprocess.run(command, cwd=small, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
     assert "extract: 1 CPUs, 8000 MB, 1 GPUs, 240 minutes; nodes have 1 CPUs, 100 MB, 1 GPUs, any time" in said
     assert "decode: " not in said and "text: " not in said and "train: " not in said
@@ -133,7 +133,7 @@ def test_training_requests_memory_by_its_batch(small):
             found[rule] = {name: int(value) for name, value in (word.split("=") for word in words) if value.isdecimal()}
         return found
 
-    run("results/tiny/manifest.json")
+    run("manifests")
     few, many = requests(16), requests(64)
     per_question = (many["train"]["mem_mb"] - few["train"]["mem_mb"]) / 48
     assert per_question == pytest.approx(4 / 3 * PooledSettings.training_mb * CONFIG["decode"]["segments"], abs=0.1)

@@ -1,5 +1,6 @@
 """How many shards' segments may be on the disk at the same time, whatever a scheduler does."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -10,6 +11,9 @@ import pytest
 import yaml
 from test_manifest import record
 from test_workflow import ROOT
+
+from pipeline.config import check_configs
+from pipeline.paths import paths_of
 
 SHARDS = 7
 ENCODERS = ("resnet18", "vggish")
@@ -42,7 +46,7 @@ def place(tmp_path_factory):
         (folder / "videos" / f"v{n}.mp4").write_bytes(b"x")
     for split in ("train", "val", "test"):
         (folder / f"{split}.json").write_text(json.dumps(records))
-    snakemake(folder, CONFIG, "results/tiny/manifest.json")
+    snakemake(folder, CONFIG, "manifests")
     return folder
 
 
@@ -54,7 +58,7 @@ def jobs(output):
 
 
 def _job(path):
-    kind, shard = Path(path).parent.name, int(Path(path).stem)
+    kind, shard = Path(path).parent.name.split("-")[0], int(Path(path).stem.split("-")[0])
     return ("extract", kind, shard) if kind in ENCODERS else ("decode", "", shard)
 
 
@@ -82,7 +86,9 @@ def most_segments(planned):
     ],
 )
 def test_no_more_segments_than_ahead_allows(place, ahead, there):
-    made = [place / "results" / "clips" / "features" / name / f"{n:05d}.h5" for name, n in there]
+    with contextlib.chdir(place):
+        files = paths_of(check_configs(yaml.safe_load(yaml.safe_dump(CONFIG))))["tiny"]
+        made = [place / files.features_files(name)[n] for name, n in there]
     for path in made:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -102,7 +108,8 @@ def test_segments_that_are_there_are_not_decoded_again_but_still_waited_for(plac
     config = CONFIG | {"decode": {"ahead": 1}}
     output = snakemake(place, config, "--dry-run", "features")
     inputs = Path(re.search(r"output: (\S+/segments/[^/]+)/", output)[1])
-    there = [place / inputs / f"{n:05d}.h5" for n in (3, 5)]
+    lists = [next((place / "results" / "clips" / "shards").glob(f"{n:05d}-*.tsv")) for n in (3, 5)]
+    there = [place / inputs / f"{path.stem}.h5" for path in lists]
     for path in there:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -55,9 +55,10 @@ def test_tokens_reach_the_model_and_the_vocabulary_stays_with_the_run(tokens, fo
     table = pd.read_parquet(folder / "questions.parquet")
     predictions = pd.read_parquet(folder / "x" / "predictions.parquet")
     table.loc[table["split"] == "train", "question"] = "Is it loud?"
-    table.to_parquet(folder / "questions.parquet", index=False)
-    evaluate(folder / "x")
-    again = pd.read_parquet(folder / "x" / "predictions.parquet")
+    shutil.copytree(folder, folder.parent / "other")
+    table.to_parquet(folder.parent / "other" / "questions.parquet", index=False)
+    evaluate(folder / "x", questions_of=folder.parent / "other", out=folder.parent / "again")
+    again = pd.read_parquet(folder.parent / "again" / "predictions.parquet")
     np.testing.assert_array_equal(again["confidence"], predictions["confidence"])
 
 
@@ -198,15 +199,14 @@ def test_pretraining(tokens, folder):  # noqa: F811
 
 def test_run_time_counts_the_pretraining_as_training(tokens, folder):  # noqa: F811
     tokens["models"]["tokens"]["train"] = {"pretrain": PRETRAIN, "epochs": 2}
-    train(tokens, "tokens", 0, folder / "models" / "tokens" / "seed-0", folder / "times.json")
+    run = folder / "models" / "tokens" / "seed-0"
+    train(tokens, "tokens", 0, run, folder / "times.json")
     times = json.loads((folder / "times.json").read_text())
     assert times["items"] == (4 + 2) * 23  # training questions, without that of the failed video
     assert sum(times["parts"].values()) <= times["wall"]
-    benchmarks = folder / "benchmarks" / "tokens"
-    benchmarks.mkdir(parents=True)
-    (benchmarks / "seed-0.train.tsv").write_text("s\tcpu_time\tmax_rss\n8\t8\t1\n")
+    (run / "benchmark.tsv").write_text("s\tcpu_time\tmax_rss\n8\t8\t1\n")
     table = stage_table(tokens, FeatureIndex(folder / "features.h5"), pd.read_parquet(folder / "questions.parquet"))
-    assert table["items"].tolist() == [f"{(4 + 2) * 24} questions"]
+    assert table["items"].iloc[0] == f"{(4 + 2) * 24} questions"
 
 
 def test_the_start_of_a_job_is_what_is_in_no_other_part(monkeypatch):

@@ -120,9 +120,11 @@ def test_results_that_may_not_be_written_are_named(config, folder, tmp_path, cap
     config["max_failed_fraction"] = 1
     del config["models"]["question_only"], config["models"]["av_master"]
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    for tsv in (tmp_path / "c" / "shards").glob("*.tsv"):
-        (tmp_path / "c" / "failures").mkdir(exist_ok=True)
-        (tmp_path / "c" / "failures" / tsv.name).write_text("video_id\tstage\treason\tseconds\n")
+    data, collection = str(tmp_path / "d"), str(tmp_path / "c")
+    arguments = {
+        "index": ["--manifest", data, "--features", '{"vggish/embedding": ["vggish"]}', "--texts", "{}", "--out", data],
+        "failures": [data, "--tables", collection, "--max-failed-fraction", "1"],
+    }
     if command == "report":
         train(config | {"train": config["train"] | {"epochs": 1}}, "pooled", 0, folder / "models" / "pooled" / "seed-0")
         assert main(["evaluate", str(folder / "models" / "pooled" / "seed-0")]) == 0
@@ -130,6 +132,9 @@ def test_results_that_may_not_be_written_are_named(config, folder, tmp_path, cap
     place = tmp_path / of / ("shards" if of == "c" else "")
     undo = make_read_only(place)
     try:
-        refused(capsys, place, command, "--config", tmp_path / "c.yaml")
+        if command in arguments:
+            refused(capsys, place, command, "--collection", collection, *arguments[command])
+        else:
+            refused(capsys, place, command, "--config", tmp_path / "c.yaml")
     finally:
         undo()

@@ -10,10 +10,19 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_results import OUTPUTS, feature, make_results, questions, shard_lists, text_feature, write_shard, write_text
+from made_results import (
+    OUTPUTS,
+    feature,
+    make_index,
+    make_results,
+    questions,
+    shard_lists,
+    text_feature,
+    write_shard,
+    write_text,
+)
 
 from pipeline.cli import main
-from pipeline.index import build_index
 from pipeline.storage.contract import PER_VIDEO, DatasetSpec
 from pipeline.storage.hdf5 import ShardWriter, open_hdf5
 from pipeline.storage.shard_list import digest, read_shard_list, write_shard_list
@@ -138,7 +147,7 @@ def test_the_padding_and_the_videos_that_failed_or_are_silent_are_no_defects(dat
     changes["vggish"] |= {AUDIO: constant, ("vggish/embedding", "v006"): constant}  # of silence, twice
     for encoder, change in changes.items():
         again(dataset, encoder, change)
-    build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
+    make_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
     assert found(dataset) == set()
 
 
@@ -278,7 +287,7 @@ def test_equal_features_in_all_modalities_are_an_error_unless_the_files_may_be_c
         manifest = json.loads((dataset / "manifest.json").read_text())
         manifest["shards"]["00001"] = digest(shard)
         (dataset / "manifest.json").write_text(json.dumps(manifest))
-        build_index(dataset, collection, list(OUTPUTS), "clip_vit_b32")
+        make_index(dataset, collection, list(OUTPUTS), "clip_vit_b32")
     level = "warning" if copied else "error"
     assert found(dataset) == {(level, "duplicate", encoder, "00001.h5", "v005") for encoder in OUTPUTS}
     assert len(verify(dataset).findings) == 3  # one per output
@@ -306,7 +315,7 @@ def test_results_of_a_configuration(dataset, tmp_path):
     assert main(["verify", str(path)]) == 0
     (dataset / "features.h5").unlink()
     assert main(["verify", str(path)]) == 1
-    build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
+    make_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
     with open_hdf5(dataset / "features.h5", "index"):
         assert main(["verify", str(path)]) == 0
 
@@ -414,7 +423,7 @@ def test_failed_videos_are_counted_and_named(dataset, tmp_path, capsys):
         again(
             dataset, encoder, gone | {("status", "v004"): 1, ("num_segments", "v004"): 0, ("has_audio", "v004"): False}
         )
-    build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
+    make_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
     assert main(["verify", str(dataset), "--json", str(tmp_path / "v.json")]) == 0
     printed = capsys.readouterr().out
     assert "failed: v004: could not be decoded" in printed and "0 errors, 0 warnings, 1 failed videos" in printed
@@ -499,7 +508,7 @@ def test_an_index_over_scattered_rows_of_shards_is_right(tmp_path_factory, chose
     table[table["video_id"].isin(kept)].to_parquet(dataset / "questions.parquet", index=False)
     manifest = json.loads((dataset / "manifest.json").read_text()) | {"videos": len(kept)}
     (dataset / "manifest.json").write_text(json.dumps(manifest))
-    build_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
+    make_index(dataset, dataset.parent / "small_videos", list(OUTPUTS), "clip_vit_b32")
     assert found(dataset) == set()
     rows = [sorted(rows) for rows in chosen]
     rows_of_shards(dataset, rows)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline.data.answers import display_forms, written_as
+from pipeline.data.answers import display_forms, written_as, written_differently
 from pipeline.data.features import Features
 from pipeline.data.vocabulary import build_vocabulary, encode
 from pipeline.errors import AVQAError
@@ -77,6 +77,11 @@ class QuestionData:
         self._number_words(folder, {name: shape[0] for name, shape in texts.items() if name in TOKENS}, vocabulary)
         self.answers = answers or read_numbering(folder).answers
         merged = read_manifest(folder).get("merge_answers") and not is_multiple_choice(self.questions)
+        if merged and (several := written_differently(self.answers)):
+            raise AVQAError(
+                f"{folder / 'manifest.json'}: merge_answers makes one answer of {', '.join(map(repr, several[0]))}, "
+                "which are different answers of the model; score it on the data set without merge_answers"
+            )
         if merged:  # a checkpoint may have other forms
             self.questions["answer"] = written_as(self.questions["answer"], display_forms(self.answers))
         self.questions["answer_id"] = index_answers(self.questions["answer"], self.answers)
@@ -101,7 +106,8 @@ class QuestionData:
                 )
             part = part[~part["failed"]]
         if part.empty:
-            raise AVQAError(f"questions.parquet: has no questions of split {split}; add it under annotations:")
+            path = self.path.with_name("questions.parquet")
+            raise AVQAError(f"{path}: has no questions of split {split}; add it under annotations:")
         return part
 
     def training_batches(self, size: int, rng: np.random.Generator, negatives: bool) -> Iterator[Batch]:
@@ -126,7 +132,7 @@ class QuestionData:
     def batches(self, split: str, size: int) -> Iterator[Batch]:
         """The split video by video, each batch with its videos once."""
         part = self.questions_in(split)
-        part = part.iloc[part["video_row"].to_numpy().argsort(kind="stable")]
+        part = part.iloc[part["video_id"].to_numpy().argsort(kind="stable")]  # whatever their places in shards
 
         def read(questions: pd.DataFrame) -> Batch:
             rows, of_rows = np.unique(questions["video_row"].to_numpy(), return_inverse=True)
@@ -230,10 +236,11 @@ class QuestionData:
     def _standardize(self) -> None:
         training = self.questions_in("train")
         for features in self.features.values():
-            features.standardize(training["video_row"].unique())
+            # By id: which shard a video came into decides no bit.
+            features.standardize(training.drop_duplicates("video_id").sort_values("video_id")["video_row"].to_numpy())
         for name, features in self.texts.items():
             if features.shape:  # but for the number of tokens
-                features.standardize(text_rows(training, name).unique())
+                features.standardize(np.sort(text_rows(training, name).unique()))
 
 
 def is_multiple_choice(questions: pd.DataFrame) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,9 +81,9 @@ class FeatureSet:
     def torch_dataset(self, *names: str, split: str | None = None) -> QuestionDataset:
         """A torch.utils.data.Dataset of the split's questions (default: all) with these features of each. Questions
         about videos that could not be decoded are left out, as in training."""
-        from pipeline.data.torch_dataset import QuestionDataset
+        from pipeline.data.torch_dataset import QuestionDataset  # PyTorch is imported where it is needed
 
-        return QuestionDataset(self.folder, names, split)
+        return QuestionDataset(partial(FeatureSet, self.folder), names, split)
 
     def close(self) -> None:
         """Close all files."""

@@ -1,5 +1,7 @@
 """A frame of any size to the square that an encoder reads."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -26,3 +28,10 @@ def resize_and_crop(frame: np.ndarray, wanted: FrameInput) -> np.ndarray:
         image = image.resize(resized, _FILTERS[transform.filter])
     left, top = (round((length - size) / 2) for length in resized)
     return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def mirror(row: dict[str, Any]) -> None:
+    """Mirror all frames of a video, …, width, 3, left to right, in a row whose frames are named frames/…"""
+    for name in row:
+        if name.startswith("frames/"):
+            row[name] = np.flip(row[name], axis=-2)

@@ -6,9 +6,7 @@ trainer, the evaluation, the report and the command line use nothing but the met
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,10 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import AVQAError
-from pipeline.models import fast
+from pipeline.models.counts import Count
 from pipeline.models.settings import TOKENS, ModelSettings
 
 DATA_PARALLEL = "module."  # nn.DataParallel begins the names of a model's tensors with it
@@ -66,10 +63,14 @@ class AVQAModel(nn.Module, ABC):
     {"audio": (60, 128), "sentence": (768,)}. num_answers: how many answers there are to choose from. num_tokens: the
     size of the vocabulary, padding included; given to a model that reads TOKENS, and to no other.
 
-    `score_fields` names the scores B, num_answers among what `forward` returns, where that is a named tuple."""
+    `score_fields` names the scores B, num_answers among what `forward` returns, where that is a named tuple.
+
+    `parts`, if a model has them, are those of `counted`, each with how the names of its modules and parameters begin
+    here and in the released code; the part without such beginnings has all the others."""
 
     Settings: ClassVar[type[ModelSettings]]
     score_fields: ClassVar[tuple[str, ...]] = ()
+    parts: ClassVar[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {}
     released_prefix: ClassVar[str] = DATA_PARALLEL  # of names in the file that the released test script loads
 
     def __init__(
@@ -150,46 +151,15 @@ class AVQAModel(nn.Module, ABC):
     def _not_offered(self, what: str) -> NotOffered:
         return NotOffered(f"{type(self).__name__} does not offer {what}")
 
-    def counted(self) -> dict[str, list]:
-        """The layers of the released code by part, as the field counts them (pipeline/models/counts.py); empty for a
-        model without released code."""
+    @property
+    def published(self) -> str:
+        """What is printed of its size elsewhere: a line below the model's own counts, empty if there is none."""
+        return ""
+
+    def counted(self) -> dict[str, list[Count]]:
+        """The layers of the released code by part, as the field counts them (counts.py); empty for a model without
+        released code."""
         return {}
-
-    def field_count(self) -> tuple[int, int]:
-        """Parameters and multiply-adds for one sample, as the field counts the released code; this code's own ones
-        where there is none."""
-        from pipeline.models import counts  # which imports this module
-
-        layers = [layer for part in self.counted().values() for layer in part]
-        parameters, macs = counts.total(layers) if layers else counts.executed(self)
-        return parameters, macs
-
-    @torch.no_grad()
-    def report(self) -> str:
-        """Parameters and FLOPs of a forward pass over one sample, by part, as text."""
-        twin = self.twin().eval()
-        twin(example_batch(twin))  # what is computed from weights alone is not counted
-        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_rnn_layer: _lstm_flops})
-        with counter, fast.switched(False):  # the counter knows PyTorch's own products only
-            twin(example_batch(twin))
-        counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-        rows = []
-        for name, part in twin.named_children():  # a list of modules is not called itself, but its items are
-            own = [f"{name}.{n}" for n in range(len(part))] if isinstance(part, nn.ModuleList) else [name]
-            flops = sum(counts.get(f"{type(self).__name__}.{item}", 0) for item in own)
-            rows.append((name, part.parameters(), flops))
-        rows.append(("all", twin.parameters(), counts.get("Global", 0)))
-        lines = [f"{'':<18}{'M parameters':>14}{'MFLOPs':>14}"]
-        return "\n".join(lines + [f"{name:<18}{_count(own) / 1e6:>14.3f}{n / 1e6:>14.3f}" for name, own, n in rows])
-
-
-def _lstm_flops(x: tuple[int, ...], *weights_and_rest: Any, **_: Any) -> int:
-    """Of the products of an LSTM layer: L·B inputs and as many states, each with its matrix."""
-    return 2 * math.prod(x[:-1]) * sum(math.prod(weight) for weight in weights_and_rest[:2])
-
-
-def _count(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(p.numel() for p in parameters)
 
 
 def example_batch(model: AVQAModel, size: int = 1) -> Batch:

@@ -12,6 +12,7 @@ from pipeline.reporting.page import legend, new_figure, svg
 from pipeline.reporting.scores import model_label
 from pipeline.reporting.sheet import Sheet, frame_input, read_sheets
 from pipeline.storage.shard_list import Video
+from pipeline.storage.tables import reading
 
 OTHERS = ""  # stands for all other answers: no answer is empty, and one may be "other"
 CONFUSED = 16  # the most frequent answers have a row and a column of their own
@@ -27,7 +28,8 @@ def read_predictions(config: dict, seed: int) -> dict[str, pd.DataFrame]:
     for trained_on, model in product(config["trained_on"], config["models"]):
         path = scores_dir(config, trained_on, model, seed) / "predictions.parquet"
         if path.exists():
-            found[model_label(config, trained_on, model)] = pd.read_parquet(path)
+            with reading(path, f"avqa evaluate {path.parent}"):
+                found[model_label(config, trained_on, model)] = pd.read_parquet(path)
     return found
 
 
@@ -70,7 +72,12 @@ def read_explanations(config: dict, seed: int) -> dict[str, dict]:
     """explanation.json of each model that is trained on the data set, from its run with a seed; models without one are
     left out."""
     paths = {m: scores_dir(config, config["dataset"], m, seed) / "explanation.json" for m in config["models"]}
-    return {model: json.loads(path.read_text(encoding="utf-8")) for model, path in paths.items() if path.exists()}
+    found = {}
+    for model, path in paths.items():
+        if path.exists():
+            with reading(path, f"avqa explain {path.parent}"):
+                found[model] = dict(json.loads(path.read_text(encoding="utf-8")))
+    return found
 
 
 def contribution_table(explanations: dict[str, dict]) -> pd.DataFrame:

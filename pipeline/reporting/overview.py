@@ -11,7 +11,7 @@ from pipeline.data.formats.base import TYPES
 from pipeline.manifest import read_numbering
 from pipeline.storage.contract import DECODED
 from pipeline.storage.features import FeatureIndex
-from pipeline.storage.tables import read_table
+from pipeline.storage.tables import read_table, reading
 
 ANSWERS = 20  # the most frequent answers are listed, the others counted
 
@@ -110,7 +110,8 @@ def missing(folder: Path) -> pd.DataFrame:
     path = folder / "missing.tsv"
     if not path.exists():
         return pd.DataFrame()
-    ledger = pd.read_csv(path, sep="\t", dtype={"questions": int, "video_id": str}, keep_default_na=False)
-    kinds = [name for name in ledger if name not in ("video_id", "questions")]
-    counts = ledger.groupby(kinds, sort=True).agg(videos=("video_id", "nunique"), questions=("questions", "sum"))
+    with reading(path, "avqa failures"):
+        ledger = pd.read_csv(path, sep="\t", dtype={"questions": int, "video_id": str}, keep_default_na=False)
+        kinds = [name for name in ledger if name not in ("video_id", "questions")]
+        counts = ledger.groupby(kinds, sort=True).agg(videos=("video_id", "nunique"), questions=("questions", "sum"))
     return counts.reset_index()

@@ -10,6 +10,7 @@ from pipeline.cards import read_card
 from pipeline.config import scores_dir
 from pipeline.reporting.page import legend, new_figure, svg
 from pipeline.results import KEYS, SCENARIOS, own_results, published, short_name, wide
+from pipeline.storage.tables import reading
 
 
 def model_label(config: dict, trained_on: str, model: str) -> str:
@@ -127,8 +128,9 @@ def training_curves(config: dict) -> dict[str, str]:
         figure, axis = new_figure(5.4, 4)
         for color, (trained_on, model) in enumerate(runs):
             for n, seed in enumerate(config["train"]["seeds"]):
-                folder = scores_dir(config | {"dataset": trained_on}, trained_on, model, seed)
-                history = pd.read_csv(folder / "history.csv")
+                folder = scores_dir(config, trained_on, model, seed)
+                with reading(folder / "history.csv", "avqa train"):
+                    history = pd.read_csv(folder / "history.csv")[["epoch", column]]
                 name = model_label(config, trained_on, model) if n == 0 else None
                 style = {"color": f"C{color}", "alpha": 0.8, "marker": ".", "label": name}
                 axis.plot(history["epoch"], factor * history[column], **style)

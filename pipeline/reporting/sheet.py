@@ -1,7 +1,7 @@
 """Contact sheets: what the pipeline reads of a video, second by second."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,10 @@ import numpy as np
 from PIL import Image
 
 from extractors import ENCODERS, AudioInput, FrameInput
+from pipeline.errors import AVQAError
+from pipeline.manifest import read_membership
 from pipeline.media.segments import MachineError
+from pipeline.media.transform import mirror
 from pipeline.media.worker import Limits, Worker, WorkerFailure
 from pipeline.reporting.page import webp
 from pipeline.storage.shard_list import Video
@@ -47,10 +50,12 @@ def frame_input(encoders: Iterable[str]) -> FrameInput:
 
 
 def listed_videos(collection: Path) -> dict[str, Video]:
-    """The videos of a collection by id. Raises AVQAError if it has no videos.parquet."""
-    table = read_table(collection / "videos.parquet")
-    rows = table[[name for name in Video._fields if name in table]].to_dict("records")
-    return {row["video_id"]: Video(**row) for row in rows}
+    """The videos of a collection by id; where videos.parquet is lost, as the shards' lists say."""
+    with suppress(AVQAError):
+        table = read_table(collection / "videos.parquet")
+        rows = table[[name for name in Video._fields if name in table]].to_dict("records")
+        return {row["video_id"]: Video(**row) for row in rows}
+    return {video.video_id: video for shard in read_membership(collection / "videos.parquet") for video in shard}
 
 
 def read_sheets(videos: Iterable[Video], frames: FrameInput, decode: dict, width: int) -> Iterator[Sheet]:
@@ -68,6 +73,8 @@ def read_sheets(videos: Iterable[Video], frames: FrameInput, decode: dict, width
             except (WorkerFailure, MachineError) as error:
                 sheet.reason = str(error)
             else:
+                if video.mirrored:
+                    mirror(data)
                 sheet.num_segments, sheet.has_audio = found["num_segments"], found["has_audio"]
                 rows = {key: values[: sheet.num_segments] for key, values in data.items()}
                 sheet.peak = float(np.abs(rows[AUDIO.key]).max())

@@ -2,13 +2,14 @@
 files that the commands write beside them."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.config import collection_dir, dataset_dir, training
+from pipeline import keys
+from pipeline.config import collection_dir, dataset_dir
 from pipeline.storage.features import FeatureIndex, is_text
 from pipeline.timing import NOT_WORK, read_timings
 
@@ -19,20 +20,18 @@ def stage_table(config: dict, index: FeatureIndex, questions: pd.DataFrame) -> p
     A job that resumed has the time of its last start only."""
     of_videos, of_dataset = collection_dir(config) / "benchmarks", dataset_dir(config) / "benchmarks"
     shards, splits = seconds_by_shard(index), questions["split"].value_counts()
-    decoded = {str(path.relative_to(of_videos).with_suffix("")): path.stem for path in of_videos.glob("decode/*/*.tsv")}
-    decoded = {name: shards[shard] for name, shard in decoded.items() if shard in shards}
-    lines = [_line("decode", of_videos, decoded, "s of video")]
+    decoded = {path: shards[path.stem] for path in _decoded(config, "tsv") if path.stem in shards}
+    lines = [_line("decode", decoded, "s of video")]
     for encoder in config["encoders"]:
-        lines.append(_line(f"extract: {encoder}", of_videos / encoder, shards, "s of video"))
-    texts = {index.provenance["text"]["encoder"]: len(index.texts)}
-    lines.append(_line("text", of_dataset / "text", texts, "texts"))
+        lines.append(_line(f"extract: {encoder}", _extracted(of_videos, index, encoder, "tsv", shards), "s of video"))
+    texts = {of_dataset / "text" / f"{index.files['text'][0].stem}.tsv": len(index.texts)}
+    lines.append(_line("text", texts, "texts"))
     for model in config["models"]:
-        for stage, split in (("train", "train"), ("evaluate", "test")):
-            jobs = {}
-            for seed in config["train"]["seeds"]:
-                epochs = _epochs(config, model, seed) if stage == "train" else 1
-                jobs[f"seed-{seed}.{stage}"] = int(splits.get(split, 0)) * epochs
-            lines.append(_line(f"{stage}: {model}", of_dataset / model, jobs, "questions"))
+        folders = [dataset_dir(config) / "models" / model / f"seed-{seed}" for seed in config["train"]["seeds"]]
+        trained = {_run(folder) / "benchmark.tsv": int(splits.get("train", 0)) * _epochs(folder) for folder in folders}
+        lines.append(_line(f"train: {model}", trained, "questions"))
+        answered = {folder / "benchmark.tsv": int(splits.get("test", 0)) for folder in folders}
+        lines.append(_line(f"evaluate: {model}", answered, "questions"))
     return pd.DataFrame([line for line in lines if line is not None])
 
 
@@ -40,13 +39,31 @@ def part_table(config: dict, index: FeatureIndex) -> pd.DataFrame:
     """One line per part of the stages' jobs: its busy time and its rate without the other parts. report.html says what
     the columns mean."""
     of_videos, shards = collection_dir(config) / "benchmarks", seconds_by_shard(index)
-    stages = {"decode": [path for path in of_videos.glob("decode/*/*.json") if path.stem in shards]}
+    stages = {"decode": [path for path in _decoded(config, "json") if path.stem in shards]}
     for encoder in config["encoders"]:
-        stages[f"extract: {encoder}"] = [of_videos / encoder / f"{shard}.json" for shard in shards]
+        stages[f"extract: {encoder}"] = list(_extracted(of_videos, index, encoder, "json", shards))
     for model in config["models"]:
-        folder = dataset_dir(config) / "benchmarks" / model
-        stages[f"train: {model}"] = [folder / f"seed-{seed}.train.json" for seed in config["train"]["seeds"]]
+        folders = [dataset_dir(config) / "models" / model / f"seed-{seed}" for seed in config["train"]["seeds"]]
+        stages[f"train: {model}"] = [_run(folder) / "timing.json" for folder in folders]
     return pd.DataFrame([line for stage, paths in stages.items() for line in _part_lines(stage, paths)])
+
+
+def _decoded(config: dict, suffix: str) -> Iterable[Path]:
+    """The files about the decoding of shards as this configuration decodes."""
+    folder = collection_dir(config) / "benchmarks" / "decode"
+    return sorted(folder.glob(f"*-{keys.decoding(config).digits}/*.{suffix}"))
+
+
+def _extracted(
+    benchmarks: Path, index: FeatureIndex, encoder: str, suffix: str, shards: Mapping[str, int]
+) -> dict[Path, int]:
+    """The files about the extraction of an encoder's features, and the seconds of video of each."""
+    return {benchmarks / p.parent.name / f"{p.stem}.{suffix}": shards[p.stem] for p in index.files[encoder]}
+
+
+def _run(folder: Path) -> Path:
+    """Where a model was trained, whose scores are in a folder."""
+    return (folder / "config.yaml").resolve().parent
 
 
 def _part_lines(stage: str, paths: list[Path]) -> list[dict]:
@@ -71,19 +88,18 @@ def seconds_by_shard(index: FeatureIndex) -> dict[str, int]:
     return dict(zip(names, sums.tolist(), strict=True))
 
 
-def _epochs(config: dict, model: str, seed: int) -> int:
+def _epochs(folder: Path) -> int:
     """Of a training with its pretraining."""
-    folder = dataset_dir(config) / "models" / model / f"seed-{seed}"
-    folders = [folder, folder / "pretrain"] if training(config, model)["pretrain"] else [folder]
-    return sum(len(pd.read_csv(each / "history.csv")) for each in folders if (each / "history.csv").exists())
+    histories = [_run(folder) / part / "history.csv" for part in ("", "pretrain")]
+    return sum(len(pd.read_csv(path)) for path in histories if path.exists())
 
 
-def _line(stage: str, folder: Path, jobs: dict[str, int], unit: str) -> dict | None:
-    """A stage's jobs (name of the benchmark file -> items), added up; None if there are no benchmark files."""
-    measured = {name: _read(folder / f"{name}.tsv") for name in jobs if (folder / f"{name}.tsv").exists()}
+def _line(stage: str, jobs: Mapping[Path, int], unit: str) -> dict | None:
+    """A stage's jobs (benchmark file -> items), added up; None if there are no benchmark files."""
+    measured = {path: _read(path) for path in jobs if path.exists()}
     if not measured:
         return None
-    items = sum(jobs[name] for name in measured)
+    items = sum(jobs[path] for path in measured)
     wall, cpu = (_sum(row[column] for row in measured.values()) for column in ("s", "cpu_time"))
     line = {"stage": stage, "jobs": len(measured), "items": f"{items:,} {unit}", "wall (s)": f"{wall:,.1f}"}
     if not cpu:  # a job too short for Snakemake to look at it

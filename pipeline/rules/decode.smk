@@ -1,31 +1,27 @@
 # Videos to one-second segments: a shard's frames and audio, kept until all encoders have read them.
 
+# Where all jobs run on one machine, segments may be on a disk of its own.
+SEGMENTS_FILE = f"{os.path.expandvars(next(iter(CONFIGS.values()))['scratch']) or RESULTS}/{paths.SEGMENTS}"
+
 
 rule decode:
     input:
-        shard=f"{COLLECTION}/shards/{{shard}}.tsv",
-        before=read_before,
+        shard=unless_made(SEGMENTS_FILE, JOBS.shard_list),
+        before=unless_made(SEGMENTS_FILE, JOBS.read_before),
     output:
-        temp(f"{SEGMENTS}/{{inputs}}/{{shard}}.h5"),
+        temp(SEGMENTS_FILE),
     log:
-        f"{COLLECTION}/logs/decode/{{inputs}}/{{shard}}.log",
+        f"{COLLECTION}/logs/decode/{{folder}}/{{shard}}.log",
     benchmark:
-        f"{COLLECTION}/benchmarks/decode/{{inputs}}/{{shard}}.tsv"
+        f"{COLLECTION}/benchmarks/decode/{{folder}}/{{shard}}.tsv"
     conda:
         "../../envs/media.yaml"
-    threads: lambda wildcards: threads_for("decode", SETTINGS_OF[wildcards.collection]["decode"]["workers"])
+    threads: lambda wildcards: CLUSTER.threads("decode", JOBS.decode(wildcards)["workers"])
     resources:
-        gpu=lambda wildcards: (
-            gpu("decode")(wildcards) if SETTINGS_OF[wildcards.collection]["decode"]["backend"] == "nvdec" else 0
-        ),
-        mem_mb=mem_mb("decode"),
-        runtime=runtime("decode"),
+        gpu=lambda wildcards: CLUSTER.decode_gpu(JOBS.decode(wildcards)["backend"]),
+        mem_mb=CLUSTER.mem_mb("decode"),
+        runtime=CLUSTER.runtime("decode"),
     params:
-        settings=decode_flags,
-        decoder=DECODER_VERSION,  # no option, but it decides numbers
-        encoders=lambda wildcards, threads: flags(encoder=list(ENCODERS_OF[wildcards.collection])),
-        failures=lambda wildcards, threads: f"{RESULTS}/{wildcards.collection}/failures/{wildcards.shard}.tsv",
-        timing=timing_in(f"{COLLECTION}/benchmarks/decode/{{inputs}}/{{shard}}.json"),
+        settings=JOBS.decode_flags,
     shell:
-        "avqa decode {input.shard:q} --out {output:q} --failures {params.failures:q} {params.encoders} {params.settings}"
-        f" --workers {{threads}} --timing {{params.timing:q}} {LOG}"
+        f"avqa decode {{input.shard:q}} --out {{output:q}} --workers {{threads}} {{params.settings}} {LOG}"

@@ -1,63 +1,68 @@
-# Shards to one logical file, features.h5, whose numbers are then checked, and the list of what is missing.
+# Shards to one logical file, features.h5, whose numbers are then checked, and the list of what failed.
+
+DATA = f"{RESULTS}/{paths.DATA}"
 
 
 rule index:
     input:
-        questions=questions,
-        extracted=read_by_all,
-        text=text_files,
-        failures=failures_first,
+        unless_made([f"{DATA}/{name}" for name in ("features.h5", *MANIFEST)], JOBS.index_inputs),
     output:
-        f"{DATASET}/features.h5",
+        features=f"{DATA}/features.h5",
+        manifest=[f"{DATA}/{name}" for name in MANIFEST],
     log:
-        f"{DATASET}/logs/index.log",
+        f"{DATASET}/logs/index/{{key}}.log",
     conda:
         "../../envs/media.yaml"
     params:
-        settings=index_settings,
-        videos=from_manifest("shards", "video_ids"),
+        settings=JOBS.index_flags,
+        folder=lambda wildcards, output: Path(output.features).parent,
     shell:
-        f"avqa index --config {{params.settings:q}} {LOG}"
+        f"avqa index {{params.settings}} --out {{params.folder:q}} {LOG}"
 
 
 rule verify:
     input:
-        index=rules.index.output,
-        questions=questions,
+        unless_made(f"{DATA}/verify.json", lambda wildcards: f"{DATA}/features.h5".format(**wildcards)),
     output:
-        f"{DATASET}/verify.json",
+        f"{DATA}/verify.json",
     log:
-        f"{DATASET}/logs/verify.log",
+        f"{DATASET}/logs/verify/{{key}}.log",
     conda:
         "../../envs/media.yaml"
+    params:
+        features=lambda wildcards, output: Path(output[0]).with_name("features.h5"),
+        findings=lambda wildcards, output: Path(output[0]).with_name("findings.json"),  # where there are errors too
     shell:
-        f"avqa verify {{input.index:q}} --json {{output:q}} {LOG}"
+        f"avqa verify {{params.features:q}} --json {{params.findings:q}} {LOG} && mv {{params.findings:q}} {{output:q}}"
 
 
 rule failures:
     input:
-        questions=questions,
-        extracted=decoded_first,
+        unless_made([f"{DATA}/failures.tsv", f"{DATA}/missing.tsv"], JOBS.failures_inputs),
     output:
         failures=report(
-            f"{DATASET}/failures.tsv",
+            f"{DATA}/failures.tsv",
             caption="captions/failures.rst",
             category="Data set",
             labels={"data set": "{dataset}", "result": "videos that could not be decoded"},
         ),
         missing=report(
-            f"{DATASET}/missing.tsv",
+            f"{DATA}/missing.tsv",
             caption="captions/missing.rst",
             category="Data set",
             labels={"data set": "{dataset}", "result": "questions of missing videos"},
         ),
     log:
-        f"{DATASET}/logs/failures.log",
+        f"{DATASET}/logs/failures/{{key}}.log",
     conda:
         "../../envs/media.yaml"
     params:
-        settings=failures_settings,
-        decode=decoded_with,
-        videos=from_manifest("shards", "training", "test"),
+        folder=lambda wildcards, output: Path(output.failures).parent,
+        settings=JOBS.failures_flags,
     shell:
-        f"avqa failures --config {{params.settings:q}} {LOG}"
+        f"avqa failures {{params.folder:q}} {{params.settings}} {LOG}"
+
+
+localrules:
+    index,
+    failures,

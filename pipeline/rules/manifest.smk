@@ -1,6 +1,7 @@
-# Annotations and videos to manifest.json, questions.parquet, videos.parquet and shards/<k>.tsv.
+# Annotations and videos to questions and shards.
 
-SYNTHESIZE = next((each["synthesize"] for each in CONFIGS.values() if "synthesize" in each), None)
+SYNTHESIZE = next((values["synthesize"] for values in CONFIGS.values() if "synthesize" in values), None)
+MANIFEST_FILES = [f"{RESULTS}/{paths.MANIFEST_DIR}/{name}" for name in MANIFEST]
 
 
 if SYNTHESIZE:
@@ -10,7 +11,7 @@ if SYNTHESIZE:
 
     rule synthesize:
         output:
-            sorted({path for each in CONFIGS.values() for _, _, path in annotation_files(each)}),
+            sorted({path for values in CONFIGS.values() for path in source_files(values)}),
         log:
             f"{RESULTS}/{next(iter(CONFIGS))}/logs/synthesize.log",
         conda:
@@ -24,26 +25,39 @@ if SYNTHESIZE:
 
 localrules:
     manifest,
+    shard_list,
 
 
 checkpoint manifest:
     input:
-        annotations=annotations,
-        before=manifest_before,
+        annotations=unless_made(MANIFEST_FILES, JOBS.annotations),
+        before=unless_made(MANIFEST_FILES, JOBS.manifest_before),
     output:
-        manifest=f"{DATASET}/manifest.json",
-        questions=f"{DATASET}/questions.parquet",
-        left_out=f"{DATASET}/left_out.parquet",
-        absent=f"{DATASET}/absent.tsv",
+        MANIFEST_FILES,
     log:
-        f"{DATASET}/logs/manifest.log",
+        f"{DATASET}/logs/manifest/{{key}}.log",
     priority: 100
     conda:
         "../../envs/manifest.yaml"
     params:
-        annotations=state_of_annotations,
-        videos=state_of_videos,
-        settings=manifest_settings,
-        numbers=NUMBERS,
+        settings=JOBS.manifest_flags,
+        folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
-        f"avqa manifest --config {{params.settings:q}} {LOG}"
+        f"avqa manifest {{params.settings}} --out {{params.folder:q}} {LOG}"
+
+
+rule manifests:
+    input:
+        [files.manifest_dir / "manifest.json" for files in JOBS.paths.values()],
+
+
+# The manifest writes the lists of all shards; this makes one again that was lost.
+rule shard_list:
+    output:
+        f"{RESULTS}/{paths.SHARD_LIST}",
+    log:
+        f"{COLLECTION}/logs/shards/{{shard}}.log",
+    conda:
+        "../../envs/manifest.yaml"
+    shell:
+        f"avqa shard-list {{output:q}} {LOG}"

@@ -1,43 +1,34 @@
 # Scores of all models and seeds, and what the first seed's answers depend on, to a summary and a page.
 
+REPORT = f"{RESULTS}/{paths.REPORT}"
+
 
 rule report:
     input:
-        scores,
-        explanations,
-        rules.failures.output,
+        unless_made([f"{REPORT}/report.html", f"{REPORT}/summary.txt"], JOBS.report_inputs),
     output:
         page=report(
-            f"{DATASET}/report.html",
+            f"{REPORT}/report.html",
             caption="captions/report.rst",
             category="Report",
             labels={"data set": "{dataset}", "result": "report"},
         ),
         summary=report(
-            f"{DATASET}/summary.txt",
+            f"{REPORT}/summary.txt",
             caption="captions/summary.rst",
             category="Report",
             labels={"data set": "{dataset}", "result": "summary"},
         ),
     log:
-        f"{DATASET}/logs/report.log",
+        f"{DATASET}/logs/report/{{key}}.log",
     conda:
         "../../envs/torch.yaml"
     params:
-        lambda wildcards: settings(
-            "results",
-            "dataset",
-            "videos",
-            "card",
-            "trained_on",
-            "models",
-            encoders={name: {"weights": ""} for name in CONFIGS[wildcards.dataset]["encoders"]},
-            train={"seeds": CONFIGS[wildcards.dataset]["train"]["seeds"]},
-            decode={
-                name: value
-                for name, value in CONFIGS[wildcards.dataset]["decode"].items()
-                if name not in ("workers", "ahead")
-            },
-        )(wildcards),
+        settings=JOBS.report_flags,
+        folder=lambda wildcards, output: Path(output.page).parent,
     shell:
-        "avqa report --config {params:q} > {log:q} 2>&1"
+        "avqa report {params.settings} --out {params.folder:q} > {log:q} 2>&1"
+
+
+localrules:
+    report,

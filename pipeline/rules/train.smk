@@ -1,158 +1,132 @@
 # Features and questions to trained models and their scores.
 
-
-MODEL = f"{DATASET}/models/{{model}}/seed-{{seed}}"
-TRAINED_MODEL = f"{RESULTS}/{{trained_on}}/models/{{model}}/seed-{{seed}}"
-SCORED = f"{DATASET}/trained_on/{{trained_on}}/models/{{model}}/seed-{{seed}}"
-TRAINING, TEST = from_manifest("training"), from_manifest("test")
+RUN = f"{RESULTS}/{paths.RUN}"
+OTHERS_SCORES = f"{RESULTS}/{paths.SCORES}"
+SCORES = OTHERS_SCORES.replace("{trained_on}", "{dataset}")
 
 
 rule train:
     input:
-        features=index_if_not(is_trained_already),
-        extracted=extracted("training"),
-        questions=questions,
+        unless_made(
+            [f"{RUN}/checkpoint.safetensors", f"{RUN}/history.csv", f"{RUN}/config.yaml"],
+            JOBS.data,
+        ),
     output:
-        checkpoint=f"{MODEL}/checkpoint.safetensors",
+        checkpoint=f"{RUN}/checkpoint.safetensors",
         history=report(
-            f"{MODEL}/history.csv",
+            f"{RUN}/history.csv",
             caption="captions/history.rst",
             category="Training",
-            labels={"data set": "{dataset}", "model": "{model}", "seed": "{seed}", "result": "history"},
+            labels={"data set": "{dataset}", "model": "{run}", "seed": "{seed}", "result": "history"},
         ),
-        config=f"{MODEL}/config.yaml",
+        config=f"{RUN}/config.yaml",
     log:
-        f"{DATASET}/logs/{{model}}/seed-{{seed}}.train.log",
+        f"{DATASET}/logs/{{run}}/seed-{{seed}}.train.log",
     benchmark:
-        f"{DATASET}/benchmarks/{{model}}/seed-{{seed}}.train.tsv"
+        f"{RUN}/benchmark.tsv"
     group:
         "training"
     conda:
         "../../envs/torch.yaml"
-    threads: training_threads
+    threads: lambda wildcards: CLUSTER.threads("train", CONFIGS[wildcards.dataset]["train"]["threads"])
     resources:
-        gpu=gpu("train"),
-        mem_mb=mem_mb("train"),
-        runtime=runtime("train"),
+        gpu=CLUSTER.gpu("train"),
+        mem_mb=lambda wildcards, attempt: CLUSTER.training_mem_mb(JOBS.one_model(wildcards), attempt),
+        runtime=CLUSTER.runtime("train"),
     params:
-        settings=training_settings,
-        questions=TRAINING,
-        text=text_settings,
-        workers=workers,
+        settings=JOBS.train_flags,
         folder=lambda wildcards, output: Path(output.checkpoint).parent,
-        timing=timing_in(f"{DATASET}/benchmarks/{{model}}/seed-{{seed}}.train.json"),
+        timing=lambda wildcards, output: Path(output.checkpoint).with_name("timing.json"),
     shell:
-        f"avqa train --config {{params.settings:q}} --model {{wildcards.model}} --seed {{wildcards.seed}}"
-        f" --workers {{params.workers}} --out {{params.folder:q}} --timing {{params.timing:q}} {LOG}"
+        f"avqa train {{params.settings}} --out {{params.folder:q}} --timing {{params.timing:q}} {LOG}"
 
 
 rule evaluate:
     input:
-        checkpoint=rules.train.output.checkpoint,
-        config=rules.train.output.config,
-        features=index_if_not(is_scored_already),
-        extracted=extracted("all"),
-        questions=questions,
+        unless_made([f"{SCORES}/scores.json", f"{SCORES}/predictions.parquet"], JOBS.evaluate_inputs),
     output:
         scores=report(
-            f"{MODEL}/scores.json",
+            f"{SCORES}/scores.json",
             caption="captions/scores.rst",
             category="Scores",
-            labels={"data set": "{dataset}", "model": "{model}", "seed": "{seed}", "result": "scores"},
+            labels={"data set": "{dataset}", "model": "{run}", "seed": "{seed}", "result": "scores"},
         ),
-        predictions=f"{MODEL}/predictions.parquet",
+        predictions=f"{SCORES}/predictions.parquet",
     log:
-        f"{DATASET}/logs/{{model}}/seed-{{seed}}.evaluate.log",
+        f"{DATASET}/logs/{{run}}/seed-{{seed}}.evaluate.log",
     benchmark:
-        f"{DATASET}/benchmarks/{{model}}/seed-{{seed}}.evaluate.tsv"
+        f"{SCORES}/benchmark.tsv"
     group:
         "training"
     conda:
         "../../envs/torch.yaml"
-    threads: training_threads
+    threads: lambda wildcards: CLUSTER.threads("train", CONFIGS[wildcards.dataset]["train"]["threads"])
     resources:
-        gpu=gpu("evaluate"),
-        mem_mb=mem_mb("evaluate"),
-        runtime=runtime("evaluate"),
+        gpu=CLUSTER.gpu("evaluate"),
+        mem_mb=CLUSTER.mem_mb("evaluate"),
+        runtime=CLUSTER.runtime("evaluate"),
     params:
-        questions=TEST,
-        text=text_settings,
-        folder=lambda wildcards, input: Path(input.checkpoint).parent,
+        settings=JOBS.evaluate_flags,
+        folder=lambda wildcards, output: Path(output.scores).parent,
     shell:
-        f"avqa evaluate {{params.folder:q}} --split test {LOG}"
+        f"avqa evaluate {{params.settings}} --out {{params.folder:q}} {LOG}"
 
 
-rule explain:
+# The same for models of another data set, whose training is not part of the same job of a cluster.
+use rule evaluate as score with:
     input:
-        checkpoint=rules.train.output.checkpoint,
-        config=rules.train.output.config,
-        scores=rules.evaluate.output.scores,
-        features=index_if_not(is_explained_already),
-    output:
-        report(
-            f"{MODEL}/explanation.json",
-            caption="captions/explanation.rst",
-            category="Scores",
-            labels={
-                "data set": "{dataset}",
-                "model": "{model}",
-                "seed": "{seed}",
-                "result": "what answers depend on",
-            },
-        ),
-    log:
-        f"{DATASET}/logs/{{model}}/seed-{{seed}}.explain.log",
-    group:
-        "training"
-    conda:
-        "../../envs/torch.yaml"
-    threads: training_threads
-    resources:
-        gpu=gpu("explain"),
-        mem_mb=mem_mb("explain"),
-        runtime=runtime("explain"),
-    params:
-        folder=lambda wildcards, input: Path(input.checkpoint).parent,
-    shell:
-        f"avqa explain {{params.folder:q}} {LOG}"
-
-
-# The same with the questions of another data set.
-rule score:
-    input:
-        checkpoint=f"{TRAINED_MODEL}/checkpoint.safetensors",
-        config=f"{TRAINED_MODEL}/config.yaml",
-        features=index_if_not(is_scored_already),
-        extracted=extracted("all"),
-        questions=questions,
+        unless_made([f"{OTHERS_SCORES}/scores.json", f"{OTHERS_SCORES}/predictions.parquet"], JOBS.evaluate_inputs),
     output:
         scores=report(
-            f"{SCORED}/scores.json",
+            f"{OTHERS_SCORES}/scores.json",
             caption="captions/scores.rst",
             category="Scores",
             labels={
                 "data set": "{dataset}",
-                "model": "{model} trained on {trained_on}",
+                "model": "{run} trained on {trained_on}",
                 "seed": "{seed}",
                 "result": "scores",
             },
         ),
-        predictions=f"{SCORED}/predictions.parquet",
+        predictions=f"{OTHERS_SCORES}/predictions.parquet",
     log:
-        f"{DATASET}/logs/trained_on/{{trained_on}}/{{model}}/seed-{{seed}}.log",
+        f"{DATASET}/logs/trained_on/{{trained_on}}/{{run}}/seed-{{seed}}.log",
+    benchmark:
+        f"{OTHERS_SCORES}/benchmark.tsv"
+    group:
+        None
+    resources:
+        gpu=CLUSTER.gpu("score"),
+        mem_mb=CLUSTER.mem_mb("score"),
+        runtime=CLUSTER.runtime("score"),
+
+
+ruleorder: evaluate > score
+
+
+rule explain:
+    input:
+        unless_made(f"{SCORES}/explanation.json", JOBS.explain_inputs),
+    output:
+        report(
+            f"{SCORES}/explanation.json",
+            caption="captions/explanation.rst",
+            category="Scores",
+            labels={"data set": "{dataset}", "model": "{run}", "seed": "{seed}", "result": "what answers depend on"},
+        ),
+    log:
+        f"{DATASET}/logs/{{run}}/seed-{{seed}}.explain.log",
+    group:
+        "training"
     conda:
         "../../envs/torch.yaml"
-    threads: training_threads
+    threads: lambda wildcards: CLUSTER.threads("train", CONFIGS[wildcards.dataset]["train"]["threads"])
     resources:
-        gpu=gpu("score"),
-        mem_mb=mem_mb("score"),
-        runtime=runtime("score"),
+        gpu=CLUSTER.gpu("explain"),
+        mem_mb=CLUSTER.mem_mb("explain"),
+        runtime=CLUSTER.runtime("explain"),
     params:
-        questions=TEST,
-        text=text_settings,
-        trained=lambda wildcards, input: Path(input.checkpoint).parent,
-        dataset=lambda wildcards, input: f"{RESULTS}/{wildcards.dataset}",
-        folder=lambda wildcards, output: Path(output.scores).parent,
+        settings=JOBS.evaluate_flags,
+        folder=lambda wildcards, output: Path(output[0]).parent,
     shell:
-        "avqa evaluate {params.trained:q} --split test --questions-of {params.dataset:q} --out {params.folder:q}"
-        f" {LOG}"
+        f"avqa explain {{params.settings}} --out {{params.folder:q}} {LOG}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ LONGEST = 255  # bytes of a file name
 def write_if_changed(path: str | Path, text: str) -> None:
     """Write a text file as one step, and only when its content differs from what is there."""
     path = Path(path)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -67,6 +68,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
         publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file in one step."""
+    with atomic(path) as partial:
+        shutil.copyfile(source, partial)
+
+
+def link(path: Path, target: Path) -> None:
+    """Make `path` a relative link to `target`, in one step; what is there and no link stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aim = os.path.relpath(os.path.realpath(target), os.path.realpath(path.parent))
+    if os.readlink(path) == aim if path.is_symlink() else path.exists():
+        return
+    partial = partial_path(path)
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(aim)
+    os.replace(partial, path)
 
 
 def remove_abandoned(folder: str | Path) -> None:

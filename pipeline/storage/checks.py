@@ -46,6 +46,7 @@ class FileReport:
     per_video: dict[str, np.ndarray] = field(default_factory=dict)
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # tokens, of each text
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # output -> shape of one row
+    dtypes: dict[str, np.dtype] = field(default_factory=dict)  # output -> type of its numbers
     digests: dict[str, dict[int, bytes]] = field(default_factory=dict)  # output -> row -> digest of its true seconds
 
     @property
@@ -92,7 +93,7 @@ def _check_features(report: FileReport, file: h5py.File) -> None:
         if values.ndim < 3 or len(values) != len(report.names) or values.shape[2:] != expected:
             report.add("shape", f"{encoder}/{output} is {values.shape}, expected N, T, {expected}")
             continue
-        report.shapes[output] = values.shape[1:]
+        report.shapes[output], report.dtypes[output] = values.shape[1:], values.dtype
         if (wrong := decoded & ((lengths < 1) | (lengths > values.shape[1]))).any():
             row = int(np.argmax(wrong))
             report.add("seconds", f"num_segments is {lengths[row]} of {values.shape[1]} seconds", row=row)
@@ -126,11 +127,25 @@ def _check_text(report: FileReport, file: h5py.File) -> None:
         if len(values) != len(report.names) or values.shape[1:] != expected:
             report.add("shape", f"{output} is {values.shape}, expected Q, {expected}")
             continue
-        report.shapes[output] = values.shape[1:]
+        report.shapes[output], report.dtypes[output] = values.shape[1:], values.dtype
         report.digests[output] = {}
         for row, block in _blocks(report, values):
             ones = np.ones(len(block), int)
             _check_block(report, output, row, block[:, None], ones, np.zeros(len(block), bool), _norms(spec))
+        _check_different(report, output)
+
+
+def _check_different(report: FileReport, output: str) -> None:
+    """Whether texts that differ in more than case and white space have other features. Two that are the same up to the
+    last token that the encoder reads have not, and nothing that is made from them can tell them apart."""
+    first: dict[bytes, int] = {}
+    for row, value in report.digests[output].items():
+        other = first.setdefault(value, row)
+        one, two = (report.names[n].casefold().split() for n in (row, other))
+        if one != two:
+            message = f"{output}: the same features as row {other}, {report.names[other]!r}"
+            remedy = "compare the texts; if an encoder may read both alike, nothing is wrong"
+            report.add("duplicate", message, remedy, row, "warning")
 
 
 def _check_lengths(report: FileReport, file: h5py.File, spec: EncoderSpec | None) -> None:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import AVQAError
-from pipeline.storage.contract import PER_VIDEO, PROVENANCE
+from pipeline.storage.contract import PER_VIDEO, PROVENANCE, comparable
 from pipeline.storage.finite import all_finite
 from pipeline.storage.hdf5 import REMEDY, open_hdf5
 
@@ -40,26 +40,37 @@ class FeatureIndex:
         self.files: dict[str, list[Path]] = {}
         self.made_as: dict[Path, dict] = {}  # file -> those of its attributes that it had when the index was made
         with open_hdf5(self.path, "index") as file:
-            self.collection = str(file.attrs["collection"])
-            self.video_id = file["video_id"].asstr()[:]
-            self.num_segments, self.has_audio, self.status = (file[name][:] for name in PER_VIDEO)
-            self.shard, self.row = file["shard"][:], file["row"][:]
-            self.texts = file["text/text"].asstr()[:]
-            self.text_lengths = file["text/length"][:]  # tokens
-            for group in (item for item in file.values() if isinstance(item, h5py.Group)):
-                self._add(group)
+            try:
+                self._read_tables(file)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:  # of h5py and NumPy
+                raise AVQAError(f"{path}: is not laid out as an index ({error}); run the workflow again") from error
         lost = [path for paths in self.files.values() for path in paths if not path.exists()]
         if lost:
             raise AVQAError(f"{self.path}: {len(lost)} of its shards are missing, as {lost[0]}; run the workflow again")
         self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
         self._lock = Lock()
 
+    def _read_tables(self, file: h5py.File) -> None:
+        self.collection = str(file.attrs["collection"])
+        self.video_id = file["video_id"].asstr()[:]
+        self.num_segments, self.has_audio, self.status = (file[name][:] for name in PER_VIDEO)
+        self.shard, self.row = file["shard"][:], file["row"][:]
+        self.texts = file["text/text"].asstr()[:]
+        self.text_lengths = file["text/length"][:]  # tokens
+        for name, dtype in (PER_VIDEO | {"shard": "int32", "row": "int32"}).items():
+            values = getattr(self, name)
+            if values.shape != self.video_id.shape or values.dtype.kind != np.dtype(dtype).kind:
+                raise ValueError(f"{name} is {values.dtype} {values.shape} of {len(self.video_id)} videos")
+        for group in (item for item in file.values() if isinstance(item, h5py.Group)):
+            self._add(group)
+
     def _add(self, group: h5py.Group) -> None:
         name = group.name.lstrip("/")
         own = {k: v for k, v in group.attrs.items() if k not in ("files", "sources")}
         attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in own.items()}
         self.provenance[name] = attributes
-        self.files[name] = [self.path.parent / file for file in _listed(group, "files")]
+        folder = self.path.resolve().parent  # names are relative to the file itself, whatever link leads to it
+        self.files[name] = [folder / file for file in _listed(group, "files")]
         made_as = {key: attributes[key] for key in PROVENANCE if key in attributes}
         sources = _listed(group, "sources") or [""] * len(self.files[name])  # texts and an earlier version have none
         for file, source in zip(self.files[name], sources, strict=True):
@@ -134,7 +145,8 @@ class FeatureIndex:
     def _unchanged(self, path: Path) -> "_OpenFile":
         """A file that is still the one that the index was made from."""
         opened = _OpenFile(path)
-        differing = [name for name, value in self.made_as[path].items() if opened.file.attrs.get(name) != value]
+        found, made_as = opened.file.attrs, self.made_as[path]
+        differing = [name for name in made_as if comparable(name, found.get(name)) != comparable(name, made_as[name])]
         if "text" in opened.file and not np.array_equal(opened.file["text"].asstr()[:], self.texts):
             differing.append("texts")
         if differing:

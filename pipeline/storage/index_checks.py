@@ -1,7 +1,9 @@
 """Whether features.h5 says of each row what the files say that it leads to: per-video numbers, and virtual datasets."""
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ class Fault(NamedTuple):
 
 def index_faults(index: FeatureIndex, reports: Mapping[Path, FileReport]) -> Iterator[Fault]:
     """Each disagreement of features.h5 with its files, whose reports are given by their resolved paths."""
+    kept = _kept(index.path)
     for encoder, files in index.files.items():
         for n, path in enumerate(files):
             report = reports.get(path.resolve())
@@ -30,11 +33,33 @@ def index_faults(index: FeatureIndex, reports: Mapping[Path, FileReport]) -> Ite
                 yield from _texts(index, encoder, report)
             elif report and report.per_video:
                 yield from _per_video(index, np.flatnonzero(index.shard == n), encoder, report)
+            if report:
+                yield from _outputs(index, encoder, report, kept.get(encoder, report.shapes))
     with h5py.File(index.path) as file:
         for name in index.names:
             values = file[name]
             if values.ndim > 1:  # the numbers of tokens are copied
                 yield from _virtual_rows(index, name, values)
+
+
+def _kept(path: Path) -> dict[str, Collection[str]]:
+    """The outputs of each encoder that an index's configuration keeps, as its key says: the files may have more."""
+    with h5py.File(path) as file, suppress(ValueError, LookupError, TypeError, AttributeError):  # no key of ours
+        return {encoder: outputs for encoder, (_, outputs) in json.loads(file.attrs["key"])["features"].items()}
+    return {}
+
+
+def _outputs(index: FeatureIndex, group: str, report: FileReport, kept: Collection[str]) -> Iterator[Fault]:
+    """Whether the index has each output of a file that is kept, with as many numbers in a row, and of the same type."""
+    count = len(index.texts) if is_text(group) else len(index.row)
+    for output, shape in report.shapes.items():
+        if output not in kept:
+            continue
+        name, theirs = f"{group}/{output}", ((count, *shape), report.dtypes[output])
+        if name not in index.names:
+            yield Fault(f"has no {name}, which {report.path.name} has")
+        elif (mine := (index.names[name], index.dtypes[name])) != theirs:
+            yield Fault(f"{name} is {mine[1]} {mine[0]}, by {report.path.name} it is {theirs[1]} {theirs[0]}")
 
 
 def _per_video(index: FeatureIndex, at: np.ndarray, encoder: str, report: FileReport) -> Iterator[Fault]:
@@ -62,7 +87,10 @@ def _virtual_rows(index: FeatureIndex, name: str, values: h5py.Dataset) -> Itera
     if not values.is_virtual:
         yield Fault(f"{name} is no virtual dataset")
         return
-    count = len(values)
+    count = len(index.texts) if is_text(group) else len(index.row)
+    if len(values) != count:
+        yield Fault(f"{name} has {len(values)} rows, expected {count}")
+        return
     wanted_rows = np.arange(count) if is_text(group) else index.row
     wanted_files = np.zeros(count, int) if is_text(group) else index.shard
     numbers = {os.path.normpath(path): n for n, path in enumerate(index.files[group])}
@@ -74,7 +102,7 @@ def _virtual_rows(index: FeatureIndex, name: str, values: h5py.Dataset) -> Itera
             yield Fault(f"{name} maps parts of rows")
             return
         same = part.dset_name.lstrip("/") == (output if is_text(group) else name)
-        files[mine] = numbers.get(os.path.normpath(index.path.parent / part.file_name), -1) if same else -1
+        files[mine] = numbers.get(os.path.normpath(index.path.resolve().parent / part.file_name), -1) if same else -1
         rows[mine] = theirs
     wrong = np.flatnonzero((files != wanted_files) | (rows != wanted_rows))
     if len(wrong):

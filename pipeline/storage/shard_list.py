@@ -31,12 +31,11 @@ class Video(NamedTuple):
     audio_mtime_ns: int = 0
     gone: bool = False  # the manifest did not find a file any more: the row stays, so that no other row moves
     mirrored: bool = False  # the file is the original of a mirrored video: its frames have to be mirrored
+    retries: int = 0  # how often it was asked to be decoded again (`avqa retry`)
 
 
-_FILE, _AUDIO, _STATE = Video._fields[:4], Video._fields[4:7], Video._fields[7:]
-
-
-_HEADERS = [_FILE + audio + state for audio in ((), _AUDIO) for state in ((), _STATE)]
+_FILE, _AUDIO, _STATE, _RETRIES = (Video._fields[m:n] for m, n in ((0, 4), (4, 7), (7, 9), (9, 10)))
+_HEADERS = [_FILE + a + s + r for a in ((), _AUDIO) for s in ((), _STATE) for r in ((), _RETRIES)]
 
 
 def read_shard_list(tsv: str | Path) -> list[Video]:
@@ -107,6 +106,8 @@ def _text(videos: list[Video], header: bool) -> str:
         fields += _AUDIO
     if any(video != _with_usual_state(video) for video in videos):
         fields += _STATE
+    if any(video.retries for video in videos):
+        fields += _RETRIES
     lines = ["\t".join(str(_plain(getattr(video, name))) for name in fields) for video in videos]
     return "\n".join(["\t".join(fields), *lines, ""] if header else lines)
 

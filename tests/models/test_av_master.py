@@ -1,6 +1,7 @@
 """AV-Master against the released implementation's outputs and against its formulas written out plainly."""
 
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models.building import av_master, batch_of, twin
+from models.building import DIMS, av_master, batch_of, twin
 
 from pipeline.models import fast
 from pipeline.models.av_master.model import AVMaster
@@ -81,6 +82,44 @@ def test_released_state_dict_comes_back(released_weights):
     back = AVMaster.load_released(released_weights).released_state_dict()
     assert list(back) == list(released_weights)
     assert all(torch.equal(back[name], tensor) for name, tensor in released_weights.items())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 4)] * 8),
+    st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    st.booleans(),
+    st.integers(0, 9999),
+)
+def test_any_released_state_dict_comes_back(sizes, dtype, prefixed, seed):
+    """Of any sizes and type, bit by bit, with what no output depends on; and what does not fit is named."""
+    names = ("width", "focus_width", "audio_template", "visual_template", "num_answers", *DIMS)
+    model = av_master(heads=1, **dict(zip(names, sizes, strict=True)))
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        name: torch.randn(tensor.shape, generator=generator).to(dtype)
+        for name, tensor in model.released_state_dict().items()
+    }
+    given = {f"module.{name}" if prefixed else name: tensor for name, tensor in weights.items()}
+    loaded = AVMaster.load_released(given, heads=1)
+    assert {name: p.shape for name, p in loaded.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    back = loaded.released_state_dict()
+    assert list(back) == list(weights)
+    assert all(back[name].dtype == dtype and torch.equal(back[name], weights[name]) for name in weights)
+    name = sorted(weights.keys() - {"bisa_v.weight", "bias_a.weight"})[seed % (len(weights) - 2)]  # of any length
+    longer = weights | {name: torch.cat([weights[name], weights[name][:1]])}
+    with pytest.raises(ValueError, match=rf"^{re.escape(name)}: |: expected shape"):  # others are sizes of the rest
+        AVMaster.load_released(longer, heads=1)
+    with pytest.raises(ValueError, match=re.escape(f"lacks {name}")):
+        AVMaster.load_released({key: x for key, x in weights.items() if key != name}, heads=1)
+    assert same_random_numbers(model.released_state_dict)
+
+
+def same_random_numbers(call):
+    """Whether those that follow a call are those that would have followed without it."""
+    state = torch.get_rng_state()
+    call()
+    return torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_new_model_gives_a_complete_released_state_dict(golden):
@@ -246,7 +285,8 @@ def test_gradients_equal_those_of_the_formulas(sizes, same_length, batch, segmen
     ours.load_state_dict(
         {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
     )
-    ours.unused = {name: [torch.zeros_like(x) for x in rows] for name, rows in model.unused.items()}
+    unused = AVMaster.load_released(weights, heads=sizes["heads"]).unused
+    ours.unused = {name: torch.zeros_like(x) for name, x in unused.items()}
     for name, grad in ours.released_state_dict().items():
         theirs = weights[name].grad
         torch.testing.assert_close(grad, torch.zeros_like(grad) if theirs is None else theirs, rtol=1e-8, atol=1e-9)

@@ -321,6 +321,21 @@ def test_released_names_need_released_blocks():
         AVMaster.load_released({name: tensor for name, tensor in weights.items() if name != "bo_v"}, heads=4)
     with pytest.raises(ValueError, match=r"^fc_v\.bias: "):
         AVMaster.load_released(weights | {"fc_v.bias": torch.zeros(3)}, heads=4)
+    with pytest.raises(ValueError, match=r"^fc_a\.weight: expected a matrix, the state dict has shape \(3,\)"):
+        AVMaster.load_released(weights | {"fc_a.weight": torch.zeros(3)}, heads=4)
+    with pytest.raises(ValueError, match=r"lacks fc_a\.weight, and has conv1\.weight \(1 in all\)"):
+        AVMaster.load_released({"conv1.weight": torch.zeros(3)}, heads=4)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"share_blocks": False}, {"share_biases": True}, {"dynamic_fusion": True},
+     *({"without": [name]} for name in ("avfc", "avkf", "gpap", "tdpp"))],
+)  # fmt: skip
+def test_other_blocks_have_no_released_names(choices):
+    with pytest.raises(ValueError, match=r"^share_blocks, .*fit only the defaults"):
+        model(**choices).released_state_dict()
+    assert model(without=["dpcl"]).released_state_dict().keys() == model().released_state_dict().keys()
 
 
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="torch.compile needs a C++ compiler")

@@ -9,7 +9,7 @@ from models.building import assert_learns, filled_batch, restarted
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models import fast
+from pipeline.models import complexity, fast
 from pipeline.models.avaf_net.config import AVAFNetSettings
 from pipeline.models.avaf_net.model import AVAFNet, spatial_alignment, temporal_alignment, vocalization
 
@@ -369,7 +369,7 @@ def test_parameters():
     assert count == 4 * block + rest == 13_485_612
     without = AVAFNet.in_paper_setting(without=["avcm", "qoaf"])
     assert sum(p.numel() for p in without.parameters()) == rest - 513 * 2
-    assert AVAFNet.in_paper_setting(hidden=512).report().splitlines()[-1].split()[1] == "7.188"
+    assert complexity.as_text(AVAFNet.in_paper_setting(hidden=512)).splitlines()[-1].split()[1] == "7.188"
 
 
 def test_the_plain_form_costs_more(monkeypatch):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import golden as g
 
-from pipeline.models import counts, fast
+from pipeline.models import complexity, fast
 from pipeline.models.avst.model import AVST
 from pipeline.models.base import Batch
 
@@ -75,10 +75,10 @@ def test_counts():
     assert round(sum(x.numel() for x in model.released_state_dict().values()) / 1e6, 3) == 10.608
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 3) == 7.917
     for seconds, expected in ((10, 0.0611), (60, 0.2089)):
-        total = counts.total([c for part in AVST.in_paper_setting(seconds).counted().values() for c in part])
+        total = complexity.field_count(AVST.in_paper_setting(seconds))
         assert round(total.parameters / 1e6, 3) == 5.768
         assert round(total.macs / 1e9, 4) == expected
-    assert "5.768" in model.report()
+    assert "5.768" in complexity.as_text(model)
 
 
 @settings(deadline=None, max_examples=25)

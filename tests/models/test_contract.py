@@ -14,7 +14,7 @@ from models.building import filled_batch
 
 from pipeline.config import check_config
 from pipeline.errors import AVQAError
-from pipeline.models import MODELS, model_class, settings_class
+from pipeline.models import MODELS, complexity, model_class, settings_class
 from pipeline.models.base import example_batch
 from pipeline.models.settings import ModelSettings, setting
 
@@ -136,8 +136,14 @@ def test_every_model_keeps_the_contract(name):
         batch.features, batch.videos = {k: x[[2, 0]] for k, x in batch.features.items()}, torch.tensor([1, 1, 0, 0])
         shared = model.scores(model(batch))
     torch.testing.assert_close(shared[[0, 2]], expected[[0, 2]])
-    assert model.report().splitlines()
+    assert complexity.as_text(model).splitlines()
     assert json.loads(json.dumps(settings_class(name).schema())) == settings_class(name).schema()
+
+
+@pytest.mark.parametrize("name", ["av_master", "pstp_net", "avst", "tspm", "qa_tiger"])
+def test_released_weights_without_use_are_in_the_models_type(name):
+    model = model_class(name).in_paper_setting(3, 5, **SMALL.get(name, {"width": 8})).double()
+    assert {tensor.dtype for tensor in model.released_state_dict().values()} == {torch.float64}
 
 
 def test_what_a_model_does_not_offer_is_a_clear_error():

@@ -12,7 +12,7 @@ from models.building import assert_learns, filled_batch, restarted
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models import fast
+from pipeline.models import complexity, fast
 from pipeline.models.mcd.config import MCDSettings
 from pipeline.models.mcd.model import MCD, AssociationBlock, contrast, equal_videos
 
@@ -447,9 +447,9 @@ def test_parameters_beside_the_papers():
         model = MCD.in_paper_setting(blocks=blocks)
         assert sum(p.numel() for p in model.parameters()) == rest + blocks * block
     assert round(block / 1e6, 3) == 1.316 and round((rest + 2 * block) / 1e6, 3) == 10.115
-    *_, ours, claim = MCD.in_paper_setting().report().splitlines()
+    *_, ours, claim = complexity.as_text(MCD.in_paper_setting()).splitlines()
     assert ours.split()[1] == "10.115" and claim.split()[3:5] == ["7.587", "2542.000"]
-    assert "Table VIII" not in MCD.in_paper_setting(network="mlp").report()
+    assert "Table VIII" not in complexity.as_text(MCD.in_paper_setting(network="mlp"))
 
 
 def test_flops():
@@ -460,7 +460,7 @@ def test_flops():
     aggregator = 3 * d * d + 4 * (t * d * d + 2 * t * d)
     question = (14 + 2 + 2) * 8 * d * d + 3 * 2 * d * d
     rest = (3 + 1 + 3 + 3) * d * d + 42 * d + t * (128 + 512) * d
-    found = float(MCD.in_paper_setting().report().splitlines()[-2].split()[2])
+    found = float(complexity.as_text(MCD.in_paper_setting()).splitlines()[-2].split()[2])
     assert found == pytest.approx(2 * (blocks + aggregator + question + rest) / 1e6, abs=0.001)
 
 

@@ -12,7 +12,7 @@ from models import golden as g
 from torch import nn
 
 from pipeline.ablations import MANIFESTS
-from pipeline.models import counts, fast
+from pipeline.models import complexity, fast
 from pipeline.models.base import Batch
 from pipeline.models.pstp_net.model import RELEASED, PSTPNet
 
@@ -96,7 +96,7 @@ def test_a_new_model_starts_as_the_released_one(golden, variant):
 def counted(patches, **choices):
     shapes = PSTPNet.Settings.features | PSTPNet.Settings.texts | {"patch": (60, patches, 512)}
     model = PSTPNet(PSTPNet.Settings.from_dict(RELEASED | choices), shapes, 42)
-    total = counts.total([count for part in model.counted().values() for count in part])
+    total = complexity.field_count(model)
     return round(total.macs / 1e9, 4), round(total.parameters / 1e6, 4)
 
 
@@ -116,9 +116,9 @@ def test_own_parameters():
     model = PSTPNet.in_paper_setting(**RELEASED)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 3) == 2.454
     assert round(sum(x.numel() for x in model.released_state_dict().values()) / 1e6, 3) == 16.383
-    assert counts.executed(model).macs < 1.913e9
-    assert counts.executed(PSTPNet.in_paper_setting(**RELEASED | {"variant": "concat_all"})).macs < 2.868e9
-    assert "4.297" in model.report()
+    assert complexity.executed(model).macs < 1.913e9
+    assert complexity.executed(PSTPNet.in_paper_setting(**RELEASED | {"variant": "concat_all"})).macs < 2.868e9
+    assert "4.297" in complexity.as_text(model)
 
 
 SMALL = {"width": 8, "segments": 3, "top_k": 2, "top_m": 3, "dropout": 0.0}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from models import golden as g
 
-from pipeline.models import counts, fast
+from pipeline.models import complexity, fast
 from pipeline.models.base import Batch
 from pipeline.models.tspm.model import TSPM
 
@@ -76,10 +76,10 @@ def test_counts():
     assert round(sum(x.numel() for x in model.released_state_dict().values()) / 1e6, 3) == 12.306
     out = sum(p.numel() for p in model.select.attention.out_proj.parameters())  # only the weights are used
     assert round((sum(p.numel() for p in model.parameters()) - out) / 1e6, 3) == 11.515
-    total = counts.total([count for part in model.counted().values() for count in part])
+    total = complexity.field_count(model)
     assert (round(total.parameters / 1e6, 3), round(total.macs / 1e9, 4)) == (6.001, 0.6145)
-    assert counts.executed(model).macs < 0.9e9
-    assert "6.001" in model.report()
+    assert complexity.executed(model).macs < 0.9e9
+    assert "6.001" in complexity.as_text(model)
 
 
 def test_more_seconds_than_there_are_cannot_be_chosen():

@@ -6,6 +6,7 @@ from collections import Counter
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_results import write_statuses
 from test_manifest import record
 
 from pipeline.index import gather_failures
@@ -44,16 +45,20 @@ def test_the_ledger_counts_the_questions_of_every_missing_and_failed_video(tmp_p
     }
     build_manifest(config)
     dataset, collection = folder / "results" / "tiny", folder / "results" / "c"
-    (collection / "failures").mkdir()
+    tables = collection / "failures" / "key"
+    tables.mkdir(parents=True)
+    statuses: dict[str, int] = {}
     for tsv in (collection / "shards").glob("*.tsv"):
         listed = [line.split("\t")[0] for line in tsv.read_text().splitlines()[1:]]
         rows = [f"{name}\tdecode\tis empty\t0.1\n" for name in listed if int(name[1:]) in failed]
-        (collection / "failures" / tsv.name).write_text("video_id\tstage\treason\tseconds\n" + "".join(rows))
+        (tables / tsv.name).write_text("video_id\tstage\treason\tseconds\n" + "".join(rows))
+        statuses |= {name: int(int(name[1:]) in failed) for name in listed}
         without = [f"{name}\taudio\tan odd codec\t0.1\n" for name in listed if name == "v8"]
         if without:  # no failure, and no question is lost
-            table = (collection / "failures" / tsv.name).with_suffix(".unheard.tsv")
+            table = (tables / tsv.name).with_suffix(".unheard.tsv")
             table.write_text("video_id\tstage\treason\tseconds\n" + "".join(without))
-    gather_failures(dataset, collection, 1.0)
+    write_statuses(dataset, statuses)
+    gather_failures(dataset, collection, tables, 1.0)
     stages = pd.read_csv(dataset / "failures.tsv", sep="\t", dtype=str).groupby("stage")["video_id"].agg(set)
     assert stages["audio"] == {"v8"} and "v8" not in stages.get("decode", set())
     expected = Counter()

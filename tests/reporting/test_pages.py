@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from made_results import make_index
 from media.oracle import clip
 from reporting.browser import Browser
 from test_learning import FEATURES, make_features
@@ -16,7 +17,7 @@ from pipeline.cli import main
 from pipeline.config import check_config
 from pipeline.evaluate import evaluate, evaluate_by_second
 from pipeline.explain import explain
-from pipeline.index import build_index
+from pipeline.keys import decoding
 from pipeline.look import look
 from pipeline.report import write_report
 from pipeline.reporting.answers import CONFUSED, confusion
@@ -30,7 +31,7 @@ def config(tmp_path_factory):
     """Two trained and examined models; of the test videos, one has a file."""
     folder = tmp_path_factory.mktemp("results")
     make_features(folder / "d", folder / "c")
-    build_index(folder / "d", folder / "c", ["clip_vit_b32", "vggish"], "clip_vit_b32")
+    make_index(folder / "d", folder / "c", ["clip_vit_b32", "vggish"], "clip_vit_b32")
     table = pd.read_parquet(folder / "d" / "questions.parquet")
     replaced = table["answer"].iloc[-1]
     table["answer"] = table["answer"].replace(replaced, ODD)
@@ -43,14 +44,6 @@ def config(tmp_path_factory):
     for name in table.loc[table["split"] == "test", "video_id"]:
         if name != "v32" and name != "v33":
             shutil.copy(folder / "c" / "v33.mp4", folder / "c" / f"{name}.mp4")
-    for encoder in ("decode/frames", "clip_vit_b32"):
-        (folder / "c" / "benchmarks" / encoder).mkdir(parents=True)
-        for shard, cpu in (("00000", "6.0"), ("00001", "4.0")):
-            text = f"s\th:m:s\tmax_rss\tcpu_time\n4.0\t0:00:04\t100.5\t{cpu if encoder != 'clip_vit_b32' else 'NA'}\n"
-            (folder / "c" / "benchmarks" / encoder / f"{shard}.tsv").write_text(text)
-            parts = {"start": 1.0, "reading": 0.5, "encoder": 2.0, "writing": 0.0}
-            timing = {"items": 48, "wall": 4.0, "jobs": 1, "parts": parts}
-            (folder / "c" / "benchmarks" / encoder / f"{shard}.json").write_text(json.dumps(timing))
     small = FEATURES | {"width": 16}
     config = check_config(
         {
@@ -65,6 +58,14 @@ def config(tmp_path_factory):
             "train": {"epochs": 8, "batch_size": 8, "learning_rate": 0.003, "decay_every": 20, "threads": 1},
         }
     )
+    for encoder in (f"decode/frames-{decoding(config).digits}", "clip_vit_b32"):
+        (folder / "c" / "benchmarks" / encoder).mkdir(parents=True)
+        for shard, cpu in (("00000", "6.0"), ("00001", "4.0")):
+            text = f"s\th:m:s\tmax_rss\tcpu_time\n4.0\t0:00:04\t100.5\t{cpu if encoder != 'clip_vit_b32' else 'NA'}\n"
+            (folder / "c" / "benchmarks" / encoder / f"{shard}.tsv").write_text(text)
+            parts = {"start": 1.0, "reading": 0.5, "encoder": 2.0, "writing": 0.0}
+            timing = {"items": 48, "wall": 4.0, "jobs": 1, "parts": parts}
+            (folder / "c" / "benchmarks" / encoder / f"{shard}.json").write_text(json.dumps(timing))
     for name in config["models"]:
         run = folder / "d" / "models" / name / "seed-0"
         train(config, name, 0, run)

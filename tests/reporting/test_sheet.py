@@ -87,6 +87,19 @@ def test_audio_without_a_video_has_no_frames(sheets):
     assert image.size == (WIDTH, WAVE_HEIGHT + MEL_HEIGHT)
 
 
+def test_frames_of_a_mirrored_video_are_mirrored(tmp_path, monkeypatch):
+    """As the encoders read them; its sound is as it was. Images without loss, so that pixels can be compared."""
+    monkeypatch.setattr("pipeline.reporting.sheet.webp", lambda image: np.asarray(image))
+    source = ("-f", "lavfi", "-i", "testsrc2=s=64x64:r=5:d=2", "-f", "lavfi", "-i", "sine=440:d=2")
+    path = str(clip(tmp_path / "v.mkv", *source, *CODECS))
+    videos = [Video("v", path, 1, 1), Video("v_flip", path, 1, 1, mirrored=True)]
+    seen, flipped = (s.seconds for s in read_sheets(videos, FrameInput(64), default_decode() | {"segments": 2}, WIDTH))
+    for image, other in zip(seen, flipped, strict=True):
+        np.testing.assert_array_equal(other[:WIDTH], np.flip(image[:WIDTH], axis=1))
+        np.testing.assert_array_equal(other[WIDTH:], image[WIDTH:])
+        assert (other[:WIDTH] != image[:WIDTH]).any()
+
+
 def test_frames_are_those_that_the_encoders_read():
     assert frame_input(["vggish", "clip_vit_l14_336"]) == FrameInput(336)
     assert frame_input(["vggish"]) == FrameInput(224)

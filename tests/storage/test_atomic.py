@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.atomic import atomic
+from pipeline.storage.atomic import atomic, write_if_changed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # safetensors makes files that only their owner may read.
 CODE = """
 import numpy, sys
 from safetensors.numpy import save_file
-from pipeline.storage.atomic import atomic
+from pipeline.storage.atomic import atomic, write_if_changed
 with atomic(sys.argv[1]) as partial:
     save_file({"x": numpy.zeros(3)}, partial)
 """
@@ -41,3 +41,14 @@ def test_a_name_as_long_as_the_file_system_allows(tmp_path, name):
         partial.write_text("whole")
         assert partial.name.startswith(".") and partial.name.endswith(".partial")
     assert (tmp_path / name).read_text() == "whole"
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b"", b"text", b"text\r\n", "täxt\n".encode("latin-1")])
+def test_a_file_is_written_where_its_bytes_differ_and_left_alone_where_not(tmp_path, damage):
+    path = tmp_path / "record.json"
+    path.write_bytes(damage)
+    write_if_changed(path, "täxt\n")
+    assert path.read_bytes() == "täxt\n".encode()
+    before = path.stat()
+    write_if_changed(path, "täxt\n")
+    assert path.stat().st_ino == before.st_ino

@@ -11,7 +11,7 @@ followed here, differs from the paper. Shapes: B samples, T seconds, W words, D 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,10 @@ from pipeline.models.av_master import released
 from pipeline.models.av_master.blocks import AnswerDecoder, FocusCapture, KeyFusion, Preference, mix_rows
 from pipeline.models.av_master.config import ENHANCEMENTS, AVMasterSettings
 from pipeline.models.base import AVQAModel, Batch, NotOffered, select_rows
+from pipeline.models.counts import Count
 from pipeline.models.fast.linear import Linear
 from pipeline.models.fast.scan import run_step
+from pipeline.models.released import load, save, shape_of
 
 FUSED_AT_ONCE = 16  # samples
 
@@ -62,12 +64,19 @@ class AVMaster(AVQAModel):
 
     Settings = AVMasterSettings
     score_fields = ("fused", "audio", "visual")
+    parts: ClassVar = {
+        "input projections": (("fc_",), ("fc_a.", "fc_v.", "fc_p.", "fc_word.", "fc_q.", "fc_spat_q.")),
+        "focus capture": (("embed", "focus", "own_focus_audio", "bias_"), ("AugInformation", "bisa_v", "bias_a")),
+        "key fusion": ((), ()),  # which is called in two halves
+        "preferences": (("preference_",), ("AP_Module", "VP_Module")),
+        "decoders": (("decode_",), ("fc_answer_pred",)),
+    }
     settings: AVMasterSettings
 
     def __init__(self, settings: AVMasterSettings, shapes: dict[str, tuple[int, ...]], num_answers: int):
         super().__init__(settings, shapes, num_answers)
         s, width = settings, settings.width
-        self.unused: dict[str, list[Tensor]] | None = None  # released tensors without use, by name
+        self.unused: dict[str, Tensor] | None = None  # released tensors that hold what has no use, by name
         self.fc_audio, self.fc_visual = Linear(shapes["audio"][-1], width), Linear(shapes["visual"][-1], width)
         # Key fusion and the preferences read the words; a model without either reads the sentence only.
         fuses = s.has_tdpp and "avkf" not in s.without
@@ -278,28 +287,27 @@ class AVMaster(AVQAModel):
     def from_released(cls, state_dict: dict[str, Tensor], **settings: Any) -> AVMaster:
         """A model with the weights of a released checkpoint, in its type; sizes follow the tensors. Raises ValueError
         when a name is missing or unknown, or a shape does not fit the others."""
-        sizes, dims, num_answers = released.sizes(state_dict)
-        shapes = {
-            name: (*shape[:-1], dims[name]) for name, shape in (cls.Settings.features | cls.Settings.texts).items()
+
+        def size(name: str, dimension: int) -> int:
+            return shape_of(state_dict, name)[dimension]
+
+        sizes = {
+            "width": size("fc_a.weight", 0),
+            "focus_width": size("AugInformation.focus_capture.encoder.layers.0.linear1.weight", 0),
+            "audio_template": size("bias_a.weight", 0),
+            "visual_template": size("bisa_v.weight", 0),
         }
-        model = cls(cls.Settings.from_dict(sizes | settings), shapes, num_answers)
+        layers = {"audio": "fc_a", "visual": "fc_v", "words": "fc_word", "sentence": "fc_q"}
+        inputs = (cls.Settings.features | cls.Settings.texts).items()
+        shapes = {name: (*shape[:-1], size(f"{layers[name]}.weight", 1)) for name, shape in inputs}
+        model = cls(cls.Settings.from_dict(sizes | settings), shapes, size("fc_answer_pred.head.decoder.weight", 0))
         model.to(state_dict["fc_a.weight"].dtype)
-        model.unused = released.load(model, state_dict)
+        model.unused = load(model, released.modules(model.settings, shapes), state_dict)
         return model
 
     def released_state_dict(self) -> dict[str, Tensor]:
         """The model under the released names. Raises ValueError if it has other blocks than the released one."""
-        self.unused = self.unused or released.fresh(self)
-        return released.save(self, self.unused)
+        return save(self, released.modules(self.settings, self.shapes), self.unused)
 
-    def field_count(self) -> tuple[int, int]:
-        from pipeline.models.av_master import flops  # which imports this module
-
-        total = flops.report(self)[-1]
-        return total.parameters, total.macs
-
-    def report(self) -> str:
-        """Parameters and multiply-adds by part, as the field counts them, as the release has them, and of this code."""
-        from pipeline.models.av_master import flops  # which imports this module
-
-        return flops.as_text(flops.report(self))
+    def counted(self) -> dict[str, list[Count]]:
+        return released.counted(self.settings, self.shapes, self.num_answers)

@@ -1,241 +1,180 @@
-"""The released checkpoint's names, and which of our parameters each of its tensors is.
-
-A released tensor is a stack, along its first dimension, of our parameters and of rows that no output depends on
-(written None). The table is in the order of the released state dict.
-"""
+"""The released code of AV-Master: its modules by name, and its layers as the field counts them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor
+from torch import nn
 
-if TYPE_CHECKING:
-    from pipeline.models.av_master.model import AVMaster
+from pipeline.models.av_master.config import AVMasterSettings
+from pipeline.models.counts import Count, attention, feed_forward, linear, norm
+from pipeline.models.released import Modules, Partly, cross_modal, without_use
 
-Parts = tuple[str | None, ...]
-
-
-def linear(theirs: str, ours: str | None) -> dict[str, Parts]:
-    return {f"{theirs}.{kind}": (ours and f"{ours}.{kind}",) for kind in ("weight", "bias")}
+Shapes = dict[str, tuple[int, ...]]
 
 
-def attention(theirs: str, ours: dict[str, str | None]) -> dict[str, Parts]:
-    """PyTorch's multi-head attention; `ours` maps query, key, value, out to a layer of ours or None."""
-    names = [ours["query"], ours["key"], ours["value"]]
-    return {
-        f"{theirs}.in_proj_weight": tuple(name and f"{name}.weight" for name in names),
-        f"{theirs}.in_proj_bias": tuple(name and f"{name}.bias" for name in (names[0], None, names[2])),
-        **linear(f"{theirs}.out_proj", ours["out"]),
-    }
-
-
-def four(ours: str | None) -> dict[str, str | None]:
-    return {part: ours and f"{ours}.{part}" for part in ("query", "key", "value", "out")}
-
-
-def encoder(theirs: str, own: str, cross: str | None, norm: str, feed_forward: str, unused: tuple[str, ...]):
-    layer = f"{theirs}.layers.0"
-    table = {
-        **attention(f"{layer}.self_attn", four(own)),
-        **attention(f"{layer}.cm_attn", four(cross)),
-        **linear(f"{layer}.linear1", f"{feed_forward}.inner"),
-        **linear(f"{layer}.linear2", f"{feed_forward}.outer"),
-        **linear(f"{layer}.norm1", norm),
-        **linear(f"{layer}.norm2", f"{feed_forward}.norm"),
-    }
-    for name in unused:
-        table |= linear(f"{theirs}.{name}", None)
-    return table
-
-
-def answer_decoder(theirs: str, ours: str, one_token: bool) -> dict[str, Parts]:
-    table: dict[str, Parts] = {f"{theirs}.class_embedding": (None,), f"{theirs}.positional_embedding": (None,)}
-    for n in range(2):
-        a, b = f"{theirs}.layer_ca.{n}", f"{ours}.layers.{n}"
-        table |= linear(f"{a}.attention.self.query", None if one_token else f"{b}.query")
-        table |= {f"{a}.attention.self.key.weight": (None if one_token else f"{b}.key.weight",)}
-        table |= {f"{a}.attention.self.key.bias": (None,)}
-        table |= linear(f"{a}.attention.self.value", f"{b}.value")
-        table |= linear(f"{a}.attention.output.dense", f"{b}.out")
-        table |= linear(f"{a}.attention.output.LayerNorm", f"{b}.norm1")
-        table |= linear(f"{a}.hidden_intermediate.dense", f"{b}.inner")
-        table |= linear(f"{a}.memory_intermediate.dense", None)
-        table |= linear(f"{a}.output.dense", f"{b}.outer")
-        table |= linear(f"{a}.output.LayerNorm", f"{b}.norm2")
-    return {
-        **table,
-        f"{theirs}.head.bias": (f"{ours}.answers.bias",),
-        **linear(f"{theirs}.head.transform.dense", f"{ours}.dense"),
-        **linear(f"{theirs}.head.transform.LayerNorm", f"{ours}.norm"),
-        f"{theirs}.head.decoder.weight": (f"{ours}.answers.weight",),
-    }
-
-
-def focus_capture(theirs: str, ours: str) -> dict[str, Parts]:
-    enc, dec = f"{theirs}.encoder.layers.0", f"{theirs}.decoder.layers.0"
-    cross = {"query": None, "key": None, "value": f"{ours}.cross_value", "out": f"{ours}.cross_out"}
-    return {
-        f"{enc}.b": (f"{ours}.energy_bias",),
-        **linear(f"{enc}.linear1", f"{ours}.template_in"),
-        **linear(f"{enc}.linear2", f"{ours}.frame_in"),
-        **linear(f"{enc}.w", None),
-        **linear(f"{enc}.linear3", f"{ours}.energy_out"),
-        **attention(f"{dec}.self_attn", four(f"{ours}.attention")),
-        **attention(f"{dec}.cross_attn", cross),
-        **linear(f"{dec}.linear1", f"{ours}.inner"),
-        **linear(f"{dec}.linear2", f"{ours}.outer"),
-        **linear(f"{dec}.norm1", f"{ours}.norm1"),
-        **linear(f"{dec}.norm2", f"{ours}.norm2"),
-        **linear(f"{dec}.norm3", f"{ours}.norm3"),
-        **linear(f"{theirs}.decoder.norm", f"{ours}.norm"),
-    }
-
-
-TABLE: dict[str, Parts] = {
-    "bo_v": ("fusion.visual.bias",),
-    "bo_a": ("fusion.audio.bias",),
-    **linear("fc_a", "fc_audio"),
-    **linear("fc_v", "fc_visual"),
-    **linear("fc_p", None),
-    **linear("fc_word", "fc_words"),
-    **linear("fc_q", "fc_sentence"),
-    **linear("fc_spat_q", None),
-    **encoder(
-        "GlobalSelf_Module", "fusion.attention", None, "fusion.norm", "fusion.feed_forward", ("norm2",)
-    ),
-    **encoder("AP_Module", "preference_audio.own", "preference_audio.cross", "preference_audio.norm",
-              "preference_audio.feed_forward", ("norm1", "norm2")),
-    **encoder("VP_Module", "preference_visual.own", "preference_visual.cross", "preference_visual.norm",
-              "preference_visual.feed_forward", ("norm1", "norm2")),
-    **linear("AugInformation.video_embeddings", "embed"),
-    **linear("AugInformation.object_embeddings", None),
-    **focus_capture("AugInformation.focus_capture", "focus"),
-    "bisa_v.weight": ("bias_visual",),
-    "bias_a.weight": ("bias_audio",),
-    **linear("audio_fusion", None),
-    **linear("visual_fusion", None),
-    **linear("SM_fusion", None),
-    **linear("fc_av_fusion", None),
-    **linear("Uo_v", "fusion.visual.project"),
-    "wo_v.weight": ("fusion.visual.score.weight",),
-    "wo_v.bias": (None,),
-    **linear("Uo_a", "fusion.audio.project"),
-    "wo_a.weight": ("fusion.audio.score.weight",),
-    "wo_a.bias": (None,),
-    **linear("linear_visual_layer", "fusion.merge"),
-    **answer_decoder("fc_answer_pred", "decode_fused", True),
-    **answer_decoder("fc_answer_pred2", "decode_audio", False),
-    **answer_decoder("fc_answer_pred3", "decode_visual", False),
-}  # fmt: skip
-
-
-def sizes(state_dict: dict[str, Tensor]) -> tuple[dict[str, int], dict[str, int], int]:
-    """Read off a released state dict: the settings that are sizes, the last dimension of each feature and text, and
-    the number of answers. Raises ValueError when names are missing or unknown."""
-    missing, unknown = TABLE.keys() - state_dict.keys(), state_dict.keys() - TABLE.keys()
-    if missing or unknown:
-        some = [f"lacks {name}" for name in sorted(missing)] + [f"has unknown {name}" for name in sorted(unknown)]
-        raise ValueError(f"not a released AV-Master state dict: it {', '.join(some[:3])} ({len(some)} in all)")
-    shape = {name: tensor.shape for name, tensor in state_dict.items()}
-    settings = {
-        "width": shape["fc_a.weight"][0],
-        "focus_width": shape["AugInformation.focus_capture.encoder.layers.0.linear1.weight"][0],
-        "audio_template": shape["bias_a.weight"][0],
-        "visual_template": shape["bisa_v.weight"][0],
-    }
-    text_dim = shape["fc_word.weight"][1]
-    dims = {
-        "audio": shape["fc_a.weight"][1],
-        "visual": shape["fc_v.weight"][1],
-        "words": text_dim,
-        "sentence": text_dim,
-    }
-    return settings, dims, shape["fc_answer_pred.head.decoder.weight"][0]
-
-
-def own_parameters(model: AVMaster) -> dict[str, Tensor]:
-    """By name. Raises ValueError unless they are exactly the table's."""
-    parameters = dict(model.named_parameters())
-    if parameters.keys() != {name for parts in TABLE.values() for name in parts if name}:
+def modules(s: AVMasterSettings, shapes: Shapes) -> Modules:
+    """Ours by released name. Raises ValueError for a model of other blocks."""
+    if not s.share_blocks or s.share_biases or s.dynamic_fusion or {*s.without} - {"dpcl"}:
         raise ValueError(
             "share_blocks, share_biases, without, dynamic_fusion: the released names fit only the defaults of these"
         )
-    return parameters
+    d, focus = s.width, "AugInformation.focus_capture"
+    return {
+        "bo_v": "fusion.visual.bias",
+        "bo_a": "fusion.audio.bias",
+        "fc_a": "fc_audio",
+        "fc_v": "fc_visual",
+        "fc_p": lambda: nn.Linear(shapes["visual"][-1], d),
+        "fc_word": "fc_words",
+        "fc_q": "fc_sentence",
+        "fc_spat_q": lambda: nn.Linear(shapes["words"][-1], d),
+        **cross_modal("GlobalSelf_Module.layers.0", "fusion"),
+        "GlobalSelf_Module.layers.0.self_attn": packed("fusion.attention", d),
+        **without_use({"GlobalSelf_Module.layers.0.cm_attn": ""}, d),
+        "GlobalSelf_Module.norm2": lambda: nn.LayerNorm(512),
+        **preference("AP_Module", "preference_audio", d),
+        **preference("VP_Module", "preference_visual", d),
+        "AugInformation.video_embeddings": "embed",
+        "AugInformation.object_embeddings": lambda: nn.Linear(d, d),
+        **focus_encoder(f"{focus}.encoder.layers.0", s.focus_width),
+        **focus_decoder(f"{focus}.decoder.layers.0", d),
+        f"{focus}.decoder.norm": "focus.norm",
+        "bisa_v.weight": "bias_visual",
+        "bias_a.weight": "bias_audio",
+        "audio_fusion": lambda: nn.Linear(d, d),
+        "visual_fusion": lambda: nn.Linear(d, d),
+        "SM_fusion": lambda: nn.Linear(1024, d),
+        "fc_av_fusion": lambda: nn.Linear(1024, d),
+        "Uo_v": "fusion.visual.project",
+        "wo_v": weight_only("fusion.visual.score", d, 1),
+        "Uo_a": "fusion.audio.project",
+        "wo_a": weight_only("fusion.audio.score", d, 1),
+        "linear_visual_layer": "fusion.merge",
+        **answer_decoder("fc_answer_pred", "decode_fused", d, one_token=True),
+        **answer_decoder("fc_answer_pred2", "decode_audio", d),
+        **answer_decoder("fc_answer_pred3", "decode_visual", d),
+    }
 
 
-def load(model: AVMaster, state_dict: dict[str, Tensor]) -> dict[str, list[Tensor]]:
-    """Fill the model's parameters; returns the rows that it has no use for, by released name."""
-    parameters, unused = own_parameters(model), {}
-    for name, parts in TABLE.items():
-        rows = state_dict[name].chunk(len(parts)) if len(parts) > 1 else (state_dict[name],)
-        for ours, tensor in zip(parts, rows, strict=True):
-            if ours is None:
-                unused.setdefault(name, []).append(tensor.detach().clone())
-                continue
-            if parameters[ours].shape != tensor.shape:
-                expected = tuple(parameters[ours].shape)
-                raise ValueError(f"{name}: expected rows of shape {expected}, the state dict has {tuple(tensor.shape)}")
-            with torch.no_grad():
-                parameters[ours].copy_(tensor)
-    return unused
+def weight_only(ours: str, inner: int, outer: int) -> Partly:
+    """A linear layer whose bias adds the same to all scores of a softmax."""
+    return Partly(lambda: nn.Linear(inner, outer), {"weight": (f"{ours}.weight",)})
 
 
-def save(model: AVMaster, unused_rows: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-    """The released state dict of a model and the unused rows that `load` or `fresh` returned."""
-    parameters, out = own_parameters(model), {}
-    for name, parts in TABLE.items():
-        unused = iter(unused_rows.get(name, ()))
-        rows = [next(unused) if ours is None else parameters[ours].detach() for ours in parts]
-        out[name] = (torch.cat([row.to(rows[-1]) for row in rows]) if len(rows) > 1 else rows[0]).clone()
-    return out
+def packed(ours: str, width: int) -> Partly:
+    """nn.MultiheadAttention: ours is an Attention, whose keys have no bias."""
+    query, key, value, out = (f"{ours}.{name}" for name in ("query", "key", "value", "out"))
+    parts = {
+        "in_proj_weight": (f"{query}.weight", f"{key}.weight", f"{value}.weight"),
+        "in_proj_bias": (f"{query}.bias", None, f"{value}.bias"),
+        "out_proj.weight": (f"{out}.weight",),
+        "out_proj.bias": (f"{out}.bias",),
+    }
+    return Partly(lambda: nn.MultiheadAttention(width, 1), parts)
 
 
-def fresh(model: AVMaster) -> dict[str, list[Tensor]]:
-    """Unused rows for a model that was not loaded from a released checkpoint, initialised as the release does. They
-    are drawn from a generator of their own, so that the global random state does not change."""
-    parameters, generator = own_parameters(model), torch.Generator().manual_seed(0)
-    unused: dict[str, list[Tensor]] = {}
-    for name, parts in TABLE.items():
-        for _ in range(parts.count(None)):
-            tensor = unused_tensor(name, model, generator)
-            unused.setdefault(name, []).append(tensor.to(parameters["fc_audio.weight"]))
-    return unused
+def preference(theirs: str, ours: str, width: int) -> Modules:
+    layer = f"{theirs}.layers.0"
+    return {
+        **cross_modal(layer, ours),
+        f"{layer}.self_attn": packed(f"{ours}.own", width),
+        f"{layer}.cm_attn": packed(f"{ours}.cross", width),
+        **without_use({f"{theirs}.norm1": "", f"{theirs}.norm2": ""}, 512),
+    }
 
 
-def unused_tensor(name: str, model: AVMaster, generator: torch.Generator) -> Tensor:
-    """One unused tensor, or one third of a packed one: the focus capture's matrices and packed ones are
-    Xavier-uniform, embeddings normal with deviation D^-½, and all else is as PyTorch initialises a layer."""
-    tensor = torch.empty(unused_shape(name, model))
-    layer, _, kind = name.rpartition(".")
-    if kind in ("class_embedding", "positional_embedding"):
-        return tensor.normal_(std=model.settings.width**-0.5, generator=generator)
-    if "norm" in layer:
-        return tensor.fill_(float(kind == "weight"))
-    if kind == "in_proj_weight":
-        bound = (6 / (4 * tensor.shape[1])) ** 0.5
-    elif kind == "in_proj_bias" or (layer.endswith("out_proj") and kind == "bias"):
-        bound = 0.0
-    elif "focus_capture" in layer and kind == "weight":
-        bound = (6 / sum(tensor.shape)) ** 0.5
-    else:
-        bound = unused_shape(f"{layer}.weight", model)[1] ** -0.5
-    return tensor.uniform_(-bound, bound, generator=generator)
+def focus_encoder(theirs: str, focus_width: int) -> Modules:
+    """Its scores w are of equal keys."""
+
+    def scores() -> nn.Module:
+        layer = nn.Linear(focus_width, 1)
+        nn.init.xavier_uniform_(layer.weight)
+        return layer
+
+    return {
+        f"{theirs}.b": "focus.energy_bias",
+        f"{theirs}.linear1": "focus.template_in",
+        f"{theirs}.linear2": "focus.frame_in",
+        f"{theirs}.w": scores,
+        f"{theirs}.linear3": "focus.energy_out",
+    }
 
 
-def unused_shape(name: str, model: AVMaster) -> tuple[int, ...]:
-    """The shape of an unused tensor, or of one third of a packed one."""
-    width, focus_width = model.settings.width, model.settings.focus_width
-    layer, _, kind = name.rpartition(".")
-    if layer.endswith("encoder.layers.0.w"):
-        return (1, focus_width) if kind == "weight" else (1,)
-    if layer.startswith("wo_"):
-        return (1, width) if kind == "weight" else (1,)
-    if layer.endswith(("Module.norm1", "Module.norm2")):
-        return (512,)
-    if kind == "positional_embedding":
-        return (100, width)
-    columns = {"fc_p": model.fc_visual.in_features, "fc_spat_q": model.fc_words.in_features}
-    columns |= {"SM_fusion": 1024, "fc_av_fusion": 1024}
-    return (width, columns.get(layer, width)) if kind.endswith("weight") else (width,)
+def focus_decoder(theirs: str, width: int) -> Modules:
+    """Its cross attention is on equal keys."""
+    cross = {
+        "in_proj_weight": (None, None, "focus.cross_value.weight"),
+        "in_proj_bias": (None, None, "focus.cross_value.bias"),
+        "out_proj.weight": ("focus.cross_out.weight",),
+        "out_proj.bias": ("focus.cross_out.bias",),
+    }
+    return {
+        f"{theirs}.self_attn": packed("focus.attention", width),
+        f"{theirs}.cross_attn": Partly(lambda: nn.MultiheadAttention(width, 1), cross),
+        f"{theirs}.linear1": "focus.inner",
+        f"{theirs}.linear2": "focus.outer",
+        **{f"{theirs}.norm{n}": f"focus.norm{n}" for n in (1, 2, 3)},
+    }
+
+
+def answer_decoder(theirs: str, ours: str, width: int, one_token: bool = False) -> Modules:
+    """With one token as memory, queries and keys have no use."""
+
+    def embedding(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, width) * width**-0.5
+
+    def square() -> nn.Module:
+        return nn.Linear(width, width)
+
+    decoder: Modules = {
+        f"{theirs}.class_embedding": embedding,
+        f"{theirs}.positional_embedding": lambda: embedding(100),
+    }
+    for n in range(2):
+        a, b = f"{theirs}.layer_ca.{n}", f"{ours}.layers.{n}"
+        decoder |= {
+            f"{a}.attention.self.query": square if one_token else f"{b}.query",
+            f"{a}.attention.self.key": square if one_token else weight_only(f"{b}.key", width, width),
+            f"{a}.attention.self.value": f"{b}.value",
+            f"{a}.attention.output.dense": f"{b}.out",
+            f"{a}.attention.output.LayerNorm": f"{b}.norm1",
+            f"{a}.hidden_intermediate.dense": f"{b}.inner",
+            f"{a}.memory_intermediate.dense": square,
+            f"{a}.output.dense": f"{b}.outer",
+            f"{a}.output.LayerNorm": f"{b}.norm2",
+        }
+    return decoder | {
+        f"{theirs}.head.bias": f"{ours}.answers.bias",
+        f"{theirs}.head.transform.dense": f"{ours}.dense",
+        f"{theirs}.head.transform.LayerNorm": f"{ours}.norm",
+        f"{theirs}.head.decoder.weight": f"{ours}.answers.weight",
+    }
+
+
+def counted(s: AVMasterSettings, shapes: Shapes, num_answers: int) -> dict[str, list[Count]]:
+    """The layers by part, for one sample without a negative. thop does not know the class of the decoders' layer
+    norms."""
+    d, f, t, words = s.width, s.focus_width, shapes["audio"][0], shapes["words"][0]
+    templates, tokens = (s.visual_template, s.audio_template), 2 * t + words
+    rows = {"audio": t, "visual": t, "words": words, "sentence": 1}
+    parts = {"input projections": [linear(shapes[name][-1], d, n) for name, n in rows.items()]}
+    captures, fuses = s.has_tdpp and "avfc" not in s.without, s.has_tdpp and "avkf" not in s.without
+    if captures:
+        steps, pairs = t * sum(templates), t * sum(length**2 for length in templates)
+        layers = [*[linear(d, f, steps)] * 3, *[linear(f, d, steps)] * 2, linear(f, 1, pairs), *[norm(d, steps)] * 4]
+        unshared = [] if s.share_blocks else [Count(layer.parameters, 0) for layer in layers]
+        attentions = [attention(d, length, length) for length in templates] * 2 * t
+        parts["focus capture"] = [linear(d, d, 2 * t), *layers, *unshared, *attentions]
+    if fuses:
+        layers = [norm(d, tokens), feed_forward(d, tokens), linear(3 * d, d, tokens), attention(d, tokens, tokens)]
+        for length in templates if captures else (t, t):
+            layers += [linear(d, d, length), linear(d, 1, tokens * length)]
+        parts["key fusion"] = layers + [linear(d, 2, 1)] * s.dynamic_fusion
+    if s.has_gpap:
+        attentions = [attention(d, t, t), attention(d, t, words)]
+        parts["preferences"] = [norm(d, t), feed_forward(d, t), *attentions] * 2
+    parts["decoders"] = []
+    for length in [1] * s.has_tdpp + [t, t] * s.has_gpap:
+        layer = [*[linear(d, d, 1)] * 4, *[linear(d, d, length)] * 2, Count(0, 0, 2 * length * d)]
+        parts["decoders"] += [*layer * 2, linear(d, d, 1), Count(d * num_answers, d * num_answers)]
+    return parts

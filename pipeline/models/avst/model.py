@@ -201,6 +201,6 @@ class AVST(AVQAModel):
             "fusion and answers": [counts.linear(2 * d, d, 1), counts.linear(d, self.num_answers, 1)],
         }  # fmt: skip
 
-    def report(self) -> str:
-        """Parameters and multiply-adds: by the field's convention, and of this code."""
-        return counts.as_text(self, self.counted(), "18.480 M, 3.188 G (PSTP-Net's Table 2, with a ResNet-18)")
+    @property
+    def published(self) -> str:
+        return "published: 18.480 M, 3.188 G (PSTP-Net's Table 2, with a ResNet-18)"

@@ -37,7 +37,7 @@ of what the paper leaves open, or states in a way that cannot be computed:
 | MLP of "a linear layer and a softmax" | ReLU, dropout, linear layer, as in the overview figure |
 
 Table VIII claims 7.587 M parameters and 2.542 GFLOPs. No reading of the text gives them: this model has 10.115 M and
-0.456 G multiply-adds. `report` prints both.
+0.456 G multiply-adds. `avqa model mcd` prints both.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -350,14 +350,14 @@ class MCD(AVQAModel):
     def scores(self, output: Output) -> Tensor:
         return output.logits
 
-    def report(self) -> str:
-        """Beside it, what the paper claims for this number of blocks."""
-        text, blocks = super().report(), self.settings.blocks
-        if self.settings.network == "mlp" or blocks not in CLAIMS:
-            return text
-        parameters, flops = CLAIMS[blocks]
+    @property
+    def published(self) -> str:
+        """What the paper claims for this number of blocks, below the columns of the counts."""
+        if self.settings.network == "mlp" or self.settings.blocks not in CLAIMS:
+            return ""
+        parameters, flops = CLAIMS[self.settings.blocks]
         claim = f"{'paper, Table VIII':<18}{parameters:>14.3f}{1000 * flops:>14.3f}"
-        return f"{text}\n{claim}  (in multiply-adds, half a FLOP; no reading of the paper gives these)"
+        return f"{claim}  (in multiply-adds, half a FLOP; no reading of the paper gives these)"
 
 
 def contrast(anchors: Tensor, others: Tensor, temperature: float, equal: Tensor | None = None) -> Tensor:

@@ -314,8 +314,6 @@ class PSTPNet(AVQAModel):
         fuse = [counts.norm(d, tokens), counts.feed_forward(d, tokens)] if s.fusion == "attention" else []
         return parts | {"fusion and answers": [*fuse, counts.linear(d, self.num_answers, 1)]}
 
-    def report(self) -> str:
-        """Parameters and multiply-adds: by the field's convention, and of this code."""
-        return counts.as_text(
-            self, self.counted(), "4.297 M, 1.223 G (Table 2, with 50 rows of patches, CLS among them)"
-        )
+    @property
+    def published(self) -> str:
+        return "published: 4.297 M, 1.223 G (Table 2, with 50 rows of patches, CLS among them)"

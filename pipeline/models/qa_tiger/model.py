@@ -280,6 +280,6 @@ class QATiger(AVQAModel):
             "answers": [counts.linear(d, self.num_answers, 1)],
         }
 
-    def report(self) -> str:
-        """Parameters and multiply-adds: by the field's convention, and of this code."""
-        return counts.as_text(self, self.counted(), "63.09 M, 9.57 G (AV-Master's Table VII, with CLIP's text encoder)")
+    @property
+    def published(self) -> str:
+        return "published: 63.09 M, 9.57 G (AV-Master's Table VII, with CLIP's text encoder)"
