@@ -67,7 +67,8 @@ def main() -> None:
     manifest = {"videos": len(videos), "shards": shards, **numbering.as_dict()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     encode_texts(folder / "questions.parquet", folder / "text" / "clip_vit_b32.h5", **config["text"])
-    build_index(folder, collection, list(UNREAD), "clip_vit_b32")
+    features = {f"{encoder}/{output}": [encoder] for encoder, output in UNREAD.items()}
+    build_index(folder, collection, features, {"clip_vit_b32": folder / "text" / "clip_vit_b32.h5"}, folder)
     overall = []
     for seed in args.seeds:
         train(config, "question_only", seed, folder / "models" / "question_only" / f"seed-{seed}")

@@ -122,10 +122,11 @@ def write_shards(feature: Feature, path: Path) -> None:
     chunk = (1, *feature.shape) if len(feature.shape) > 1 else None
     for start in range(0, feature.videos, SHARD):
         shard, names = f"{start // SHARD:05d}", ids[start : start + SHARD]
-        write_shard_list(collection / "shards" / f"{shard}.tsv", [Video(name, name, 1, 1) for name in names])
+        videos = [Video(name, name, 1, 1) for name in names]
+        write_shard_list(collection / "shards" / f"{shard}.tsv", videos)
         specs = {feature.name: DatasetSpec((SECONDS, *feature.shape), "float16", chunk)}
         specs |= {name: DatasetSpec((), dtype) for name, dtype in PER_VIDEO.items()}
-        attributes = {"kind": "features", "collection": "collection", "shard": shard, **made}
+        attributes = {"kind": "features", "collection": "collection", "shard": shard, **made, "source": digest(videos)}
         file = collection / "features" / encoder / f"{shard}.h5"
         with ShardWriter(file, len(names), specs, attributes, {"video_id": names}) as writer:
             for n in range(len(names)):
@@ -140,7 +141,7 @@ def write_shards(feature: Feature, path: Path) -> None:
     attributes = {"kind": "text", "dataset": "dataset", "shard": "", **made}
     with ShardWriter(dataset / "text" / "text.h5", 1, specs, attributes, {"text": ["?"]}) as writer:
         writer.write(0, {"sentence": np.ones(8), "length": 1})
-    build_index(dataset, collection, [encoder], "text")
+    build_index(dataset, collection, {feature.name: [encoder]}, {"text": dataset / "text" / "text.h5"}, dataset)
 
 
 def open_shards(feature: Feature, path: Path) -> Read:

@@ -86,7 +86,9 @@ def make_data(folder: Path, videos: int, settings: type[ModelSettings]) -> None:
     questions.to_parquet(folder / "d" / "questions.parquet")
     manifest = {"videos": videos, "shards": digests, **number({}, questions).as_dict()}
     (folder / "d" / "manifest.json").write_text(json.dumps(manifest))
-    build_index(folder / "d", folder / "c", [*by_encoder], "clip_vit_b32")
+    folders = {name: [encoder] for encoder, specs in by_encoder.items() for name in specs if "/" in name}
+    texts = {"clip_vit_b32": folder / "d" / "text" / "clip_vit_b32.h5"}
+    build_index(folder / "d", folder / "c", folders, texts, folder / "d")
 
 
 def limit_memory(size: float, share: float) -> None:
