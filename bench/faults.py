@@ -132,10 +132,10 @@ def stage_of(results: Path) -> str:
 
 def processes(trial: Trial) -> Faults:
     """One process of a run, killed as it appears: the run goes on without a decoder, and stops without an encoder."""
-    for name, words, goes_on in (
-        ("kill -9 of a decoding worker", ["pipeline.media.worker"], True),
-        ("kill -9 of an extraction", ["pipeline", "extract"], False),
-        ("kill -9 of a training run", ["pipeline", "train"], False),
+    for name, words, moment, goes_on in (
+        ("kill -9 of a decoding worker", ["pipeline.media.worker"], 0.05, True),  # it has done its work soon
+        ("kill -9 of an extraction", ["pipeline", "extract"], 0.5, False),
+        ("kill -9 of a training run", ["pipeline", "train"], 0.5, False),
     ):
         trial.clear()
         run, victim = trial.start(), None
@@ -148,7 +148,7 @@ def processes(trial: Trial) -> Faults:
                         victim = process
                 except (psutil.Error, IndexError):
                     continue  # ended while it was looked at
-        time.sleep(0.5)
+        time.sleep(moment)
         victim.kill()
         code = run.wait()
         assert (code == 0) is goes_on, f"the run ended with {code}"

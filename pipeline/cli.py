@@ -21,7 +21,7 @@ from pipeline.errors import AVQAError, forbidden, out_of_memory, out_of_space
 from pipeline.gpu import claim
 from pipeline.models import MODELS, model_class
 from pipeline.paths import paths_of
-from pipeline.storage.atomic import check_writable, link, write_if_changed
+from pipeline.storage.atomic import check_writable, link_all, write_if_changed
 from pipeline.storage.shard_list import list_files, read_shard_list
 
 # Commands whose --out, or DIR itself, is a folder.
@@ -256,8 +256,7 @@ def report(args: argparse.Namespace) -> None:
     if not args.out:
         print(write_report(config))
         return
-    for name, target in json.loads(args.links).items():
-        link(Path(args.out, "files", name), Path(target))
+    link_all(Path(args.out, "files"), json.loads(args.links))
     print(write_report(config, args.out, Path(args.out, "files")))
 
 

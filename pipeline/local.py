@@ -18,7 +18,7 @@ from pipeline.jobs import RUN_FILES, SCORES_FILES
 from pipeline.manifest import build_manifest, write_lost_list
 from pipeline.paths import Paths, link_views, paths_of
 from pipeline.report import write_report
-from pipeline.storage.atomic import link
+from pipeline.storage.atomic import link_all
 from pipeline.storage.contract import MANIFEST
 from pipeline.storage.shard_list import read_shard_list
 from pipeline.text import encode_texts
@@ -147,6 +147,5 @@ def make_report(files: Paths) -> None:
     out = files.report_dir
     if made(out, "report.html", "summary.txt"):
         return
-    for name, target in files.report_view().items():
-        link(out / "files" / name, target)
+    link_all(out / "files", files.report_view())
     write_report(files.config, out, out / "files")

@@ -118,6 +118,7 @@ def test_everything_comes_out(place):
     assert not list((collection / "segments").rglob("*.h5"))
     hidden = {path.name for path in place.rglob("results/**/.*")}
     assert hidden <= {".run.lock", ".shards.lock", ".lock"}, "nothing half-written is left"
+    assert not [path for path in place.rglob("results/**/*") if not path.exists()], "links lead to what is there"
     for log in ("synthesize", "manifest/*", "text/clip_vit_b32-*", "index/*", "failures/*", "av_master-*/seed-0.train"):
         assert list((results / "logs").glob(f"{log}.log")), log
     for log in ("decode/audio-16000+frames-224-bicubic-*/00000-*", "vggish-embedding-*/00001-*"):

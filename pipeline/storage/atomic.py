@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,6 +86,13 @@ def link(path: Path, target: Path) -> None:
     partial.unlink(missing_ok=True)
     partial.symlink_to(aim)
     os.replace(partial, path)
+
+
+def link_all(folder: Path, targets: Mapping[str, str | Path]) -> None:
+    """Make a link below `folder` for each name whose target is there."""
+    for name, target in targets.items():
+        if os.path.exists(target):
+            link(folder / name, Path(target))
 
 
 def remove_abandoned(folder: str | Path) -> None:
