@@ -18,17 +18,17 @@ import yaml
 from pipeline.config import is_trained, without_neutral
 from pipeline.data.dataset import QuestionData
 from pipeline.errors import AVQAError
-from pipeline.evaluate import RUN_FILES
+from pipeline.evaluate import OF_TRAINING
 from pipeline.local import make_data, make_manifest
-from pipeline.paths import Paths, paths_of
+from pipeline.paths import REPORT_FILES, Paths, paths_of
 from pipeline.storage.atomic import write_if_changed
 from pipeline.storage.hdf5 import open_hdf5
 from pipeline.train import data_digest, digest_of, load_data, schedule_of
 
 FORMER = "former"
-OF_DATASET = ("manifest.json", "questions.parquet", "left_out.parquet", "absent.tsv", "failures.tsv", "missing.tsv")
+OF_DATASET = ("questions.parquet", "left_out.parquet", "absent.tsv", "failures.tsv", "missing.tsv")
 OF_DATASET += ("features.h5", "verify.json", "text", "models", "trained_on", "ablations", "extracted")
-OF_DATASET += ("report.html", "summary.txt", "config.yaml")
+OF_DATASET += (*REPORT_FILES, "config.yaml", "manifest.json")  # which says that something is left, last
 OF_COLLECTION = ("features", "failures")
 
 
@@ -124,8 +124,8 @@ def _adopt_runs(files: Paths) -> Iterator[str]:
         data = load_data(config, model, torch.device("cpu"))
         if described.get("key") != _former_key(config, model, seed, data):
             yield f"{path}: not adopted, other settings, questions or features"
-        elif not out.exists():
-            for name in RUN_FILES:
+        elif not (out / "config.yaml").exists():
+            for name in OF_TRAINING:
                 if (path / name).exists() and name != "config.yaml":
                     _move(path / name, out / name)
             placed = {

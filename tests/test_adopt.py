@@ -1,5 +1,6 @@
 """A results folder that version 0.2.0 made, before names had keys, is taken over."""
 
+import contextlib
 import json
 import os
 import tarfile
@@ -101,6 +102,30 @@ def test_the_shard_of_a_replaced_video_and_other_libraries_are_not_adopted(today
     lines = adopt(load_configs("c.yaml"))
     assert made() == ["resnet18"]
     assert sum("other videos" in line for line in lines) == 2 and sum("other libraries" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("moment", [0, 1, 3, 6, 9, 12, 15, 17, 19])
+def test_an_adoption_that_is_killed_goes_on(today, monkeypatch, moment):
+    """At the n-th file that it moves; the libraries may be others than the training's, which is then not adopted."""
+    moved, rename = [], os.rename
+
+    def killed(source, target):
+        if len(moved) == moment:
+            raise KeyboardInterrupt
+        moved.append(source)
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.adopt.os.rename", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            adopt(load_configs("c.yaml"))
+    lines = adopt(load_configs("c.yaml"))
+    assert made() == ["resnet18"] * 2 + ["vggish"] * 2
+    left = [p for p in Path("results/tiny").iterdir() if p.name in ("features.h5", "manifest.json", "models")]
+    assert not left
+    runs = list(Path("results/tiny/runs").glob("*/seed-0/*"))
+    names = {"checkpoint.safetensors", "history.csv", "config.yaml"}
+    assert lines or {path.name for path in runs} == names
 
 
 def test_reasons_of_failures_go_along(today):
