@@ -17,12 +17,13 @@ from pipeline.data.vocabulary import encode
 from pipeline.errors import AVQAError
 from pipeline.models import fast
 from pipeline.models.base import AVQAModel
+from pipeline.paths import RUN_FILES
 from pipeline.storage.atomic import atomic, link
 from pipeline.storage.contract import comparable
 from pipeline.storage.tables import reading
 from pipeline.train import build_model, data_digest, frozen, load_data, predict
 
-RUN_FILES = ("checkpoint.safetensors", "history.csv", "config.yaml", "tensorboard", "pretrain")
+OF_TRAINING = (*RUN_FILES, "tensorboard", "pretrain")  # what leads from the scores to the run
 
 
 def evaluate(
@@ -45,7 +46,7 @@ def evaluate(
     trained, model, data = load_trained(folder, questions_of, training_data)
     out.mkdir(parents=True, exist_ok=True)
     if out.resolve() != folder.resolve():
-        for name in filter(lambda name: (folder / name).exists(), RUN_FILES):
+        for name in filter(lambda name: (folder / name).exists(), OF_TRAINING):
             link(out / name, folder / name)
     described = {"model": trained["model"]}
     if "checkpoint" in trained:  # a published one that was taken over

@@ -10,19 +10,16 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from extractors import ENCODERS, is_hub_tag
 from pipeline.ablations import read_grid, rows_of
 from pipeline.config import is_trained, reads_prompts, text_encoders
 from pipeline.errors import AVQAError
-from pipeline.keys import source_files
-from pipeline.paths import NotMade, Paths, paths_of
+from pipeline.keys import Key, source_files
+from pipeline.paths import DATA_FILES, REPORT_FILES, RUN_FILES, SCORES_FILES, NotMade, Paths, paths_of
 from pipeline.storage.contract import MANIFEST
-
-DATA_FILES = ("features.h5", *MANIFEST, "failures.tsv", "missing.tsv", "verify.json")
-RUN_FILES = ("checkpoint.safetensors", "history.csv", "config.yaml")
-SCORES_FILES = ("scores.json", "predictions.parquet")
 
 
 def flags(**values: object) -> str:
@@ -43,16 +40,22 @@ def as_json(values: Mapping) -> str:
 
 
 class Jobs:
-    """The jobs of a checked configuration. `wait_for(dataset, key)` is called where a manifest is not there yet;
-    `targets()` gives what the user has named to be made."""
+    """The jobs of a checked configuration; `manifests` as for `paths_of`. `wait_for(dataset, key)` is called where a
+    manifest is not there yet; `targets()` gives what the user has named to be made."""
 
     def __init__(
         self,
         configs: Mapping[str, dict],
+        manifests: Mapping[str, Key] = MappingProxyType({}),
         wait_for: Callable[[str, str], object] = lambda dataset, key: None,
         targets: Callable[[], Collection[str]] = frozenset,
     ):
-        self.configs, self.paths, self._wait_for, self._targets = configs, paths_of(configs), wait_for, targets
+        self.configs, self.paths, self._wait_for, self._targets = (
+            configs,
+            paths_of(configs, manifests),
+            wait_for,
+            targets,
+        )
         self.results = next(iter(configs.values()))["results"]
         self.trained = [name for name, config in configs.items() if is_trained(config)]
         self.grids = {name: read_grid(configs[name]) for name in self.trained}
@@ -355,5 +358,5 @@ class Jobs:
         checkpoints = [folder / name for folder in folders for name in RUN_FILES]
         scores = [files.scores_dir(*run) / name for run in files.scored_here() for name in SCORES_FILES]
         explanations = [folder / "explanation.json" for folder, _ in files.explained()]
-        page = [files.report_dir / name for name in ("report.html", "summary.txt")]
+        page = [files.report_dir / name for name in REPORT_FILES]
         return [*self.features(dataset), *checkpoints, *scores, *explanations, *page]

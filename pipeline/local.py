@@ -14,9 +14,8 @@ from pipeline.evaluate import evaluate
 from pipeline.explain import explain
 from pipeline.extract import extract_shard
 from pipeline.index import build_index, gather_failures
-from pipeline.jobs import RUN_FILES, SCORES_FILES
 from pipeline.manifest import build_manifest, write_lost_list
-from pipeline.paths import Paths, link_views, paths_of
+from pipeline.paths import REPORT_FILES, RUN_FILES, SCORES_FILES, Paths, link_views, paths_of
 from pipeline.report import write_report
 from pipeline.storage.atomic import link_all
 from pipeline.storage.contract import MANIFEST
@@ -145,7 +144,7 @@ def make_scores(files: Paths) -> None:
 def make_report(files: Paths) -> None:
     """summary.txt and report.html."""
     out = files.report_dir
-    if made(out, "report.html", "summary.txt"):
+    if made(out, *REPORT_FILES):
         return
     link_all(out / "files", files.report_view())
     write_report(files.config, out, out / "files")

@@ -25,6 +25,7 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 
 from pipeline import keys
 from pipeline.ablations import read_grid, rows_of
@@ -45,6 +46,11 @@ SCORES = "{dataset}/scores/{trained_on}/{run}/seed-{seed}"
 REPORT = "{dataset}/reports/{key}"
 TABLE = "{dataset}/ablations/{model}/{table}-{key}.csv"
 
+DATA_FILES = ("features.h5", *MANIFEST, "failures.tsv", "missing.tsv", "verify.json")
+RUN_FILES = ("checkpoint.safetensors", "history.csv", "config.yaml")
+SCORES_FILES = ("scores.json", "predictions.parquet")
+REPORT_FILES = ("report.html", "summary.txt")
+
 KEY = rf"[0-9a-f]{{{keys.DIGITS}}}"
 SHARD = rf"\d{{5}}\d*-{KEY}"  # of Snakemake's wildcards, which know no {5,}
 
@@ -57,18 +63,27 @@ class NotMade(Exception):
         self.path = path
 
 
-def paths_of(configs: Mapping[str, dict]) -> "dict[str, Paths]":
-    """The files of each data set of a configuration."""
+def paths_of(
+    configs: Mapping[str, dict], manifests: Mapping[str, keys.Key] = MappingProxyType({})
+) -> "dict[str, Paths]":
+    """The files of each data set of a configuration. `manifests` has keys that are known, whatever videos are now."""
     everything: dict[str, Paths] = {}
-    everything.update({name: Paths(configs, name, everything) for name in configs})
+    everything.update({name: Paths(configs, name, everything, manifests.get(name)) for name in configs})
     return everything
 
 
 class Paths:
     """The files of one data set. `configs` are the checked configurations of all data sets, `siblings` their files."""
 
-    def __init__(self, configs: Mapping[str, dict], name: str, siblings: "Mapping[str, Paths]"):
+    def __init__(
+        self,
+        configs: Mapping[str, dict],
+        name: str,
+        siblings: "Mapping[str, Paths]",
+        manifest: keys.Key | None = None,
+    ):
         self.configs, self.config, self.name, self.siblings = configs, configs[name], name, siblings
+        self._known_manifest = manifest
         self.folder, self.collection = dataset_dir(self.config), collection_dir(self.config)
         self.results = self.folder.parent
 
@@ -79,7 +94,7 @@ class Paths:
 
     @cached_property
     def manifest_key(self) -> keys.Key:
-        return keys.manifest(self.config)
+        return self._known_manifest or keys.manifest(self.config)
 
     @property
     def manifest_dir(self) -> Path:
@@ -313,7 +328,7 @@ class Paths:
         names: dict[str, Path] = {}
         with suppress(NotMade):
             names |= {f"{self.name}/{name}": self.manifest_dir / name for name in MANIFEST}
-            made = ("features.h5", "failures.tsv", "missing.tsv", "verify.json")
+            made = [name for name in DATA_FILES if name not in MANIFEST]
             names |= {f"{self.name}/{name}": self.data_dir / name for name in made}
             for tested, trained_on, model, seed in self.scored():
                 part = f"models/{model}/seed-{seed}"
@@ -321,7 +336,7 @@ class Paths:
                 scores = tested.scores_dir(trained_on, model, seed)
                 run = self.siblings[trained_on].run_dir(model, seed)
                 names[f"{tested.name}/{part}"] = scores if scores.exists() or trained_on != tested.name else run
-            names |= {f"{self.name}/{name}": self.report_dir / name for name in ("report.html", "summary.txt")}
+            names |= {f"{self.name}/{name}": self.report_dir / name for name in REPORT_FILES}
             for path in self.tables() if "ablations" in self.config else ():
                 if path.suffix == ".csv":
                     names[f"{self.name}/ablations/{path.parent.name}/{path.stem[: -keys.DIGITS - 1]}.csv"] = path

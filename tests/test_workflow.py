@@ -117,7 +117,7 @@ def test_everything_comes_out(place):
         assert (features["status"][:] == 0).all()
     assert not list((collection / "segments").rglob("*.h5"))
     hidden = {path.name for path in place.rglob("results/**/.*")}
-    assert hidden <= {".run.lock", ".shards.lock", ".lock"}, "nothing half-written is left"
+    assert hidden <= {".run.lock", ".run.json", ".shards.lock", ".lock"}, "nothing half-written is left"
     assert not [path for path in place.rglob("results/**/*") if not path.exists()], "links lead to what is there"
     for log in ("synthesize", "manifest/*", "text/clip_vit_b32-*", "index/*", "failures/*", "av_master-*/seed-0.train"):
         assert list((results / "logs").glob(f"{log}.log")), log

@@ -14,14 +14,17 @@ from pipeline.config import check_configs
 from pipeline.errors import AVQAError
 from pipeline.jobs import Jobs, flags
 from pipeline.keys import source_files
+from pipeline.run_at_work import read_run, write_run
 from pipeline.storage.atomic import remove_abandoned
 from pipeline.storage.contract import MANIFEST
 from pipeline.storage.lock import lock_file
 
 try:
-    CONFIGS = check_configs(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
+    CONFIGS, MANIFESTS = ({}, {}) if workflow.is_main_process else read_run(config)
+    CONFIGS = CONFIGS or check_configs(config, ", ".join(map(str, workflow.configfiles)) or "configuration")
     JOBS = Jobs(
         CONFIGS,
+        MANIFESTS,
         wait_for=lambda dataset, key: checkpoints.manifest.get(dataset=dataset, key=key),
         targets=lambda: workflow.dag_settings.targets,
     )
@@ -95,6 +98,7 @@ def begin():
             locks.append(lock_file(f"{RESULTS}/{name}/.run.lock"))
         except BlockingIOError:
             raise WorkflowError(f"{RESULTS}/{name}: another run is at work here; wait for it to end, or stop it first")
+    write_run(JOBS.paths)
     paths.link_views(JOBS.paths, remove=False)
     return locks
 
